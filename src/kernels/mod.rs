@@ -1,0 +1,12 @@
+//! Numeric kernels: encodings and their packing, matrix products, attention, norms.
+//!
+//! Lives here: everything that computes on slices and shapes, one file per instruction set, and the
+//! [`backend::Backend`] interface through which the decoder reaches them. Calls `pool` only.
+//! Must not know: files, manifests, models.
+//!
+//! Invariant: a result element's bits depend on its inputs alone, never on how many columns or rows are
+//! computed with it, on the thread count or on the instruction set. Each element has one fixed order of
+//! accumulation; fused multiply-add is used (and emulated exactly where the CPU lacks it); no system libm.
+
+pub mod backend;
+pub mod encoding;

@@ -1,0 +1,26 @@
+//! CapsuleGraph runs a language model inside a memory budget that the host names.
+//!
+//! A model is converted to a `.cgraph` file, the *full* CapsuleGraph, cut into capsules; a light *mini* is
+//! derived from it, answers alone when it must, and brings any capsule of the full file in on demand.
+//!
+//! # The map
+//! Arrows point down: a floor knows those below it, never those above.
+//!
+//! | floor | modules | what lives there |
+//! |---|---|---|
+//! | 8 | `ffi`, `bin/cgraph` | the C API; the command line |
+//! | 7 | [`report`] | performance reports |
+//! | 6 | [`split`] | the mini: planner, light forms, link index, verify, repair |
+//! | 5 | [`generate`] | sessions, sampling, stop strings, streaming |
+//! | 4 | [`decoder`], [`text`] | transformer forward pass and KV cache; tokenizer and chat template |
+//! | 3 | [`convert`] | GGUF to `.cgraph` |
+//! | 2 | [`store`], then [`container`] | mapping and fetching; the `.cgraph` file |
+//! | 1 | [`kernels`], [`pool`] | encodings, packing, matrix products, attention; threads |
+//! | 0 | [`graph`], [`error`] | what a model is; what can go wrong |
+
+pub mod error;
+pub mod graph;
+pub mod kernels;
+pub mod pool;
+
+pub use error::{Error, Result};
