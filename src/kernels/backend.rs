@@ -1,4 +1,8 @@
 //! The one interface through which the decoder reaches arithmetic. A plug-in may take the CPU's place.
+//!
+//! Shapes: activations are row-major `[n, features]`, n tokens. Operations that can take longer than a
+//! millisecond take a [`Gate`] and the task index to resume `from`, and return [`Progress`]; whether and
+//! where they were interrupted never changes a bit of the result.
 
 use super::encoding::Encoding;
 use crate::pool::{Gate, Progress};
@@ -12,6 +16,106 @@ pub struct Matrix<'a> {
     pub rows: usize,
     /// Input features (k), a multiple of the encoding's block length.
     pub cols: usize,
-    /// `packed_len(encoding, rows, cols)` bytes; no alignment is demanded.
+    /// `pack::packed_len(encoding, rows, cols)` bytes; no alignment is demanded.
     pub data: &'a [u8],
+}
+
+/// Input of matrix products, prepared once and shared by every product that reads it: the f32 values
+/// (for f32, f16 and bf16 weights) and their int8 form (for all others), one scale per 32 elements.
+#[derive(Debug, Default)]
+pub struct Activations {
+    /// Tokens.
+    pub(super) n: usize,
+    /// Features.
+    pub(super) k: usize,
+    /// `[n, k]`.
+    pub(super) values: Vec<f32>,
+    /// `[n, k]` int8 codes, in the order that the kernels read.
+    pub(super) codes: Vec<i8>,
+    /// `[n, k / 32]`: scale of each 32 codes.
+    pub(super) scales: Vec<f32>,
+    /// `[n, k / 16]`: integer sum of each 16 codes.
+    pub(super) sums: Vec<i32>,
+}
+
+/// One product of a [`Backend::matmul`] call: `out[t, r] = sum over c of weight[r, c] * x[t, c] (+ bias[r])`.
+#[derive(Debug)]
+pub struct Product<'a> {
+    /// The weights, `[rows, k]`.
+    pub weight: Matrix<'a>,
+    /// Added to each output row where given, `[rows]`.
+    pub bias: Option<&'a [f32]>,
+    /// `[n, rows]`.
+    pub out: &'a mut [f32],
+}
+
+/// Shapes of one attention call over a KV cache laid out `[kv_heads, capacity, head_dim]` (f16 bits).
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// Query heads; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Elements per head of a key (and query).
+    pub key_dim: usize,
+    /// Elements per head of a value.
+    pub value_dim: usize,
+    /// Positions that the cache has room for (the stride between heads).
+    pub capacity: usize,
+    /// Position of the first of the n query tokens; token t sees the positions `0 ..= start + t`.
+    pub start: usize,
+    /// Query tokens.
+    pub n: usize,
+    /// Factor on the scores, usually `1 / sqrt(key_dim)`.
+    pub scale: f32,
+}
+
+/// Arithmetic for the decoder. Implementations are immutable and shared between sessions; every method
+/// may use all threads of the implementation.
+pub trait Backend: Send + Sync + std::fmt::Debug {
+    /// What computes, for reports: "avx2, 2 threads".
+    fn describe(&self) -> String;
+
+    /// Threads that share the work.
+    fn threads(&self) -> usize;
+
+    /// How many tokens one prefill batch may hold so that no task outlasts about half a millisecond.
+    /// `sliced` is true where a time slice was asked for; a smaller batch changes no bits.
+    fn max_batch(&self, sliced: bool) -> usize;
+
+    /// Root-mean-square norm of each row: `out = x / sqrt(mean(x^2) + eps) * weight` (Zhang & Sennrich 2019).
+    /// `x` and `out` are `[n, weight.len()]`. The mean is accumulated in f64 or in a fixed lane order.
+    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+
+    /// Prepares `x`, `[n, k]`, as input of matrix products; reuses the buffers of `out`.
+    fn activations(&self, x: &[f32], k: usize, out: &mut Activations);
+
+    /// All `products` of the same input in one parallel loop.
+    fn matmul(&self, gate: &Gate, from: usize, x: &Activations, products: &mut [Product<'_>]) -> Progress;
+
+    /// Rotates pairs (2i, 2i+1) of the first `2 * pairs` elements of each head in place (RoPE, Su et al. 2021).
+    /// `x` is `[n, heads * head_dim]`, `cos` and `sin` are `[n, pairs]`.
+    fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, cos: &[f32], sin: &[f32]);
+
+    /// Rounds `x`, `[n, kv_heads * dim]`, to f16 (nearest even) into a cache `[kv_heads, capacity, dim]` at
+    /// positions `start .. start + n`.
+    fn store_kv(&self, x: &[f32], kv_heads: usize, dim: usize, capacity: usize, start: usize, cache: &mut [u16]);
+
+    /// Causal softmax attention; `q` is `[n, heads * key_dim]`, `out` is `[n, heads * value_dim]`.
+    fn attention(
+        &self,
+        gate: &Gate,
+        from: usize,
+        shape: &AttentionShape,
+        q: &[f32],
+        keys: &[u16],
+        values: &[u16],
+        out: &mut [f32],
+    ) -> Progress;
+
+    /// `gate[i] = silu(gate[i]) * up[i]`, silu(x) = x / (1 + exp(-x)).
+    fn swiglu(&self, gate: &mut [f32], up: &[f32]);
+
+    /// `x[i] += y[i]`.
+    fn add(&self, x: &mut [f32], y: &[f32]);
 }
