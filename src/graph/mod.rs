@@ -1,5 +1,7 @@
 //! What a model is: plain types and byte layouts without I/O.
 //!
-//! Lives here: hyper-parameters, capsules, the compiled vocabulary's layout. May be called by everything.
-//! Must not know: files, threads, kernels.
+//! Lives here: hyper-parameters, the registry of architectures, the compiled vocabulary's layout. May be
+//! called by everything. Must not know: files, threads, kernels.
 
+pub mod arch;
+pub mod params;

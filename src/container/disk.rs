@@ -1,0 +1,306 @@
+//! The one interface through which the library reaches files; tests put a faulty disk in its place.
+
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+
+/// A source of bytes that can be read at any position, from any thread.
+pub trait ReadAt: Send + Sync + Debug {
+    /// Length in bytes, fixed when the source was opened.
+    fn len(&self) -> u64;
+
+    /// Whether there are no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` from `offset`; an error where the source ends before.
+    ///
+    /// # Errors
+    /// The system's or the host's answer, or `UnexpectedEof`.
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// The file and the offset of this source's first byte in it, where it can be mapped.
+    fn mappable(&self) -> Option<(&File, u64)> {
+        None
+    }
+
+    /// Name for messages.
+    fn name(&self) -> String;
+
+    /// Path, where the source is a file of its own.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
+}
+
+/// A file under construction: appended to, patched at its beginning, and then made visible at once.
+pub trait WriteFile: Debug {
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the target.
+    fn append(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Overwrites bytes that were appended before.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the target.
+    fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Syncs the bytes and gives them the target's name. A file dropped before leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the target.
+    fn commit(self: Box<Self>) -> Result<()>;
+}
+
+/// Where files live.
+pub trait Disk: Send + Sync + Debug {
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the path.
+    fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>>;
+
+    /// Begins a file that will replace `target` when committed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the path.
+    fn create(&self, target: &Path) -> Result<Box<dyn WriteFile>>;
+}
+
+/// The operating system's files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemDisk;
+
+impl Disk for SystemDisk {
+    fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>> {
+        Ok(Arc::new(FileSource::open(path)?))
+    }
+
+    fn create(&self, target: &Path) -> Result<Box<dyn WriteFile>> {
+        Ok(Box::new(AtomicFile::create(target)?))
+    }
+}
+
+/// An open file, or a part of one that lies inside a larger file (a game's archive).
+#[derive(Debug)]
+pub struct FileSource {
+    file: File,
+    path: PathBuf,
+    offset: u64,
+    len: u64,
+    whole: bool,
+}
+
+impl FileSource {
+    /// Opens a whole file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the path; a directory is refused.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (file, len) = open_regular(path)?;
+        Ok(Self { file, path: path.to_owned(), offset: 0, len, whole: true })
+    }
+
+    /// Opens `len` bytes at `offset` of a larger file; a `len` of 0 means up to its end.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the path; [`Error::InvalidArgument`] where the part leaves the file.
+    pub fn open_part(path: &Path, offset: u64, len: u64) -> Result<Self> {
+        let (file, file_len) = open_regular(path)?;
+        let rest = file_len.checked_sub(offset).filter(|rest| len <= *rest).ok_or_else(|| {
+            Error::InvalidArgument(format!(
+                "{}: a part of {len} bytes at offset {offset} leaves the file of {file_len} bytes",
+                path.display()
+            ))
+        })?;
+        let len = if len == 0 { rest } else { len };
+        Ok(Self { file, path: path.to_owned(), offset, len, whole: false })
+    }
+}
+
+fn open_regular(path: &Path) -> Result<(File, u64)> {
+    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let meta = file.metadata().map_err(|e| Error::io("read the size of", path, e))?;
+    if meta.is_dir() {
+        return Err(Error::io("open", path, io::Error::other("it is a directory, not a file")));
+    }
+    Ok((file, meta.len()))
+}
+
+impl ReadAt for FileSource {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let end = offset.checked_add(buf.len() as u64).filter(|end| *end <= self.len);
+        if end.is_none() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read past the end"));
+        }
+        file_read_exact_at(&self.file, self.offset + offset, buf)
+    }
+
+    fn mappable(&self) -> Option<(&File, u64)> {
+        Some((&self.file, self.offset))
+    }
+
+    fn name(&self) -> String {
+        if self.whole {
+            self.path.display().to_string()
+        } else {
+            format!("{} at offset {}", self.path.display(), self.offset)
+        }
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.whole.then_some(self.path.as_path())
+    }
+}
+
+#[cfg(unix)]
+fn file_read_exact_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buf, offset)
+}
+
+#[cfg(windows)]
+fn file_read_exact_at(file: &File, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !buf.is_empty() {
+        match file.seek_read(buf, offset) {
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read past the end")),
+            Ok(n) => {
+                buf = &mut buf[n..];
+                offset += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Bytes in memory as a source, for tests and for models that a host already holds.
+#[derive(Clone, Debug)]
+pub struct MemorySource {
+    name: String,
+    bytes: Arc<[u8]>,
+}
+
+impl MemorySource {
+    /// A source over `bytes`, called `name` in messages.
+    pub fn new(name: impl Into<String>, bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self { name: name.into(), bytes: bytes.into() }
+    }
+}
+
+impl ReadAt for MemorySource {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let part = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.bytes.get(start..start.checked_add(buf.len())?))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "read past the end"))?;
+        buf.copy_from_slice(part);
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// Distinguishes the temporary files of one process.
+static TEMPORARIES: AtomicU64 = AtomicU64::new(0);
+
+/// A temporary file beside its target, renamed over it on commit and removed on drop.
+#[derive(Debug)]
+struct AtomicFile {
+    file: Option<File>,
+    temporary: PathBuf,
+    target: PathBuf,
+}
+
+impl AtomicFile {
+    fn create(target: &Path) -> Result<Self> {
+        let Some(name) = target.file_name() else {
+            return Err(Error::InvalidArgument(format!("{} names no file to write", target.display())));
+        };
+        if target.is_dir() {
+            return Err(Error::io("write", target, io::Error::other("it is a directory, not a file")));
+        }
+        let mut temporary_name = std::ffi::OsString::from(".");
+        temporary_name.push(name);
+        let serial = TEMPORARIES.fetch_add(1, Ordering::Relaxed);
+        temporary_name.push(format!(".{}-{serial}.tmp", std::process::id()));
+        let temporary = target.with_file_name(temporary_name);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&temporary)
+            .map_err(|e| Error::io("create", &temporary, e))?;
+        Ok(Self { file: Some(file), temporary, target: target.to_owned() })
+    }
+
+    fn with_file<T>(&mut self, action: &str, f: impl FnOnce(&mut File) -> io::Result<T>) -> Result<T> {
+        let file = self
+            .file
+            .as_mut()
+            .ok_or_else(|| Error::Internal("a committed file was written to".into()))?;
+        f(file).map_err(|e| Error::io(action, &self.target, e))
+    }
+}
+
+impl WriteFile for AtomicFile {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.with_file("write", |file| file.write_all(bytes))
+    }
+
+    fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.with_file("write", |file| {
+            file.seek(SeekFrom::Start(offset))?;
+            file.write_all(bytes)?;
+            file.seek(SeekFrom::End(0)).map(drop)
+        })
+    }
+
+    fn commit(mut self: Box<Self>) -> Result<()> {
+        self.with_file("sync", |file| file.sync_all())?;
+        self.file = None;
+        fs::rename(&self.temporary, &self.target).map_err(|e| Error::io("replace", &self.target, e))?;
+        sync_directory(&self.target);
+        Ok(())
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        self.file = None;
+        // After a commit the temporary name is gone and this fails, which is what is wanted.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// Makes the rename itself durable where the system allows it; the data is synced either way.
+fn sync_directory(target: &Path) {
+    #[cfg(unix)]
+    {
+        let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if let Ok(dir) = File::open(parent) {
+            let _ = dir.sync_all();
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = target;
+}

@@ -1,0 +1,271 @@
+//! The conversion of a GGUF model to a full `.cgraph` file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, json};
+
+use super::gguf::{Gguf, TensorInfo};
+use super::metadata::Metadata;
+use super::weights;
+use crate::container::disk::{Disk, SystemDisk};
+use crate::container::header::Kind;
+use crate::container::manifest::{
+    Capsule, Layout, LineageStep, Manifest, ModelInfo, REQUIRES_PACKED8, SharedTensor, Tensor,
+};
+use crate::container::writer::Writer;
+use crate::error::{Error, Result};
+use crate::graph::arch::{self, CapsuleRule, TensorKind, TensorRule};
+use crate::graph::vocab;
+use crate::pool::CancelToken;
+
+/// Names of the assets of a file.
+pub mod assets {
+    /// The compiled vocabulary.
+    pub const VOCAB: &str = "vocab";
+    /// The chat template.
+    pub const CHAT_TEMPLATE: &str = "chat_template";
+    /// The source's metadata as JSON.
+    pub const METADATA: &str = "gguf_metadata";
+}
+
+/// Tensors of old converters that no engine reads.
+const IGNORED_SUFFIXES: &[&str] = &[".attn_rot_embd.weight", ".attn_rot_embd"];
+
+/// What a job tells its caller while it runs: bytes done, bytes in all.
+pub type ProgressFn<'a> = dyn FnMut(u64, u64) + 'a;
+
+/// How to convert.
+#[derive(Clone, Debug)]
+pub struct ConvertOptions {
+    /// Where files live.
+    pub disk: Arc<dyn Disk>,
+    /// Stops the conversion; nothing is left under the target's name.
+    pub cancel: Option<CancelToken>,
+}
+
+impl Default for ConvertOptions {
+    fn default() -> Self {
+        Self { disk: Arc::new(SystemDisk), cancel: None }
+    }
+}
+
+/// What a conversion wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Converted {
+    /// The file.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its capsules.
+    pub capsules: usize,
+    /// Its tensors.
+    pub tensors: usize,
+}
+
+/// Converts the GGUF model at `source` (any shard of a sharded one) to a full file at `target`.
+///
+/// Weights are stored without loss, streamed in pieces of a few megabytes whatever the model's size.
+///
+/// # Errors
+/// Those of [`Gguf::open`]; [`Error::Unsupported`] for an architecture or type that cannot be run;
+/// [`Error::Malformed`] naming a missing or misshapen tensor; [`Error::Cancelled`]; [`Error::Io`].
+pub fn convert(
+    source: &Path,
+    target: &Path,
+    options: &ConvertOptions,
+    progress: &mut ProgressFn<'_>,
+) -> Result<Converted> {
+    refuse_same_file(source, target)?;
+    let gguf = Gguf::open(options.disk.as_ref(), source)?;
+    let metadata = Metadata::new(&gguf)?;
+    let params = metadata.decoder_params()?;
+    let architecture = arch::by_name(metadata.arch())
+        .ok_or_else(|| Error::Internal("a known architecture is not in the registry".into()))?;
+    let rules = (architecture.capsules)(&params);
+    let plan = match_tensors(&gguf, &rules)?;
+    let compiled = metadata.vocab()?.map(|v| vocab::compile(&v)).transpose()?;
+
+    let mut job = Job {
+        gguf: &gguf,
+        writer: Writer::new(options.disk.create(target)?)?,
+        cancel: options.cancel.as_ref(),
+        done: 0,
+        total: plan.iter().flatten().map(|t| t.len).sum(),
+        progress,
+    };
+    let mut capsules = Vec::with_capacity(rules.len());
+    for (rule, tensors) in rules.iter().zip(&plan) {
+        capsules.push(job.capsule(rule, tensors)?);
+    }
+    let mut writer = job.writer;
+    let mut written = Vec::new();
+    if let Some(bytes) = &compiled {
+        written.push(writer.asset(assets::VOCAB, bytes)?);
+    }
+    if let Some(template) = metadata.chat_template() {
+        written.push(writer.asset(assets::CHAT_TEMPLATE, template.as_bytes())?);
+    }
+    written.push(writer.asset(assets::METADATA, metadata.preserved().to_string().as_bytes())?);
+    let manifest = Manifest {
+        generator: generator(),
+        requires: vec![REQUIRES_PACKED8.to_owned()],
+        model: ModelInfo { name: metadata.model_name(), arch: metadata.arch().to_owned(), decoder: params },
+        capsules,
+        assets: written,
+        lineage: vec![lineage(source, &gguf)],
+        full: None,
+        plan: None,
+        unknown: Map::new(),
+    };
+    let bytes = writer.finish(Kind::Full, &manifest)?;
+    let tensors = plan.iter().map(Vec::len).sum();
+    Ok(Converted { path: target.to_owned(), bytes, capsules: manifest.capsules.len(), tensors })
+}
+
+/// Name and version of this library, as the manifest holds it.
+#[must_use]
+pub fn generator() -> String {
+    format!("capsulegraph {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// # Errors
+/// [`Error::InvalidArgument`] where the target is the source.
+pub fn refuse_same_file(source: &Path, target: &Path) -> Result<()> {
+    let same = match (source.canonicalize(), target.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => source == target,
+    };
+    if same {
+        return Err(Error::InvalidArgument(format!(
+            "{} is both source and target; name another file to write",
+            target.display()
+        )));
+    }
+    Ok(())
+}
+
+fn lineage(source: &Path, gguf: &Gguf) -> LineageStep {
+    let name = source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut parameters = Map::new();
+    parameters.insert("source".into(), json!(name));
+    parameters.insert("format".into(), json!("gguf"));
+    parameters.insert("shards".into(), json!(gguf.shard_count()));
+    LineageStep { transform: "convert".into(), parent: None, parameters }
+}
+
+/// For each capsule the source's tensors in the order of the rules.
+fn match_tensors<'a>(gguf: &'a Gguf, rules: &[CapsuleRule]) -> Result<Vec<Vec<&'a TensorInfo>>> {
+    let mut used = std::collections::HashSet::new();
+    let mut plan = Vec::with_capacity(rules.len());
+    for rule in rules {
+        let mut tensors = Vec::new();
+        for wanted in &rule.tensors {
+            match gguf.tensor(&wanted.name) {
+                Some(tensor) => {
+                    check_tensor(gguf, rule, wanted, tensor)?;
+                    used.insert(tensor.name.as_str());
+                    tensors.push(tensor);
+                }
+                None if !wanted.required => {}
+                None => {
+                    return Err(Error::malformed(
+                        gguf.name(),
+                        format!("capsule {}: tensor {} is missing", rule.id, wanted.name),
+                    ));
+                }
+            }
+        }
+        plan.push(tensors);
+    }
+    let ignored = |name: &str| IGNORED_SUFFIXES.iter().any(|s| name.ends_with(s));
+    if let Some(extra) = gguf.tensors().iter().find(|t| !used.contains(t.name.as_str()) && !ignored(&t.name)) {
+        return Err(Error::Unsupported(format!(
+            "{}: tensor {} has no place in this architecture's graph; the model is of a kind that cannot be run yet",
+            gguf.name(),
+            extra.name
+        )));
+    }
+    Ok(plan)
+}
+
+fn check_tensor(gguf: &Gguf, rule: &CapsuleRule, wanted: &TensorRule, tensor: &TensorInfo) -> Result<()> {
+    let bad = |detail: String| {
+        Err(Error::malformed(gguf.name(), format!("capsule {}: tensor {}: {detail}", rule.id, tensor.name)))
+    };
+    let shape: Vec<u64> = wanted.shape.iter().map(|d| *d as u64).collect();
+    // GGUF may list trailing dimensions of 1, which are leading ones here.
+    let extra = tensor.shape.len().saturating_sub(shape.len());
+    let (ones, found) = tensor.shape.split_at(extra);
+    if found != shape.as_slice() || ones.iter().any(|d| *d != 1) {
+        return bad(format!("its shape is {:?}, the hyper-parameters demand {shape:?}", tensor.shape));
+    }
+    if wanted.kind == TensorKind::Vector && tensor.encoding.tile.is_some() {
+        return bad(format!("a vector of type {}; f32, f16 and bf16 are possible", tensor.encoding.name));
+    }
+    Ok(())
+}
+
+struct Job<'a, 'p> {
+    gguf: &'a Gguf,
+    writer: Writer,
+    cancel: Option<&'a CancelToken>,
+    done: u64,
+    total: u64,
+    progress: &'a mut ProgressFn<'p>,
+}
+
+impl Job<'_, '_> {
+    fn capsule(&mut self, rule: &CapsuleRule, sources: &[&TensorInfo]) -> Result<Capsule> {
+        self.writer.begin_capsule()?;
+        let mut tensors = Vec::with_capacity(sources.len());
+        for source in sources {
+            let wanted = rule.tensors.iter().find(|t| t.name == source.name);
+            let (kind, shape) = wanted
+                .map(|t| (t.kind, t.shape.iter().map(|d| *d as u64).collect()))
+                .ok_or_else(|| Error::Internal(format!("{} matched no rule", source.name)))?;
+            tensors.push(self.tensor(source, kind, shape)?);
+        }
+        let shared = |(capsule, tensor): &(String, String)| SharedTensor {
+            capsule: capsule.clone(),
+            tensor: tensor.clone(),
+        };
+        Ok(Capsule {
+            id: rule.id.clone(),
+            kind: rule.kind.to_owned(),
+            inputs: rule.inputs.clone(),
+            outputs: rule.outputs.clone(),
+            extent: self.writer.end_capsule()?,
+            tensors,
+            shared: rule.shared.iter().map(shared).collect(),
+            residence: None,
+            link: None,
+        })
+    }
+
+    fn tensor(&mut self, source: &TensorInfo, kind: TensorKind, shape: Vec<u64>) -> Result<Tensor> {
+        let layout = match kind {
+            TensorKind::Matrix => Layout::Packed8,
+            TensorKind::Table | TensorKind::Vector => Layout::Rows,
+        };
+        let Self { gguf, writer, cancel, done, total, progress } = self;
+        let plane = writer.plane(&mut |sink| {
+            weights::stream(gguf, source, layout, &mut |bytes| {
+                if cancel.is_some_and(CancelToken::is_cancelled) {
+                    return Err(Error::Cancelled);
+                }
+                sink(bytes)?;
+                *done += bytes.len() as u64;
+                progress((*done).min(*total), *total);
+                Ok(())
+            })
+        })?;
+        Ok(Tensor {
+            name: source.name.clone(),
+            shape,
+            encoding: source.encoding.name.to_owned(),
+            layout,
+            planes: vec![plane],
+        })
+    }
+}

@@ -1,0 +1,335 @@
+//! One batch of tokens on its way through the graph: a state machine that can pause and resume anywhere.
+
+use super::Decoder;
+use super::kv::KvCache;
+use super::weights::Projection;
+use crate::error::{Error, Result};
+use crate::kernels::backend::{Activations, AttentionShape, Product};
+use crate::pool::{Gate, Progress};
+
+/// Whose logits a batch computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// Nobody's: the batch only fills the cache.
+    None,
+    /// The last token's.
+    Last,
+    /// Every token's.
+    All,
+}
+
+/// The operation that comes next, in order within a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Embed,
+    AttnNorm,
+    Qkv,
+    Rope,
+    Attention,
+    AttnPrepare,
+    AttnOutput,
+    FfnNorm,
+    GateUp,
+    Activate,
+    Down,
+    HeadNorm,
+    Head,
+    Done,
+}
+
+/// One batch in progress, and the buffers that every batch of a session reuses.
+#[derive(Debug)]
+pub struct Forward {
+    tokens: Vec<u32>,
+    start: usize,
+    wanted: Logits,
+    stage: Stage,
+    block: usize,
+    task: usize,
+    hidden: Vec<f32>,
+    normed: Vec<f32>,
+    branch: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    attended: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    logits: Vec<f32>,
+    input: Activations,
+}
+
+impl Default for Forward {
+    fn default() -> Self {
+        Self {
+            tokens: Vec::new(),
+            start: 0,
+            wanted: Logits::None,
+            stage: Stage::Done,
+            block: 0,
+            task: 0,
+            hidden: Vec::new(),
+            normed: Vec::new(),
+            branch: Vec::new(),
+            q: Vec::new(),
+            k: Vec::new(),
+            v: Vec::new(),
+            attended: Vec::new(),
+            gate: Vec::new(),
+            up: Vec::new(),
+            cos: Vec::new(),
+            sin: Vec::new(),
+            logits: Vec::new(),
+            input: Activations::default(),
+        }
+    }
+}
+
+impl Forward {
+    /// Whether the last batch is through.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    /// Logits of the last batch that is through, `[1, vocab]` or `[n, vocab]` as it was asked for.
+    #[must_use]
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// The logits, for a sampler that changes them.
+    pub fn logits_mut(&mut self) -> &mut [f32] {
+        &mut self.logits
+    }
+
+    /// Gives the current batch up; the cache keeps what was there before it.
+    pub fn abandon(&mut self) {
+        self.stage = Stage::Done;
+        self.tokens.clear();
+    }
+
+    /// Bytes of the buffers.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        let floats = [
+            &self.hidden,
+            &self.normed,
+            &self.branch,
+            &self.q,
+            &self.k,
+            &self.v,
+            &self.attended,
+            &self.gate,
+            &self.up,
+            &self.cos,
+            &self.sin,
+            &self.logits,
+        ];
+        floats.iter().map(|v| v.capacity() * 4).sum::<usize>() + self.input.bytes()
+    }
+}
+
+impl Decoder {
+    /// Begins a batch: `tokens` follow the positions that `cache` holds.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for no tokens or a token id out of range; [`Error::Limit`] where the cache
+    /// has no room for them.
+    pub fn begin(&self, forward: &mut Forward, cache: &KvCache, tokens: &[u32], wanted: Logits) -> Result<()> {
+        let vocab = self.params.vocab_size;
+        if tokens.is_empty() {
+            return Err(Error::InvalidArgument("a batch needs at least one token".into()));
+        }
+        if let Some(id) = tokens.iter().find(|id| **id >= vocab) {
+            return Err(Error::InvalidArgument(format!("token id {id} is out of range; the model has {vocab}")));
+        }
+        if tokens.len() > cache.capacity() - cache.len() {
+            return Err(Error::Limit(format!(
+                "{} tokens do not fit a context of {} positions of which {} are used; ask for a larger context",
+                tokens.len(),
+                cache.capacity(),
+                cache.len()
+            )));
+        }
+        forward.tokens.clear();
+        forward.tokens.extend_from_slice(tokens);
+        (forward.start, forward.wanted) = (cache.len(), wanted);
+        (forward.stage, forward.block, forward.task) = (Stage::Embed, 0, 0);
+        Ok(())
+    }
+
+    /// Computes on until the batch is through or `gate` closes. On [`Progress::Done`] the cache holds the
+    /// batch's positions.
+    ///
+    /// # Errors
+    /// Those of the store; the batch is then given up.
+    pub fn advance(&self, forward: &mut Forward, cache: &mut KvCache, gate: &Gate) -> Result<Progress> {
+        while forward.stage != Stage::Done {
+            if gate.is_closed() {
+                return Ok(Progress::Paused(forward.task));
+            }
+            match self.stage(forward, cache, gate) {
+                Ok(Progress::Done) => {
+                    forward.task = 0;
+                    self.next(forward);
+                }
+                Ok(Progress::Paused(task)) => {
+                    forward.task = task;
+                    return Ok(Progress::Paused(task));
+                }
+                Err(error) => {
+                    forward.abandon();
+                    return Err(error);
+                }
+            }
+        }
+        cache.advance(forward.tokens.len());
+        forward.tokens.clear();
+        Ok(Progress::Done)
+    }
+
+    fn next(&self, f: &mut Forward) {
+        f.stage = match f.stage {
+            Stage::Embed => Stage::AttnNorm,
+            Stage::AttnNorm => Stage::Qkv,
+            Stage::Qkv => Stage::Rope,
+            Stage::Rope => Stage::Attention,
+            Stage::Attention => Stage::AttnPrepare,
+            Stage::AttnPrepare => Stage::AttnOutput,
+            Stage::AttnOutput => Stage::FfnNorm,
+            Stage::FfnNorm => Stage::GateUp,
+            Stage::GateUp => Stage::Activate,
+            Stage::Activate => Stage::Down,
+            Stage::Down if f.block + 1 < self.weights.blocks.len() => {
+                f.block += 1;
+                Stage::AttnNorm
+            }
+            Stage::Down if f.wanted == Logits::None => Stage::Done,
+            Stage::Down => Stage::HeadNorm,
+            Stage::HeadNorm => Stage::Head,
+            Stage::Head | Stage::Done => Stage::Done,
+        };
+    }
+
+    fn stage(&self, f: &mut Forward, cache: &mut KvCache, gate: &Gate) -> Result<Progress> {
+        let backend = self.backend.as_ref();
+        let p = &self.params;
+        let block = &self.weights.blocks[f.block];
+        let (n, width) = (f.tokens.len(), p.embedding_length as usize);
+        match f.stage {
+            Stage::Embed => self.embed(f)?,
+            // A stage that starts with an addition runs to its end, so resuming never adds twice.
+            Stage::AttnNorm => {
+                if f.block > 0 {
+                    backend.add(&mut f.hidden, &f.branch);
+                }
+                f.normed.resize(n * width, 0.0);
+                backend.rms_norm(&f.hidden, &block.attn_norm, p.rms_epsilon, &mut f.normed);
+                backend.activations(&f.normed, width, &mut f.input);
+            }
+            Stage::Qkv => {
+                let outs = [(&block.q, &mut f.q), (&block.k, &mut f.k), (&block.v, &mut f.v)];
+                return self.project(gate, f.task, n, &f.input, outs);
+            }
+            Stage::Rope => self.rope_and_store(f, cache),
+            Stage::Attention => return Ok(self.attend(f, cache, gate)),
+            Stage::AttnPrepare => {
+                backend.activations(&f.attended, p.head_count as usize * p.value_length as usize, &mut f.input);
+            }
+            Stage::AttnOutput => {
+                return self.project(gate, f.task, n, &f.input, [(&block.attn_output, &mut f.branch)]);
+            }
+            Stage::FfnNorm => {
+                backend.add(&mut f.hidden, &f.branch);
+                backend.rms_norm(&f.hidden, &block.ffn_norm, p.rms_epsilon, &mut f.normed);
+                backend.activations(&f.normed, width, &mut f.input);
+            }
+            Stage::GateUp => {
+                let outs = [(&block.gate, &mut f.gate), (&block.up, &mut f.up)];
+                return self.project(gate, f.task, n, &f.input, outs);
+            }
+            Stage::Activate => {
+                backend.swiglu(&mut f.gate, &f.up);
+                backend.activations(&f.gate, p.feed_forward_length as usize, &mut f.input);
+            }
+            Stage::Down => return self.project(gate, f.task, n, &f.input, [(&block.down, &mut f.branch)]),
+            Stage::HeadNorm => {
+                backend.add(&mut f.hidden, &f.branch);
+                let first = if f.wanted == Logits::All { 0 } else { n - 1 };
+                let hidden = &f.hidden[first * width..];
+                f.normed.resize(hidden.len(), 0.0);
+                backend.rms_norm(hidden, &self.weights.output_norm, p.rms_epsilon, &mut f.normed);
+                backend.activations(&f.normed, width, &mut f.input);
+            }
+            Stage::Head => {
+                let rows = if f.wanted == Logits::All { n } else { 1 };
+                return self.project(gate, f.task, rows, &f.input, [(&self.weights.head, &mut f.logits)]);
+            }
+            Stage::Done => {}
+        }
+        Ok(Progress::Done)
+    }
+
+    fn embed(&self, f: &mut Forward) -> Result<()> {
+        let width = self.params.embedding_length as usize;
+        f.hidden.resize(f.tokens.len() * width, 0.0);
+        for (id, row) in f.tokens.iter().zip(f.hidden.chunks_exact_mut(width)) {
+            self.store.decode_row(self.weights.embedding, *id as usize, row)?;
+        }
+        self.rope.fill(f.start, f.tokens.len(), &mut f.cos, &mut f.sin);
+        Ok(())
+    }
+
+    /// `out = weight * input + bias` for each pair, all in one parallel loop over `n` tokens.
+    fn project<const N: usize>(
+        &self,
+        gate: &Gate,
+        from: usize,
+        n: usize,
+        input: &Activations,
+        pairs: [(&Projection, &mut Vec<f32>); N],
+    ) -> Result<Progress> {
+        let mut products = Vec::with_capacity(N);
+        for (projection, out) in pairs {
+            out.resize(n * projection.rows, 0.0);
+            let weight = self.store.matrix(projection.weight)?;
+            products.push(Product { weight, bias: projection.bias.as_deref(), out });
+        }
+        Ok(self.backend.matmul(gate, from, input, &mut products))
+    }
+
+    fn rope_and_store(&self, f: &mut Forward, cache: &mut KvCache) {
+        let p = &self.params;
+        let (heads, kv_heads) = (p.head_count as usize, p.head_count_kv as usize);
+        let (key_dim, value_dim) = (p.key_length as usize, p.value_length as usize);
+        if self.rope.pairs() > 0 {
+            self.backend.rope(&mut f.q, heads, key_dim, &f.cos, &f.sin);
+            self.backend.rope(&mut f.k, kv_heads, key_dim, &f.cos, &f.sin);
+        }
+        let capacity = cache.capacity();
+        let layer = cache.layer(f.block);
+        self.backend.store_kv(&f.k, kv_heads, key_dim, capacity, f.start, &mut layer.keys);
+        self.backend.store_kv(&f.v, kv_heads, value_dim, capacity, f.start, &mut layer.values);
+    }
+
+    fn attend(&self, f: &mut Forward, cache: &mut KvCache, gate: &Gate) -> Progress {
+        let p = &self.params;
+        let shape = AttentionShape {
+            heads: p.head_count as usize,
+            kv_heads: p.head_count_kv as usize,
+            key_dim: p.key_length as usize,
+            value_dim: p.value_length as usize,
+            capacity: cache.capacity(),
+            start: f.start,
+            n: f.tokens.len(),
+            scale: 1.0 / (p.key_length as f32).sqrt(),
+        };
+        f.attended.resize(shape.n * shape.heads * shape.value_dim, 0.0);
+        let layer = cache.layer(f.block);
+        let (keys, values) = (&layer.keys, &layer.values);
+        self.backend.attention(gate, f.task, &shape, &f.q, keys, values, &mut f.attended)
+    }
+}

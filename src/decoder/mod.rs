@@ -1,0 +1,67 @@
+//! The transformer forward pass and its KV cache.
+//!
+//! Lives here: [`Decoder`] (an opened model's graph), [`kv::KvCache`], [`forward::Forward`] (one batch in
+//! progress, which can pause anywhere and resume). Reads weights only through `store` and computes only
+//! through [`Backend`]. May be called by `generate` and above. Must not know: text, sampling.
+
+pub mod forward;
+pub mod kv;
+mod rope;
+mod weights;
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::graph::params::DecoderParams;
+use crate::kernels::backend::Backend;
+use crate::store::Store;
+use rope::RopeTable;
+use weights::Weights;
+
+/// A decoder-only model, ready to compute. Immutable and shared between sessions.
+#[derive(Debug)]
+pub struct Decoder {
+    store: Arc<Store>,
+    backend: Arc<dyn Backend>,
+    params: DecoderParams,
+    weights: Weights,
+    rope: RopeTable,
+}
+
+impl Decoder {
+    /// Resolves every tensor of the graph against the store. Norms, biases and frequency factors are decoded
+    /// to f32; nothing else is copied.
+    ///
+    /// # Errors
+    /// [`crate::Error::Malformed`] naming a capsule or tensor that the architecture needs and the file lacks.
+    pub fn new(store: Arc<Store>, backend: Arc<dyn Backend>) -> Result<Self> {
+        let params = store.manifest().model.decoder.clone();
+        let weights = Weights::resolve(&store, &params)?;
+        let rope = RopeTable::new(&params.rope, weights.rope_factors.as_deref());
+        Ok(Self { store, backend, params, weights, rope })
+    }
+
+    /// The hyper-parameters.
+    #[must_use]
+    pub fn params(&self) -> &DecoderParams {
+        &self.params
+    }
+
+    /// Where the weights come from.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// What computes.
+    #[must_use]
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// Bytes of tables that are held in memory beside the mapped weights.
+    #[must_use]
+    pub fn table_bytes(&self) -> usize {
+        self.weights.vector_bytes()
+    }
+}

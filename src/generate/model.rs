@@ -1,0 +1,135 @@
+//! An opened model: its graph, its tokenizer, its chat template.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::convert::import::assets;
+use crate::decoder::Decoder;
+use crate::error::{Error, Result};
+use crate::kernels::cpu::Cpu;
+use crate::store::{OpenOptions, Origin, Store};
+use crate::text::template::{ChatMessage, ChatTemplate};
+use crate::text::tokenizer::Tokenizer;
+
+/// How to open a model.
+#[derive(Clone, Debug, Default)]
+pub struct ModelOptions {
+    /// Run mode and files.
+    pub store: OpenOptions,
+    /// Threads that compute, the caller's included; 0: one per processor that the process may use.
+    pub threads: usize,
+}
+
+/// An opened model. Immutable; shared by any number of sessions on any threads.
+#[derive(Debug)]
+pub struct Model {
+    decoder: Decoder,
+    tokenizer: Option<Tokenizer>,
+    template: Option<String>,
+    open_time: Duration,
+}
+
+impl Model {
+    /// Opens a full file, or a mini and (unless the mode is fast) its full file.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`] and [`Decoder::new`]; [`Error::InvalidArgument`] for too many threads.
+    pub fn open(origin: &Origin, options: &ModelOptions) -> Result<Self> {
+        let begun = Instant::now();
+        let store = Arc::new(Store::open(origin, &options.store)?);
+        let backend = Arc::new(Cpu::new(thread_count(options.threads)?)?);
+        let decoder = Decoder::new(Arc::clone(&store), backend)?;
+        let manifest = store.manifest();
+        let tokenizer = match manifest.asset(assets::VOCAB) {
+            Some(_) => Some(Tokenizer::new(Arc::new(store.primary().shared_asset(assets::VOCAB)?))?),
+            None => None,
+        };
+        let template = match manifest.asset(assets::CHAT_TEMPLATE) {
+            Some(_) => Some(template_text(&store)?),
+            None => None,
+        };
+        Ok(Self { decoder, tokenizer, template, open_time: begun.elapsed() })
+    }
+
+    /// The graph.
+    #[must_use]
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Where the weights come from.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        self.decoder.store()
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the model has none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            Error::Unsupported(format!(
+                "{}: the model has no tokenizer; give token ids instead of text",
+                self.store().primary().name()
+            ))
+        })
+    }
+
+    /// A conversation as the model's own chat template writes it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the model has no template; [`Error::Malformed`] where it fails.
+    pub fn render_chat(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
+        let Some(source) = &self.template else {
+            return Err(Error::Unsupported(format!(
+                "{}: the model has no chat template; give a plain prompt",
+                self.store().primary().name()
+            )));
+        };
+        let tokenizer = self.tokenizer()?;
+        let text = |id: Option<u32>| id.map(|id| tokenizer.decode(&[id], true)).unwrap_or_default();
+        let template = ChatTemplate::new(source, &text(tokenizer.bos()), &text(tokenizer.eos()))?;
+        template.render(messages, add_generation_prompt)
+    }
+
+    /// Whether the model has a chat template.
+    #[must_use]
+    pub fn has_chat_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// How long opening took.
+    #[must_use]
+    pub fn open_time(&self) -> Duration {
+        self.open_time
+    }
+
+    /// Bytes of anonymous memory that the model holds itself: decoded vectors, and the file where the host
+    /// supplies its bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let store = self.store();
+        let full = store.full().filter(|f| !std::ptr::eq(*f, store.primary()));
+        let owned = store.primary().owned_bytes() + full.map_or(0, |f| f.owned_bytes());
+        (self.decoder.table_bytes() + owned) as u64
+    }
+}
+
+fn template_text(store: &Store) -> Result<String> {
+    let bytes = store.asset(assets::CHAT_TEMPLATE)?;
+    String::from_utf8(bytes.to_vec()).map_err(|_| {
+        Error::malformed(store.primary().name(), "the chat template is not UTF-8; verify --deep tells more")
+    })
+}
+
+/// Most threads that a host may ask for.
+const MAX_THREADS: usize = 1024;
+
+fn thread_count(wanted: usize) -> Result<usize> {
+    match wanted {
+        0 => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        n if n <= MAX_THREADS => Ok(n),
+        n => Err(Error::InvalidArgument(format!("{n} threads; 1 to {MAX_THREADS} are possible, 0 for one per processor"))),
+    }
+}

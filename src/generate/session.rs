@@ -1,0 +1,411 @@
+//! A session: one sequence of tokens, its KV cache, and the generation in progress.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::model::Model;
+use super::sampler::{Sampler, SamplingOptions};
+use super::stop::StopMatcher;
+use crate::decoder::forward::{Forward, Logits};
+use crate::decoder::kv::KvCache;
+use crate::error::{Error, Result};
+use crate::pool::{CancelToken, Gate, Progress};
+use crate::text::detokenize::Detokenizer;
+
+/// Context length where neither caller nor model ask for less.
+const DEFAULT_CONTEXT: usize = 4096;
+
+/// How to make a session.
+#[derive(Clone, Debug, Default)]
+pub struct SessionOptions {
+    /// Positions that the KV cache has room for; 0: the model's own context, at most 4096.
+    pub context: usize,
+    /// Tokens that are evaluated together while a prompt is read; 0: what suits the machine. It never
+    /// changes a bit of the results.
+    pub batch: usize,
+}
+
+/// What to generate.
+#[derive(Clone, Debug, Default)]
+pub struct GenerateOptions {
+    /// How the next token is chosen.
+    pub sampling: SamplingOptions,
+    /// Tokens at most; 0: as many as the context has room for.
+    pub max_tokens: usize,
+    /// The text ends before the first of these.
+    pub stop: Vec<String>,
+    /// Go on after an end-of-generation token (for measurements).
+    pub ignore_end: bool,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended its text.
+    End,
+    /// A stop string came.
+    Stop,
+    /// `max_tokens` were generated.
+    Length,
+    /// The context is full.
+    Context,
+}
+
+impl FinishReason {
+    /// The reason's name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::End => "end",
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Context => "context",
+        }
+    }
+}
+
+/// What one step of a generation gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The gate closed; call again to go on.
+    Paused,
+    /// A token and the text that is now complete (it may be empty).
+    Token {
+        /// The token.
+        id: u32,
+        /// Text that became complete with it.
+        text: String,
+    },
+    /// The generation is over.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Text that was still held back.
+        text: String,
+    },
+}
+
+/// Times and counts of the last generation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Tokens of the prompt that were evaluated (a kept prefix is not).
+    pub prompt_tokens: usize,
+    /// Computing time of the prompt.
+    pub prefill: Duration,
+    /// From the start of the generation to its first token.
+    pub first_token: Duration,
+    /// Tokens generated.
+    pub generated_tokens: usize,
+    /// Computing time of the tokens after the first.
+    pub decode: Duration,
+}
+
+/// A sequence of tokens on a model. Belongs to one thread at a time.
+#[derive(Debug)]
+pub struct Session {
+    model: Arc<Model>,
+    cache: KvCache,
+    forward: Forward,
+    batch: usize,
+    tokens: Vec<u32>,
+    pending: Vec<u32>,
+    in_flight: usize,
+    generation: Option<Generation>,
+    timings: Timings,
+}
+
+#[derive(Debug)]
+struct Generation {
+    sampler: Sampler,
+    detokenizer: Option<Detokenizer>,
+    stop: StopMatcher,
+    max_tokens: usize,
+    ignore_end: bool,
+    begun: Instant,
+    finished: Option<FinishReason>,
+}
+
+impl Session {
+    /// Makes a session.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where the KV cache does not fit.
+    pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self> {
+        let trained = model.decoder().params().context_length as usize;
+        let context = if options.context == 0 { trained.min(DEFAULT_CONTEXT) } else { options.context };
+        let cache = KvCache::new(model.decoder().params(), context)?;
+        Ok(Self {
+            model,
+            cache,
+            forward: Forward::default(),
+            batch: options.batch,
+            tokens: Vec::new(),
+            pending: Vec::new(),
+            in_flight: 0,
+            generation: None,
+            timings: Timings::default(),
+        })
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Tokens whose keys and values the cache holds.
+    #[must_use]
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Positions that the cache has room for.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.cache.capacity()
+    }
+
+    /// Bytes of the KV cache.
+    #[must_use]
+    pub fn kv_bytes(&self) -> u64 {
+        KvCache::bytes_for(self.model.decoder().params(), self.cache.capacity())
+    }
+
+    /// Bytes of the activations' buffers.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> u64 {
+        self.forward.buffer_bytes() as u64
+    }
+
+    /// Times and counts of the last generation.
+    #[must_use]
+    pub fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    /// Forgets every token from position `len` on, and a generation in progress.
+    pub fn truncate(&mut self, len: usize) {
+        self.generation = None;
+        self.pending.clear();
+        self.forward.abandon();
+        self.in_flight = 0;
+        self.cache.truncate(len);
+        self.tokens.truncate(len);
+    }
+
+    /// Evaluates `tokens` after those that the session holds and returns the logits: of every token,
+    /// `[n, vocab]`, where `all` is set, else of the last, `[1, vocab]`. With `all` they are one batch.
+    ///
+    /// # Errors
+    /// Those of [`Decoder::begin`](crate::decoder::Decoder::begin); [`Error::Cancelled`], after which the
+    /// session holds the tokens of the batches that were through.
+    pub fn eval(&mut self, tokens: &[u32], all: bool, cancel: Option<&CancelToken>) -> Result<&[f32]> {
+        self.truncate(self.tokens.len());
+        self.check_room(tokens)?;
+        let gate = Gate { deadline: None, cancel: cancel.cloned() };
+        self.pending.extend_from_slice(tokens);
+        let wanted = if all { Logits::All } else { Logits::Last };
+        while !self.pending.is_empty() {
+            let size = if all { self.pending.len() } else { self.batch_size(false) };
+            match self.run_batch(size, wanted, &gate) {
+                Ok(Progress::Done) => {}
+                Ok(Progress::Paused(_)) => {
+                    self.truncate(self.tokens.len());
+                    return Err(Error::Cancelled);
+                }
+                Err(error) => {
+                    self.truncate(self.tokens.len());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(self.forward.logits())
+    }
+
+    /// Logits of the last evaluation.
+    #[must_use]
+    pub fn logits(&self) -> &[f32] {
+        self.forward.logits()
+    }
+
+    /// Begins a generation after `prompt`. What the session holds of the same prefix is kept.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an empty prompt, a token out of range or sampling options out of
+    /// range; [`Error::Limit`] where the prompt does not fit the context.
+    pub fn start(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<()> {
+        options.sampling.validate()?;
+        if prompt.is_empty() {
+            return Err(Error::InvalidArgument("the prompt has no tokens".into()));
+        }
+        let common = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        // The last token is evaluated again where all are known: its logits are needed.
+        let kept = common.min(prompt.len() - 1);
+        let rest = &prompt[kept..];
+        self.check_ids(rest)?;
+        if prompt.len() >= self.cache.capacity() {
+            return Err(Error::Limit(format!(
+                "a prompt of {} tokens leaves no room in a context of {}; ask for a larger context or shorten it",
+                prompt.len(),
+                self.cache.capacity()
+            )));
+        }
+        self.truncate(kept);
+        self.pending.extend_from_slice(rest);
+        self.timings = Timings { prompt_tokens: rest.len(), ..Timings::default() };
+        self.generation = Some(Generation {
+            sampler: Sampler::new(options.sampling.clone()),
+            detokenizer: self.model.tokenizer().ok().map(Detokenizer::new),
+            stop: StopMatcher::new(&options.stop),
+            max_tokens: options.max_tokens,
+            ignore_end: options.ignore_end,
+            begun: Instant::now(),
+            finished: None,
+        });
+        Ok(())
+    }
+
+    /// Goes on with the generation until the next token, its end, or until `gate` closes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] where no generation is in progress; [`Error::Cancelled`] where the gate's
+    /// token was cancelled (the generation can be continued after a reset); those of the store.
+    pub fn step(&mut self, gate: &Gate) -> Result<Step> {
+        let Some(generation) = &self.generation else {
+            return Err(Error::InvalidArgument("no generation is in progress; start one first".into()));
+        };
+        if let Some(reason) = generation.finished {
+            return Ok(Step::Finished { reason, text: String::new() });
+        }
+        let begun = Instant::now();
+        let first = self.timings.generated_tokens == 0;
+        let outcome = self.compute_pending(gate);
+        let spent = if first { &mut self.timings.prefill } else { &mut self.timings.decode };
+        *spent += begun.elapsed();
+        match outcome? {
+            Progress::Done => self.choose(),
+            Progress::Paused(_) if gate.cancel.as_ref().is_some_and(CancelToken::is_cancelled) => {
+                Err(Error::Cancelled)
+            }
+            Progress::Paused(_) => Ok(Step::Paused),
+        }
+    }
+
+    fn compute_pending(&mut self, gate: &Gate) -> Result<Progress> {
+        while !self.pending.is_empty() {
+            let size = self.batch_size(gate.deadline.is_some());
+            if let Progress::Paused(task) = self.run_batch(size, Logits::Last, gate)? {
+                return Ok(Progress::Paused(task));
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// Samples the next token and decides whether the generation goes on.
+    fn choose(&mut self) -> Result<Step> {
+        let position = self.tokens.len();
+        let room = self.cache.capacity() - position;
+        let Some(generation) = &mut self.generation else {
+            return Err(Error::Internal("a token was chosen outside of a generation".into()));
+        };
+        let id = generation.sampler.sample(self.forward.logits_mut(), &self.tokens, position as u64)?;
+        if self.timings.generated_tokens == 0 {
+            self.timings.first_token = generation.begun.elapsed();
+        }
+        self.timings.generated_tokens += 1;
+        let tokenizer = self.model.tokenizer().ok();
+        let ended = tokenizer.is_some_and(|t| t.is_end_of_generation(id)) && !generation.ignore_end;
+        let (mut text, mut stopped) = (String::new(), false);
+        if !ended && let (Some(detokenizer), Some(tokenizer)) = (&mut generation.detokenizer, tokenizer) {
+            let piece = detokenizer.push(tokenizer, id);
+            (text, stopped) = generation.stop.push(&piece);
+        }
+        let reason = if ended {
+            Some(FinishReason::End)
+        } else if stopped {
+            Some(FinishReason::Stop)
+        } else if generation.max_tokens > 0 && self.timings.generated_tokens >= generation.max_tokens {
+            Some(FinishReason::Length)
+        } else if room == 0 {
+            Some(FinishReason::Context)
+        } else {
+            None
+        };
+        generation.finished = reason;
+        if reason.is_none() {
+            self.pending.push(id);
+        }
+        let Some(reason) = reason else { return Ok(Step::Token { id, text }) };
+        if ended || stopped {
+            if ended {
+                text.push_str(&flush(generation));
+            }
+            return Ok(Step::Finished { reason, text });
+        }
+        // The last token of a bounded generation is reported as a token; its end comes with the next step.
+        text.push_str(&flush(generation));
+        Ok(Step::Token { id, text })
+    }
+
+    /// Runs the next `size` pending tokens, or goes on with the batch in flight.
+    fn run_batch(&mut self, size: usize, wanted: Logits, gate: &Gate) -> Result<Progress> {
+        if self.in_flight == 0 {
+            let n = size.clamp(1, self.pending.len());
+            let last = n == self.pending.len();
+            let wanted = if last || wanted == Logits::All { wanted } else { Logits::None };
+            self.model.decoder().begin(&mut self.forward, &self.cache, &self.pending[..n], wanted)?;
+            self.in_flight = n;
+        }
+        let progress = self.model.decoder().advance(&mut self.forward, &mut self.cache, gate);
+        if progress.is_err() {
+            self.in_flight = 0;
+        }
+        let progress = progress?;
+        if progress == Progress::Done {
+            self.tokens.extend(self.pending.drain(..self.in_flight));
+            self.in_flight = 0;
+        }
+        Ok(progress)
+    }
+
+    fn batch_size(&self, sliced: bool) -> usize {
+        let machine = self.model.decoder().backend().max_batch(sliced);
+        if self.batch == 0 { machine } else { self.batch.min(machine) }
+    }
+
+    fn check_ids(&self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.model.decoder().params().vocab_size;
+        match tokens.iter().find(|id| **id >= vocab) {
+            Some(id) => {
+                Err(Error::InvalidArgument(format!("token id {id} is out of range; the model has {vocab} tokens")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_room(&self, tokens: &[u32]) -> Result<()> {
+        self.check_ids(tokens)?;
+        if tokens.is_empty() {
+            return Err(Error::InvalidArgument("there are no tokens to evaluate".into()));
+        }
+        if tokens.len() > self.cache.capacity() - self.tokens.len() {
+            return Err(Error::Limit(format!(
+                "{} tokens after {} do not fit a context of {}; ask for a larger context",
+                tokens.len(),
+                self.tokens.len(),
+                self.cache.capacity()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Text that detokenizer and stop matcher still hold back when a generation ends without a stop string.
+fn flush(generation: &mut Generation) -> String {
+    let rest = generation.detokenizer.as_mut().map(Detokenizer::finish).unwrap_or_default();
+    let (mut text, stopped) = generation.stop.push(&rest);
+    if !stopped {
+        text.push_str(&generation.stop.finish());
+    }
+    text
+}

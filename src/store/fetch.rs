@@ -1,0 +1,150 @@
+//! Taking a capsule's tensors out of the store, in the layout that the caller asks for.
+
+use std::borrow::Cow;
+
+use super::{Mode, Store};
+use crate::container::checksum::xxh3_hex;
+use crate::container::manifest::{Layout, Residence, Tensor};
+use crate::error::{Error, Result};
+use crate::kernels::encoding::{self, Encoding};
+use crate::kernels::pack;
+
+/// How fetched tensors are laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FetchLayout {
+    /// The source's own bytes: row after row in its own encoding.
+    #[default]
+    Source,
+    /// The bytes as they stand in the file.
+    Stored,
+    /// Decoded to f32, row after row.
+    F32,
+}
+
+impl FetchLayout {
+    /// The layout's name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Stored => "stored",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// A tensor that was taken out.
+#[derive(Clone, Debug)]
+pub struct FetchedTensor<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Dimensions, outermost first.
+    pub shape: &'a [u64],
+    /// Encoding of `bytes`: the stored one, or `f32`.
+    pub encoding: &'static str,
+    /// `rows` or `packed8`.
+    pub layout: &'static str,
+    /// The bytes; borrowed from the map where no conversion was needed.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+/// A capsule that was taken out.
+#[derive(Clone, Debug)]
+pub struct FetchedCapsule<'a> {
+    /// The capsule.
+    pub id: &'a str,
+    /// The file that served it.
+    pub file: &'a str,
+    /// `full`, `pinned`, or `light` where only the mini's lower-precision form can be reached.
+    pub precision: &'static str,
+    /// Its tensors, in the order of use.
+    pub tensors: Vec<FetchedTensor<'a>>,
+}
+
+impl Store {
+    /// Takes capsule `id` out: at full precision in mode exact, as the mini holds it in mode fast. Each
+    /// plane is held against its checksum.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Corrupt`] naming capsule and tensor.
+    pub fn fetch(&self, id: &str, layout: FetchLayout) -> Result<FetchedCapsule<'_>> {
+        let index = self.find(id)?;
+        let (file, capsule) = self.capsule(index)?;
+        let precision = match capsule.residence {
+            None => "full",
+            Some(residence) => residence.name(),
+        };
+        if self.mode() == Mode::Exact && self.manifest().capsules[index].residence == Some(Residence::Linked) {
+            self.count_fetch();
+        }
+        let mut tensors = Vec::with_capacity(capsule.tensors.len());
+        for tensor in &capsule.tensors {
+            let bytes = file.plane(capsule, tensor)?;
+            if tensor.planes.first().map(|p| &p.xxh3) != Some(&xxh3_hex(bytes)) {
+                return Err(Error::Corrupt(format!(
+                    "{}: capsule {id}: tensor {} does not match its checksum; convert the model again",
+                    file.name(),
+                    tensor.name
+                )));
+            }
+            tensors.push(lay_out(tensor, bytes, layout)?);
+        }
+        Ok(FetchedCapsule { id: &capsule.id, file: file.name(), precision, tensors })
+    }
+}
+
+/// Rows and columns of a tensor whose outer dimensions are flattened. The reader checked that they fit.
+#[must_use]
+pub fn rows_cols(tensor: &Tensor) -> (usize, usize) {
+    match tensor.shape.split_last() {
+        Some((cols, outer)) => (outer.iter().product::<u64>() as usize, *cols as usize),
+        None => (0, 0),
+    }
+}
+
+/// The encoding of a tensor of an opened file.
+///
+/// # Errors
+/// [`Error::Internal`]: the reader refuses files with unknown encodings.
+pub fn encoding_of(tensor: &Tensor) -> Result<&'static Encoding> {
+    encoding::by_name(&tensor.encoding)
+        .ok_or_else(|| Error::Internal(format!("encoding {} passed the reader", tensor.encoding)))
+}
+
+fn lay_out<'a>(tensor: &'a Tensor, bytes: &'a [u8], layout: FetchLayout) -> Result<FetchedTensor<'a>> {
+    let encoding = encoding_of(tensor)?;
+    let (rows, cols) = rows_cols(tensor);
+    let source_rows = || -> Result<Cow<'a, [u8]>> {
+        match tensor.layout {
+            Layout::Rows => Ok(Cow::Borrowed(bytes)),
+            Layout::Packed8 => {
+                let row = pack::row_bytes(encoding, cols)
+                    .ok_or_else(|| Error::Internal(format!("shape of {} passed the reader", tensor.name)))?;
+                let mut out = vec![0; rows * row];
+                pack::unpack(encoding, cols, rows, bytes, &mut out);
+                Ok(Cow::Owned(out))
+            }
+        }
+    };
+    let (name_of_encoding, name_of_layout, bytes) = match layout {
+        FetchLayout::Stored => (encoding.name, tensor.layout.name(), Cow::Borrowed(bytes)),
+        FetchLayout::Source => (encoding.name, "rows", source_rows()?),
+        FetchLayout::F32 => {
+            let source = source_rows()?;
+            let mut out = Vec::with_capacity(rows * cols * 4);
+            let mut decoded = vec![0f32; encoding.block_len];
+            for block in source.chunks_exact(encoding.block_bytes) {
+                (encoding.dequantize)(block, &mut decoded);
+                out.extend(decoded.iter().flat_map(|v| v.to_le_bytes()));
+            }
+            ("f32", "rows", Cow::Owned(out))
+        }
+    };
+    Ok(FetchedTensor {
+        name: &tensor.name,
+        shape: &tensor.shape,
+        encoding: name_of_encoding,
+        layout: name_of_layout,
+        bytes,
+    })
+}

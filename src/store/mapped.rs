@@ -1,0 +1,160 @@
+//! A `.cgraph` file in memory: mapped where it is a file, read where the host supplies it.
+
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use memmap2::{Mmap, MmapOptions};
+
+use crate::container::disk::ReadAt;
+use crate::container::manifest::{Capsule, Tensor};
+use crate::container::reader::Contents;
+use crate::error::{Error, Result};
+
+/// The bytes of a file.
+#[derive(Debug)]
+enum Bytes {
+    Map(Mmap),
+    Owned(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// A `.cgraph` file in memory, every bound checked at open. Clones share the bytes.
+#[derive(Clone, Debug)]
+pub struct MappedFile {
+    contents: Arc<Contents>,
+    bytes: Arc<Bytes>,
+    source: Arc<dyn ReadAt>,
+}
+
+/// A range of a mapped file that keeps it alive.
+#[derive(Clone, Debug)]
+pub struct SharedBytes {
+    bytes: Arc<Bytes>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        // The range was checked against the same bytes when it was made.
+        self.bytes.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+impl MappedFile {
+    /// Reads header and manifest, checks them, and maps the file.
+    ///
+    /// # Errors
+    /// Those of [`Contents::read`], and [`Error::Io`] where the file cannot be mapped.
+    pub fn open(source: Arc<dyn ReadAt>) -> Result<Self> {
+        let contents = Contents::read(source.as_ref())?;
+        let len = usize::try_from(source.len()).map_err(|_| {
+            Error::Limit(format!("{}: {} bytes exceed the address space", contents.name, source.len()))
+        })?;
+        let bytes = match source.mappable() {
+            Some((file, offset)) => {
+                // SAFETY: the map is read-only and private to this value. The library's contract
+                // (docs/c-api.md) forbids truncating a model file while it is open, which is the one
+                // thing that could make these pages fault; its length was just held against the header.
+                let map = unsafe { MmapOptions::new().offset(offset).len(len).map(file) };
+                Bytes::Map(map.map_err(|e| Error::io("map", &contents.name, e))?)
+            }
+            None => {
+                let mut bytes = vec![0; len];
+                source
+                    .read_exact_at(0, &mut bytes)
+                    .map_err(|e| Error::io(format!("read {len} bytes of"), &contents.name, e))?;
+                Bytes::Owned(bytes)
+            }
+        };
+        Ok(Self { contents: Arc::new(contents), bytes: Arc::new(bytes), source })
+    }
+
+    /// Header, manifest and digest.
+    #[must_use]
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// The file's name for messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.contents.name
+    }
+
+    /// Where the bytes come from.
+    #[must_use]
+    pub fn source(&self) -> &dyn ReadAt {
+        self.source.as_ref()
+    }
+
+    /// Bytes that live in anonymous memory because the source cannot be mapped.
+    #[must_use]
+    pub fn owned_bytes(&self) -> usize {
+        match &*self.bytes {
+            Bytes::Map(_) => 0,
+            Bytes::Owned(bytes) => bytes.len(),
+        }
+    }
+
+    /// The stored bytes of `tensor`, which belongs to `capsule` of this file.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where this file holds no plane of the tensor.
+    pub fn plane(&self, capsule: &Capsule, tensor: &Tensor) -> Result<&[u8]> {
+        let place = capsule.extent.zip(tensor.planes.first());
+        place
+            .and_then(|(extent, plane)| self.slice(extent.offset.checked_add(plane.offset)?, plane.len))
+            .ok_or_else(|| {
+                Error::NotFound(format!(
+                    "{}: capsule {}: tensor {} is not stored in this file",
+                    self.name(),
+                    capsule.id,
+                    tensor.name
+                ))
+            })
+    }
+
+    /// Bytes of the asset called `name`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] naming the asset.
+    pub fn asset(&self, name: &str) -> Result<&[u8]> {
+        let range = self.asset_range(name)?;
+        Ok(self.bytes.get(range).unwrap_or_default())
+    }
+
+    /// The asset called `name` as bytes that keep the file alive.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] naming the asset.
+    pub fn shared_asset(&self, name: &str) -> Result<SharedBytes> {
+        Ok(SharedBytes { bytes: Arc::clone(&self.bytes), range: self.asset_range(name)? })
+    }
+
+    fn asset_range(&self, name: &str) -> Result<Range<usize>> {
+        let asset = self.contents.manifest.asset(name);
+        asset.and_then(|a| self.range(a.offset, a.len)).ok_or_else(|| {
+            Error::NotFound(format!("{}: the file has no asset \"{name}\"", self.name()))
+        })
+    }
+
+    fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {
+        self.bytes.get(self.range(offset, len)?)
+    }
+
+    fn range(&self, offset: u64, len: u64) -> Option<Range<usize>> {
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(usize::try_from(len).ok()?)?;
+        (end <= self.bytes.len()).then_some(start..end)
+    }
+}

@@ -1,0 +1,195 @@
+//! Reaching weights: mapping, where each capsule comes from, fetch.
+//!
+//! Lives here: [`mapped::MappedFile`], a file in memory; [`Store`], which joins a mini and its full file
+//! under a run mode and hands out tensors; [`fetch`], which takes a capsule's tensors out. Calls
+//! `container`. May be called by `decoder` and above. Must not know: what a model computes.
+
+pub mod fetch;
+pub mod mapped;
+mod open;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+pub use open::{OpenOptions, Origin};
+
+use crate::container::header::Kind;
+use crate::container::manifest::{Capsule, Manifest, Residence, Tensor};
+use crate::error::{Error, Result};
+use mapped::MappedFile;
+
+/// What computes (docs/format.md speaks of what is stored).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// `Exact` where the full file can be reached, else `Fast`; the report says which and why.
+    #[default]
+    Auto,
+    /// Every capsule at full precision.
+    Exact,
+    /// Only what the mini holds; the full file is never opened.
+    Fast,
+}
+
+impl Mode {
+    /// The mode's name on the command line and in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Exact => "exact",
+            Self::Fast => "fast",
+        }
+    }
+}
+
+/// A tensor's description and its stored bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorData<'a> {
+    /// Shape, encoding and layout.
+    pub tensor: &'a Tensor,
+    /// Its plane.
+    pub bytes: &'a [u8],
+}
+
+/// How many capsules come from where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapsuleCounts {
+    /// All capsules.
+    pub total: usize,
+    /// Held by the mini bit for bit (in a full file: all of them).
+    pub pinned: usize,
+    /// Held by the mini in a light form.
+    pub light: usize,
+    /// Only linked by the mini.
+    pub linked: usize,
+}
+
+/// An opened model file, or a mini joined with its full file, under one run mode.
+#[derive(Debug)]
+pub struct Store {
+    primary: MappedFile,
+    full: Option<MappedFile>,
+    mode: Mode,
+    mode_reason: String,
+    fetches: AtomicU64,
+}
+
+impl Store {
+    /// The file that was opened: a full file or a mini.
+    #[must_use]
+    pub fn primary(&self) -> &MappedFile {
+        &self.primary
+    }
+
+    /// The full file, where it is open: the primary itself or the one that the mini names.
+    #[must_use]
+    pub fn full(&self) -> Option<&MappedFile> {
+        match self.primary.contents().header.kind {
+            Kind::Full => Some(&self.primary),
+            Kind::Mini => self.full.as_ref(),
+        }
+    }
+
+    /// The manifest of the opened file.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.primary.contents().manifest
+    }
+
+    /// The mode in force, never [`Mode::Auto`].
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Why that mode was taken.
+    #[must_use]
+    pub fn mode_reason(&self) -> &str {
+        &self.mode_reason
+    }
+
+    /// Capsules brought in from the full file through the link index so far.
+    #[must_use]
+    pub fn fetches(&self) -> u64 {
+        self.fetches.load(Ordering::Relaxed)
+    }
+
+    /// How many capsules the mini pins, holds light, links.
+    #[must_use]
+    pub fn counts(&self) -> CapsuleCounts {
+        let capsules = &self.manifest().capsules;
+        let count = |wanted| capsules.iter().filter(|c| c.residence == Some(wanted)).count();
+        let (light, linked) = (count(Residence::Light), count(Residence::Linked));
+        CapsuleCounts { total: capsules.len(), pinned: capsules.len() - light - linked, light, linked }
+    }
+
+    /// The file that serves capsule `index` in the mode in force, and the capsule there.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an index past the end.
+    pub fn capsule(&self, index: usize) -> Result<(&MappedFile, &Capsule)> {
+        let own = self.manifest().capsules.get(index).ok_or_else(|| {
+            Error::NotFound(format!(
+                "{}: there is no capsule number {index} (it has {})",
+                self.primary.name(),
+                self.manifest().capsules.len()
+            ))
+        })?;
+        let from_full = self.mode == Mode::Exact
+            && matches!(own.residence, Some(Residence::Light | Residence::Linked));
+        match (&self.full, from_full) {
+            (Some(full), true) => {
+                // Opening held the link index against the full file: same capsules in the same order.
+                let capsule = full.contents().manifest.capsules.get(index).ok_or_else(|| {
+                    Error::Internal(format!("the full file lacks capsule {}", own.id))
+                })?;
+                Ok((full, capsule))
+            }
+            _ => Ok((&self.primary, own)),
+        }
+    }
+
+    /// The index of the capsule called `id`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] that lists some of the ids there are.
+    pub fn find(&self, id: &str) -> Result<usize> {
+        let capsules = &self.manifest().capsules;
+        capsules.iter().position(|c| c.id == id).ok_or_else(|| {
+            let some: Vec<&str> = capsules.iter().take(4).map(|c| c.id.as_str()).collect();
+            Error::NotFound(format!(
+                "{}: there is no capsule \"{id}\"; it has {} ({}, ...)",
+                self.primary.name(),
+                capsules.len(),
+                some.join(", ")
+            ))
+        })
+    }
+
+    /// Tensor `tensor` of capsule `capsule`, by index, as the mode in force serves it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an index past the end or a tensor without stored bytes.
+    pub fn tensor(&self, capsule: usize, tensor: usize) -> Result<TensorData<'_>> {
+        let (file, capsule) = self.capsule(capsule)?;
+        let tensor = capsule.tensors.get(tensor).ok_or_else(|| {
+            Error::NotFound(format!("capsule {}: there is no tensor number {tensor}", capsule.id))
+        })?;
+        Ok(TensorData { tensor, bytes: file.plane(capsule, tensor)? })
+    }
+
+    /// Counts one capsule brought in through the link index.
+    pub(crate) fn count_fetch(&self) {
+        self.fetches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bytes of an asset.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] naming the asset.
+    pub fn asset(&self, name: &str) -> Result<&[u8]> {
+        self.primary.asset(name)
+    }
+}

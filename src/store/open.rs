@@ -1,0 +1,228 @@
+//! Opening: which files serve a model in which mode, and whether a mini and its full file belong together.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::mapped::MappedFile;
+use super::{Mode, Store};
+use crate::container::disk::{Disk, FileSource, ReadAt, SystemDisk};
+use crate::container::header::Kind;
+use crate::container::manifest::{Capsule, FullReference, Residence};
+use crate::error::{Error, Result};
+
+/// Where the bytes of a model come from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A file.
+    Path(PathBuf),
+    /// A part of a larger file: path, offset, length (0: to its end).
+    Part(PathBuf, u64, u64),
+    /// Anything else that can be read at a position.
+    Source(Arc<dyn ReadAt>),
+}
+
+impl Origin {
+    fn open(&self, disk: &dyn Disk) -> Result<Arc<dyn ReadAt>> {
+        match self {
+            Self::Path(path) => disk.open(path),
+            Self::Part(path, offset, len) => Ok(Arc::new(FileSource::open_part(path, *offset, *len)?)),
+            Self::Source(source) => Ok(Arc::clone(source)),
+        }
+    }
+}
+
+/// How to open a model.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Run mode.
+    pub mode: Mode,
+    /// The full file of a mini, where it is not the one that the mini names, beside it.
+    pub full: Option<Origin>,
+    /// Where files live.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { mode: Mode::Auto, full: None, disk: Arc::new(SystemDisk) }
+    }
+}
+
+impl Store {
+    /// Opens a full file, or a mini and (unless the mode is fast) its full file.
+    ///
+    /// # Errors
+    /// Those of [`MappedFile::open`]; [`Error::Mismatch`] where mini and full do not belong together or the
+    /// mode cannot be had from these files.
+    pub fn open(origin: &Origin, options: &OpenOptions) -> Result<Self> {
+        let primary = MappedFile::open(origin.open(options.disk.as_ref())?)?;
+        let (full, mode, mode_reason) = match primary.contents().header.kind {
+            Kind::Full => {
+                let (mode, reason) = mode_of_full(&primary, options.mode)?;
+                (None, mode, reason)
+            }
+            Kind::Mini => resolve_mini(&primary, options)?,
+        };
+        Ok(Self { primary, full, mode, mode_reason, fetches: AtomicU64::new(0) })
+    }
+}
+
+fn mode_of_full(file: &MappedFile, wanted: Mode) -> Result<(Mode, String)> {
+    match wanted {
+        Mode::Fast => Err(Error::Mismatch(format!(
+            "{}: mode fast runs from a mini, and this is a full file; derive one with cgraph split, or use mode exact",
+            file.name()
+        ))),
+        Mode::Exact => Ok((Mode::Exact, "asked for".into())),
+        Mode::Auto => Ok((Mode::Exact, "the file is a full one".into())),
+    }
+}
+
+fn resolve_mini(mini: &MappedFile, options: &OpenOptions) -> Result<(Option<MappedFile>, Mode, String)> {
+    match options.mode {
+        Mode::Fast => {
+            require_all_held(mini)?;
+            Ok((None, Mode::Fast, "asked for".into()))
+        }
+        Mode::Exact => Ok((Some(open_full(mini, options)?), Mode::Exact, "asked for".into())),
+        Mode::Auto => match open_full(mini, options) {
+            Ok(full) => {
+                let reason = format!("the full file {} is at hand and no budget was set", full.name());
+                Ok((Some(full), Mode::Exact, reason))
+            }
+            Err(unreachable) => {
+                require_all_held(mini).map_err(|linked| {
+                    Error::Mismatch(format!("{linked}; and exact is not possible either: {unreachable}"))
+                })?;
+                Ok((None, Mode::Fast, format!("the full file cannot be used: {unreachable}")))
+            }
+        },
+    }
+}
+
+/// `fast` needs every capsule pinned or light.
+fn require_all_held(mini: &MappedFile) -> Result<()> {
+    let capsules = &mini.contents().manifest.capsules;
+    let linked: Vec<&str> = capsules
+        .iter()
+        .filter(|c| c.residence == Some(Residence::Linked))
+        .map(|c| c.id.as_str())
+        .collect();
+    if linked.is_empty() {
+        return Ok(());
+    }
+    let named = linked.iter().take(8).copied().collect::<Vec<_>>().join(", ");
+    let more = if linked.len() > 8 { ", ..." } else { "" };
+    Err(Error::Mismatch(format!(
+        "{}: mode fast needs every capsule in the mini, and {} of {} are only linked ({named}{more}); use mode exact, or split with a larger --size",
+        mini.name(),
+        linked.len(),
+        capsules.len()
+    )))
+}
+
+fn open_full(mini: &MappedFile, options: &OpenOptions) -> Result<MappedFile> {
+    let Some(reference) = &mini.contents().manifest.full else {
+        return Err(Error::Internal("a mini without a full reference passed the reader".into()));
+    };
+    let origin = match &options.full {
+        Some(origin) => origin.clone(),
+        None => Origin::Path(beside(mini, reference)?),
+    };
+    let source = origin.open(options.disk.as_ref()).map_err(|e| {
+        Error::Mismatch(format!(
+            "{}: its full file cannot be opened: {e}; put it beside the mini or name it with --full",
+            mini.name()
+        ))
+    })?;
+    let full = MappedFile::open(source)?;
+    check_link_index(mini, &full)?;
+    Ok(full)
+}
+
+/// The path of the full file that a mini names: a plain file name beside the mini.
+fn beside(mini: &MappedFile, reference: &FullReference) -> Result<PathBuf> {
+    let name = Path::new(&reference.file_name);
+    // A crafted mini must not make us open any path of its choice.
+    if name.file_name() != Some(name.as_os_str()) {
+        return Err(Error::malformed(
+            mini.name(),
+            format!("the full file's name \"{}\" is not a plain file name", reference.file_name),
+        ));
+    }
+    let Some(path) = mini.source().path() else {
+        return Err(Error::Mismatch(format!(
+            "{}: a mini that is not a file of its own needs its full file ({}) to be named in the options",
+            mini.name(),
+            reference.file_name
+        )));
+    };
+    Ok(path.with_file_name(name))
+}
+
+/// Holds a mini's link index against a full file: digest, order of capsules, ports, extents, checksums.
+///
+/// # Errors
+/// [`Error::Mismatch`] that names the first capsule that does not hold, and why.
+pub fn check_link_index(mini: &MappedFile, full: &MappedFile) -> Result<()> {
+    let (m, f) = (mini.contents(), full.contents());
+    let bad = |detail: String| {
+        Err(Error::Mismatch(format!(
+            "{} and {} do not belong together: {detail}; rebuild the mini with: cgraph verify {} --repair --full {}",
+            m.name, f.name, m.name, f.name
+        )))
+    };
+    let Some(reference) = &m.manifest.full else {
+        return bad("the first is not a mini".into());
+    };
+    if f.header.kind != Kind::Full {
+        return bad("the second is a mini itself".into());
+    }
+    if m.manifest.model.name != f.manifest.model.name || m.manifest.model.arch != f.manifest.model.arch {
+        return bad(format!(
+            "the mini is of \"{}\", the full file of \"{}\"",
+            m.manifest.model.name, f.manifest.model.name
+        ));
+    }
+    let (own, theirs) = (&m.manifest.capsules, &f.manifest.capsules);
+    if own.len() != theirs.len() {
+        return bad(format!("{} capsules against {}", own.len(), theirs.len()));
+    }
+    for (a, b) in own.iter().zip(theirs) {
+        if let Err(detail) = check_link(a, b) {
+            return bad(format!("capsule {}: {detail}", a.id));
+        }
+    }
+    if reference.digest != f.digest {
+        return bad(format!(
+            "the mini names the digest {}..., the full file has {}... (another conversion of the same model)",
+            reference.digest.get(..12).unwrap_or_default(),
+            f.digest.get(..12).unwrap_or_default()
+        ));
+    }
+    Ok(())
+}
+
+fn check_link(mini: &Capsule, full: &Capsule) -> Result<(), String> {
+    if mini.id != full.id || mini.inputs != full.inputs || mini.outputs != full.outputs {
+        return Err(format!("its place in the graph is taken by {}", full.id));
+    }
+    let (Some(link), Some(extent)) = (&mini.link, full.extent) else {
+        return Err("it has no link or no extent in the full file".into());
+    };
+    if (link.offset, link.len) != (extent.offset, extent.len) {
+        return Err(format!(
+            "its link says {} bytes at {}, the full file has {} at {}",
+            link.len, link.offset, extent.len, extent.offset
+        ));
+    }
+    if full.checksum().as_deref() != Some(link.xxh3.as_str()) {
+        return Err("its checksum differs".into());
+    }
+    let shapes = |c: &Capsule| c.tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect::<Vec<_>>();
+    if shapes(mini) != shapes(full) {
+        return Err("its tensors differ".into());
+    }
+    Ok(())
+}
