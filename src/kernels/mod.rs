@@ -10,3 +10,5 @@
 
 pub mod backend;
 pub mod encoding;
+pub(crate) mod encodings;
+pub mod pack;
