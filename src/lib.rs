@@ -18,9 +18,13 @@
 //! | 1 | [`kernels`], [`pool`] | encodings, packing, matrix products, attention; threads |
 //! | 0 | [`graph`], [`error`] | what a model is; what can go wrong |
 
+pub mod container;
+pub mod convert;
+pub mod decoder;
 pub mod error;
 pub mod graph;
 pub mod kernels;
 pub mod pool;
+pub mod store;
 
 pub use error::{Error, Result};

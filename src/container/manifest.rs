@@ -206,9 +206,6 @@ pub struct SplitPlan {
     pub light: String,
     /// One entry a capsule, in the file's order.
     pub capsules: Vec<PlannedCapsule>,
-    /// Share of positions at which mini and full agreed on the most likely token, where it was measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub measured_agreement: Option<f64>,
 }
 
 /// What a plan gives to one capsule.

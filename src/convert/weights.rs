@@ -35,7 +35,7 @@ pub fn stream(
             Layout::Rows => sink(&source)?,
             Layout::Packed8 => {
                 packed.resize(n.next_multiple_of(pack::GROUP) * row, 0);
-                pack::pack(tensor.encoding, cols, &source, &mut packed);
+                pack::pack(tensor.encoding, cols, &source, &mut packed)?;
                 sink(&packed)?;
             }
         }

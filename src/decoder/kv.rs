@@ -5,7 +5,7 @@ use crate::graph::params::DecoderParams;
 
 /// Keys and values of one layer, `[kv_heads, capacity, dim]`, f16 bits.
 #[derive(Debug)]
-pub struct KvLayer {
+pub(super) struct KvLayer {
     pub keys: Vec<u16>,
     pub values: Vec<u16>,
 }

@@ -104,14 +104,10 @@ impl Store {
         let (rows, cols) = rows_cols(data.tensor);
         let encoding = encoding_of(data.tensor)?;
         match data.tensor.layout {
-            Layout::Packed8 => pack::dequantize_row(encoding, data.bytes, rows, cols, row, out),
+            Layout::Packed8 => pack::dequantize_row(encoding, data.bytes, rows, cols, row, out)?,
             Layout::Rows => {
                 let len = data.bytes.len() / rows;
-                let bytes = &data.bytes[row * len..][..len];
-                let blocks = bytes.chunks_exact(encoding.block_bytes);
-                for (block, out) in blocks.zip(out.chunks_exact_mut(encoding.block_len)) {
-                    (encoding.dequantize)(block, out);
-                }
+                encoding.decode(&data.bytes[row * len..][..len], out)?;
             }
         }
         Ok(())

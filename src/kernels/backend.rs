@@ -38,6 +38,14 @@ pub struct Activations {
     pub(super) sums: Vec<i32>,
 }
 
+impl Activations {
+    /// Bytes of the buffers.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.values.capacity() * 4 + self.codes.capacity() + self.scales.capacity() * 4 + self.sums.capacity() * 4
+    }
+}
+
 /// One product of a [`Backend::matmul`] call: `out[t, r] = sum over c of weight[r, c] * x[t, c] (+ bias[r])`.
 #[derive(Debug)]
 pub struct Product<'a> {

@@ -121,7 +121,7 @@ fn lay_out<'a>(tensor: &'a Tensor, bytes: &'a [u8], layout: FetchLayout) -> Resu
                 let row = pack::row_bytes(encoding, cols)
                     .ok_or_else(|| Error::Internal(format!("shape of {} passed the reader", tensor.name)))?;
                 let mut out = vec![0; rows * row];
-                pack::unpack(encoding, cols, rows, bytes, &mut out);
+                pack::unpack(encoding, cols, rows, bytes, &mut out)?;
                 Ok(Cow::Owned(out))
             }
         }
@@ -132,9 +132,9 @@ fn lay_out<'a>(tensor: &'a Tensor, bytes: &'a [u8], layout: FetchLayout) -> Resu
         FetchLayout::F32 => {
             let source = source_rows()?;
             let mut out = Vec::with_capacity(rows * cols * 4);
-            let mut decoded = vec![0f32; encoding.block_len];
-            for block in source.chunks_exact(encoding.block_bytes) {
-                (encoding.dequantize)(block, &mut decoded);
+            let mut decoded = vec![0f32; cols];
+            for row in source.chunks_exact(source.len() / rows) {
+                encoding.decode(row, &mut decoded)?;
                 out.extend(decoded.iter().flat_map(|v| v.to_le_bytes()));
             }
             ("f32", "rows", Cow::Owned(out))

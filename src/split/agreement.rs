@@ -1,0 +1,76 @@
+//! How well a mini agrees with its full file, measured by running both on a text.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::write::SplitOptions;
+use crate::container::manifest::{Residence, SplitPlan};
+use crate::error::{Error, Result};
+use crate::generate::model::{Model, ModelOptions};
+use crate::generate::session::{Session, SessionOptions};
+use crate::store::mapped::MappedFile;
+use crate::store::{Mode, OpenOptions, Origin};
+
+/// Plain prose of the project's own, on which agreement is measured where no text is given.
+const SAMPLE: &str = "The river runs through the old town, under three stone bridges, and turns north where \
+the mill used to stand. In spring the water is high and brown; by August a child can cross it on the stones. \
+People say that the baker at the corner knew every boat by its bell. He opened his shop at five in the morning, \
+swept the step, and wrote the price of bread on a slate. When the railway came, the boats grew few, and the \
+slate was replaced by a printed card. A measurement is worth little without its error. If two instruments \
+disagree, the first question is not which of them is right, but how far apart two readings of the same \
+instrument lie. Only then can a difference be called a difference. The engineer wrote this on the first page of \
+her notebook, and underlined it twice.";
+
+/// Full files above this length are measured only where a text is given: it would take minutes.
+const MAX_UNASKED: u64 = 1 << 30;
+/// Tokens that are compared at most.
+const MAX_TOKENS: usize = 256;
+
+/// The agreement of a mini that was just written; `None` where it cannot be measured (linked-only capsules,
+/// no tokenizer) or was not asked for and would take long.
+pub(super) fn after_split(
+    full_path: &Path,
+    mini_path: &Path,
+    full: &MappedFile,
+    plan: &SplitPlan,
+    options: &SplitOptions,
+) -> Result<Option<f64>> {
+    let linked = plan.capsules.iter().any(|c| c.residence == Residence::Linked);
+    let long = options.calibrate.is_none() && full.contents().header.file_len > MAX_UNASKED;
+    if linked || long {
+        return Ok(None);
+    }
+    let open = |path: &Path, mode: Mode| {
+        let store = OpenOptions { mode, full: None, disk: Arc::clone(&options.disk) };
+        Model::open(&Origin::Path(path.to_owned()), &ModelOptions { store, threads: 0 }).map(Arc::new)
+    };
+    let exact = open(full_path, Mode::Exact)?;
+    if exact.tokenizer().is_err() {
+        return Ok(None);
+    }
+    let text = options.calibrate.as_deref().unwrap_or(SAMPLE);
+    let mut tokens = exact.tokenizer()?.encode(text, true, false)?;
+    tokens.truncate(MAX_TOKENS.min(exact.decoder().params().context_length as usize));
+    if tokens.is_empty() {
+        return Err(Error::InvalidArgument("the calibration text has no tokens".into()));
+    }
+    let fast = open(mini_path, Mode::Fast)?;
+    let (a, b) = (most_likely(exact, &tokens, options)?, most_likely(fast, &tokens, options)?);
+    let same = a.iter().zip(&b).filter(|(x, y)| x == y).count();
+    Ok(Some(same as f64 / tokens.len() as f64))
+}
+
+/// The most likely next token after each of `tokens`.
+fn most_likely(model: Arc<Model>, tokens: &[u32], options: &SplitOptions) -> Result<Vec<usize>> {
+    let vocab = model.decoder().params().vocab_size as usize;
+    let mut session = Session::new(model, &SessionOptions { context: tokens.len(), batch: 0 })?;
+    let mut best = Vec::with_capacity(tokens.len());
+    for part in tokens.chunks(32) {
+        let logits = session.eval(part, true, options.cancel.as_ref())?;
+        for row in logits.chunks_exact(vocab) {
+            let top = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+            best.push(top.map_or(0, |(id, _)| id));
+        }
+    }
+    Ok(best)
+}

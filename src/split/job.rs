@@ -1,0 +1,82 @@
+//! The one place that joins conversion and split.
+
+use std::path::{Path, PathBuf};
+
+use super::write::{SplitOptions, SplitSummary, split};
+use crate::convert::import::{ConvertOptions, Converted, ProgressFn, convert};
+use crate::error::{Error, Result};
+
+/// What a conversion with split wrote.
+#[derive(Clone, Debug)]
+pub struct Produced {
+    /// The full file.
+    pub full: Converted,
+    /// The mini, where one was asked for.
+    pub mini: Option<SplitSummary>,
+}
+
+/// Which files a conversion writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Targets {
+    /// The full file.
+    pub full: PathBuf,
+    /// The mini, where one is wanted.
+    pub mini: Option<PathBuf>,
+}
+
+impl Targets {
+    /// The files' names: `out`, else the source's with the ending `.cgraph`; and `mini`, else the full
+    /// file's with `.mini.cgraph`, unless `no_mini`.
+    #[must_use]
+    pub fn new(source: &Path, out: Option<&Path>, mini: Option<&Path>, no_mini: bool) -> Self {
+        let full = out.map_or_else(|| source.with_extension("cgraph"), Path::to_owned);
+        let mini = (!no_mini).then(|| mini.map_or_else(|| default_mini(&full), Path::to_owned));
+        Self { full, mini }
+    }
+}
+
+/// `model.cgraph` gives `model.mini.cgraph`.
+#[must_use]
+pub fn default_mini(full: &Path) -> PathBuf {
+    full.with_extension("mini.cgraph")
+}
+
+/// Converts a source model and derives its mini.
+///
+/// # Errors
+/// Those of [`convert`] and [`split`]; [`Error::InvalidArgument`] where both files have one name.
+pub fn produce(
+    source: &Path,
+    targets: &Targets,
+    convert_options: &ConvertOptions,
+    split_options: &SplitOptions,
+    progress: &mut dyn FnMut(Phase, u64, u64),
+) -> Result<Produced> {
+    if targets.mini.as_ref() == Some(&targets.full) {
+        return Err(Error::InvalidArgument(format!(
+            "{} cannot be both the full file and the mini",
+            targets.full.display()
+        )));
+    }
+    let full = {
+        let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Convert, done, total));
+        convert(source, &targets.full, convert_options, &mut sink)?
+    };
+    let mini = match &targets.mini {
+        None => None,
+        Some(path) => {
+            let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Split, done, total));
+            Some(split(&targets.full, path, split_options, &mut sink)?)
+        }
+    };
+    Ok(Produced { full, mini })
+}
+
+/// The phase that a progress report belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The full file is being written.
+    Convert,
+    /// The mini is being written.
+    Split,
+}

@@ -1,0 +1,120 @@
+//! Light forms: re-encoding a stored tensor at lower precision.
+
+use std::num::NonZeroUsize;
+
+use crate::container::manifest::{Capsule, Layout, Tensor};
+use crate::error::{Error, Result};
+use crate::kernels::encoding::Encoding;
+use crate::kernels::pack;
+use crate::store::fetch::{encoding_of, rows_cols};
+use crate::store::mapped::MappedFile;
+
+/// Rows of a tensor on which the planner measures a light form's error.
+const SAMPLED_ROWS: usize = 24;
+/// Elements that are re-encoded between two calls of the sink.
+const CHUNK: usize = 1 << 20;
+
+/// A stored tensor of which rows can be decoded.
+struct Rows<'a> {
+    encoding: &'static Encoding,
+    layout: Layout,
+    bytes: &'a [u8],
+    rows: usize,
+    cols: usize,
+}
+
+impl<'a> Rows<'a> {
+    fn new(file: &'a MappedFile, capsule: &Capsule, tensor: &Tensor) -> Result<Self> {
+        let (rows, cols) = rows_cols(tensor);
+        let bytes = file.plane(capsule, tensor)?;
+        Ok(Self { encoding: encoding_of(tensor)?, layout: tensor.layout, bytes, rows, cols })
+    }
+
+    fn decode(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        match self.layout {
+            Layout::Packed8 => {
+                pack::dequantize_row(self.encoding, self.bytes, self.rows, self.cols, row, out)
+            }
+            Layout::Rows => {
+                let len = self.bytes.len() / self.rows;
+                self.encoding.decode(&self.bytes[row * len..][..len], out)
+            }
+        }
+    }
+}
+
+/// Squared error of `target`'s codes relative to the weights, on rows spread over the tensor.
+pub fn sampled_error(file: &MappedFile, capsule: &Capsule, tensor: &Tensor, target: &Encoding) -> Result<f64> {
+    let source = Rows::new(file, capsule, tensor)?;
+    let sampled = source.rows.min(SAMPLED_ROWS);
+    let len = pack::row_bytes(target, source.cols)
+        .ok_or_else(|| Error::Internal(format!("{} does not suit {}", target.name, tensor.name)))?;
+    let (mut exact, mut coarse) = (vec![0.0; source.cols], vec![0.0; source.cols]);
+    let mut codes = vec![0; len];
+    let (mut error, mut power) = (0.0, 0.0);
+    for i in 0..sampled {
+        source.decode(i * source.rows / sampled, &mut exact)?;
+        target.encode(&exact, None, &mut codes)?;
+        target.decode(&codes, &mut coarse)?;
+        for (a, b) in exact.iter().zip(&coarse) {
+            error += f64::from(a - b).powi(2);
+            power += f64::from(*a).powi(2);
+        }
+    }
+    Ok(if power > 0.0 { error / power } else { 0.0 })
+}
+
+/// Re-encodes a stored tensor as `target` and hands the bytes to `sink` in the order in which they are
+/// stored. The result does not depend on the number of threads.
+pub fn stream(
+    file: &MappedFile,
+    capsule: &Capsule,
+    tensor: &Tensor,
+    target: &'static Encoding,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let source = Rows::new(file, capsule, tensor)?;
+    let row = pack::row_bytes(target, source.cols)
+        .ok_or_else(|| Error::Internal(format!("{} does not suit {}", target.name, tensor.name)))?;
+    let step = (CHUNK / source.cols / pack::GROUP).max(1) * pack::GROUP;
+    let (mut codes, mut packed) = (Vec::new(), Vec::new());
+    let mut first = 0;
+    while first < source.rows {
+        let n = step.min(source.rows - first);
+        codes.resize(n * row, 0);
+        encode_rows(&source, first, target, row, &mut codes)?;
+        match tensor.layout {
+            Layout::Rows => sink(&codes)?,
+            Layout::Packed8 => {
+                packed.resize(n.next_multiple_of(pack::GROUP) * row, 0);
+                pack::pack(target, source.cols, &codes, &mut packed)?;
+                sink(&packed)?;
+            }
+        }
+        first += n;
+    }
+    Ok(())
+}
+
+/// Encodes the rows from `first` on that `codes` has room for, on all processors.
+fn encode_rows(source: &Rows<'_>, first: usize, target: &Encoding, row: usize, codes: &mut [u8]) -> Result<()> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let rows = codes.len() / row;
+    let share = rows.div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let mut workers = Vec::new();
+        for (i, part) in codes.chunks_mut(share * row).enumerate() {
+            workers.push(scope.spawn(move || -> Result<()> {
+                let mut exact = vec![0.0; source.cols];
+                for (j, out) in part.chunks_exact_mut(row).enumerate() {
+                    source.decode(first + i * share + j, &mut exact)?;
+                    target.encode(&exact, None, out)?;
+                }
+                Ok(())
+            }));
+        }
+        workers.into_iter().try_for_each(|worker| {
+            worker.join().map_err(|_| Error::Internal("a quantiser panicked".into()))?
+        })
+    })
+}

@@ -1,0 +1,328 @@
+//! The planner: what a mini of a given length holds of each capsule.
+//!
+//! Every capsule has a list of forms (linked, light in several encodings, pinned), each with its bytes and
+//! an estimate of the damage it does. The plan starts from the smallest forms and takes, as long as the
+//! length allows, the step that repairs the most damage per byte.
+//!
+//! Damage of a light form: for each weight matrix the squared error of its codes relative to its weights,
+//! measured on a sample of its rows with the very quantiser that will write it, times a weight for the place
+//! of the capsule in the graph.
+
+use std::str::FromStr;
+
+use super::light;
+use crate::container::manifest::{Capsule, Layout, Manifest, PlannedCapsule, Residence, SplitPlan, Tensor};
+use crate::container::{EXTENT_ALIGN, PLANE_ALIGN, align_up};
+use crate::error::{Error, Result};
+use crate::kernels::encoding::{self, Encoding};
+use crate::kernels::pack;
+use crate::store::fetch::{encoding_of, rows_cols};
+use crate::store::mapped::MappedFile;
+
+/// Which light forms a split may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Light {
+    /// The planner chooses for each capsule.
+    #[default]
+    Auto,
+    /// None: capsules are pinned or linked.
+    None,
+    /// This encoding (or its nearest with blocks of 32 where a row is no multiple of its block).
+    Encoding(&'static Encoding),
+}
+
+impl FromStr for Light {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::None),
+            name => match encoding::by_name(name) {
+                Some(e) if e.quantize.is_some() && e.tile.is_some() => Ok(Self::Encoding(e)),
+                _ => Err(Error::InvalidArgument(format!(
+                    "\"{name}\" is no light form; possible: auto, none, {}",
+                    light_names().join(", ")
+                ))),
+            },
+        }
+    }
+}
+
+impl Light {
+    /// The option's text.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::None => "none",
+            Self::Encoding(e) => e.name,
+        }
+    }
+}
+
+/// Names of the encodings that light forms can take.
+#[must_use]
+pub fn light_names() -> Vec<&'static str> {
+    encoding::all().iter().filter(|e| e.quantize.is_some() && e.tile.is_some()).map(|e| e.name).collect()
+}
+
+/// Encodings that [`Light::Auto`] chooses among.
+const AUTO: &[&str] = &["q2_k", "q3_k", "iq4_nl", "q4_k", "q5_0", "q5_k", "q6_k", "q8_0"];
+
+/// Encoding with blocks of 32 that stands in where a row is no multiple of 256.
+const STAND_INS: &[(&str, &str)] = &[
+    ("q2_k", "q4_0"),
+    ("q3_k", "q4_0"),
+    ("iq4_xs", "iq4_nl"),
+    ("q4_k", "iq4_nl"),
+    ("q5_k", "q5_0"),
+    ("q6_k", "q8_0"),
+    ("tq1_0", "q4_0"),
+    ("tq2_0", "q4_0"),
+];
+
+/// Damage of a capsule that is absent, larger than any light form's.
+const ABSENT: f64 = 4.0;
+
+/// A possible form of a capsule in the mini.
+#[derive(Clone, Debug)]
+struct Form {
+    residence: Residence,
+    /// One entry a tensor: the encoding it is stored in, `None` where it is left out.
+    encodings: Vec<Option<&'static Encoding>>,
+    bytes: u64,
+    damage: f64,
+}
+
+/// A capsule's stored tensors under a plan: the encoding of each, `None` where it is left out.
+pub(super) type CapsuleForm = Vec<Option<&'static Encoding>>;
+
+/// Share of the full file's length that a mini takes where no size is given: about 0.75 of a 4-bit, 0.6 of
+/// an 8-bit and 0.35 of a 16-bit file (below 3 bits a weight nothing sensible is left of a small model).
+#[must_use]
+pub fn default_size(full: &MappedFile) -> u64 {
+    let (mut bits, mut elements) = (0.0, 0.0);
+    for tensor in full.contents().manifest.capsules.iter().flat_map(|c| &c.tensors).filter(|t| is_weight(t)) {
+        let count = tensor.shape.iter().map(|d| *d as f64).product::<f64>();
+        bits += 8.0 * tensor.planes.iter().map(|p| p.len as f64).sum::<f64>();
+        elements += count;
+    }
+    let share = match bits / f64::max(elements, 1.0) {
+        mean if mean < 6.75 => 0.75,
+        mean if mean < 12.0 => 0.6,
+        _ => 0.35,
+    };
+    (full.contents().header.file_len as f64 * share) as u64
+}
+
+/// Whether a tensor is a weight matrix: one that may take a light form. Vectors never do.
+pub(super) fn is_weight(tensor: &Tensor) -> bool {
+    tensor.shape.len() > 1
+}
+
+/// Plans a mini of at most `size` bytes. `length_of` gives the exact file length of a plan.
+///
+/// # Errors
+/// [`Error::Limit`] naming the smallest possible length where `size` is below it.
+pub(super) fn plan(
+    full: &MappedFile,
+    size: u64,
+    light: Light,
+    length_of: &dyn Fn(&SplitPlan) -> Result<u64>,
+) -> Result<SplitPlan> {
+    let manifest = &full.contents().manifest;
+    let mut forms = Vec::with_capacity(manifest.capsules.len());
+    for (index, capsule) in manifest.capsules.iter().enumerate() {
+        forms.push(capsule_forms(full, index, capsule, light)?);
+    }
+    let mut chosen = vec![0; forms.len()];
+    let describe = |chosen: &[usize]| SplitPlan {
+        size,
+        light: light.name().to_owned(),
+        capsules: manifest.capsules.iter().zip(&forms).zip(chosen).map(|((c, f), i)| planned(c, &f[*i])).collect(),
+    };
+    let smallest = length_of(&describe(&chosen))?;
+    if smallest > size {
+        return Err(Error::Limit(format!(
+            "{}: a mini of {size} bytes is not possible with --light {}; the smallest is {smallest} bytes{}",
+            full.name(),
+            light.name(),
+            if light == Light::None { "" } else { " (--light none allows smaller ones of pins and links)" }
+        )));
+    }
+    // The manifest's text changes with the plan by a few bytes a capsule; this much is kept for it.
+    let reserve = 256 * forms.len() as u64;
+    let mut room = (size - smallest).saturating_sub(reserve);
+    while let Some((capsule, form)) = best_step(&forms, &chosen, room) {
+        room -= forms[capsule][form].bytes - forms[capsule][chosen[capsule]].bytes;
+        chosen[capsule] = form;
+    }
+    Ok(describe(&chosen))
+}
+
+/// The step that repairs the most damage per byte among those that fit.
+fn best_step(forms: &[Vec<Form>], chosen: &[usize], room: u64) -> Option<(usize, usize)> {
+    let mut best: Option<(f64, usize, usize)> = None;
+    for (capsule, (options, now)) in forms.iter().zip(chosen).enumerate() {
+        for (form, option) in options.iter().enumerate().skip(now + 1) {
+            let bytes = option.bytes.saturating_sub(options[*now].bytes);
+            let repaired = options[*now].damage - option.damage;
+            if bytes > room || repaired <= 0.0 {
+                continue;
+            }
+            let gain = repaired / bytes.max(1) as f64;
+            if best.is_none_or(|(g, ..)| gain > g) {
+                best = Some((gain, capsule, form));
+            }
+        }
+    }
+    best.map(|(_, capsule, form)| (capsule, form))
+}
+
+/// Forms of a capsule in ascending order of bytes, each less damaging than the one before.
+fn capsule_forms(full: &MappedFile, index: usize, capsule: &Capsule, light: Light) -> Result<Vec<Form>> {
+    let place = place_weight(&full.contents().manifest, index);
+    let own: CapsuleForm =
+        capsule.tensors.iter().map(|t| encoding_of(t).map(Some)).collect::<Result<_>>()?;
+    let mut forms = vec![Form {
+        residence: Residence::Pinned,
+        bytes: extent_bytes(capsule, &own),
+        damage: 0.0,
+        encodings: own.clone(),
+    }];
+    let candidates: Vec<&'static Encoding> = match light {
+        Light::None => Vec::new(),
+        Light::Encoding(e) => vec![e],
+        Light::Auto => AUTO.iter().filter_map(|name| encoding::by_name(name)).collect(),
+    };
+    for candidate in candidates {
+        let mut encodings = own.clone();
+        let mut damage = 0.0;
+        for (tensor, slot) in capsule.tensors.iter().zip(&mut encodings) {
+            let Some(smaller) = light_encoding(tensor, candidate)? else { continue };
+            damage += light::sampled_error(full, capsule, tensor, smaller)?;
+            *slot = Some(smaller);
+        }
+        if encodings != own {
+            let bytes = extent_bytes(capsule, &encodings);
+            forms.push(Form { residence: Residence::Light, encodings, bytes, damage: damage * place });
+        }
+    }
+    if light == Light::None && capsule.tensors.iter().any(is_weight) {
+        let encodings: CapsuleForm =
+            capsule.tensors.iter().zip(&own).map(|(t, e)| e.filter(|_| !is_weight(t))).collect();
+        let bytes = extent_bytes(capsule, &encodings);
+        forms.push(Form { residence: Residence::Linked, encodings, bytes, damage: ABSENT * place });
+    }
+    forms.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.damage.total_cmp(&b.damage)));
+    // Only forms that buy something for their bytes remain.
+    let mut least = f64::INFINITY;
+    forms.retain(|form| {
+        let better = form.damage < least;
+        least = least.min(form.damage);
+        better
+    });
+    Ok(forms)
+}
+
+/// How much an error in a capsule weighs by its place: the head and the embedding touch every logit, and the
+/// first and last blocks are known to tolerate less than the middle (see the measurements in docs/memory.md).
+fn place_weight(manifest: &Manifest, index: usize) -> f64 {
+    let count = manifest.capsules.len();
+    match manifest.capsules[index].kind.as_str() {
+        "embed" | "head" => 6.0,
+        _ => {
+            let from_edge = index.min(count.saturating_sub(1).saturating_sub(index));
+            if from_edge <= 4 { 2.0 } else { 1.0 }
+        }
+    }
+}
+
+/// The encoding that `tensor` takes in a light form of `wanted`: a stand-in where its rows do not suit, and
+/// `None` where nothing smaller than its own fits (it then stays bit for bit).
+fn light_encoding(tensor: &Tensor, wanted: &'static Encoding) -> Result<Option<&'static Encoding>> {
+    let own = encoding_of(tensor)?;
+    if !is_weight(tensor) {
+        return Ok(None);
+    }
+    let (_, cols) = rows_cols(tensor);
+    let mut encoding = wanted;
+    if !cols.is_multiple_of(encoding.block_len) {
+        let stand_in = STAND_INS.iter().find(|(name, _)| *name == encoding.name);
+        match stand_in.and_then(|(_, other)| encoding::by_name(other)) {
+            Some(other) if cols.is_multiple_of(other.block_len) => encoding = other,
+            _ => return Ok(None),
+        }
+    }
+    let smaller = bits(encoding) < bits(own);
+    Ok((smaller && encoding.quantize.is_some()).then_some(encoding))
+}
+
+fn bits(encoding: &Encoding) -> f64 {
+    8.0 * encoding.block_bytes as f64 / encoding.block_len as f64
+}
+
+/// Bytes of a tensor's plane in `encoding`.
+pub(super) fn plane_bytes(tensor: &Tensor, encoding: &Encoding) -> u64 {
+    let (rows, cols) = rows_cols(tensor);
+    let bytes = match tensor.layout {
+        Layout::Rows => pack::row_bytes(encoding, cols).and_then(|row| row.checked_mul(rows)),
+        Layout::Packed8 => pack::packed_len(encoding, rows, cols),
+    };
+    bytes.unwrap_or(usize::MAX / 2) as u64
+}
+
+/// Bytes of a capsule's extent that stores `encodings`.
+fn extent_bytes(capsule: &Capsule, encodings: &[Option<&'static Encoding>]) -> u64 {
+    let mut at = 0;
+    for (tensor, encoding) in capsule.tensors.iter().zip(encodings) {
+        if let Some(encoding) = encoding {
+            at = align_up(at, PLANE_ALIGN).unwrap_or(at) + plane_bytes(tensor, encoding);
+        }
+    }
+    align_up(at, EXTENT_ALIGN).unwrap_or(at)
+}
+
+fn planned(capsule: &Capsule, form: &Form) -> PlannedCapsule {
+    let light = form.residence == Residence::Light;
+    let weights = capsule.tensors.iter().zip(&form.encodings).filter(|(t, _)| light && is_weight(t));
+    PlannedCapsule {
+        id: capsule.id.clone(),
+        residence: form.residence,
+        encodings: weights.filter_map(|(_, e)| e.map(|e| e.name.to_owned())).collect(),
+    }
+}
+
+/// The form that `planned` gives to `capsule`.
+///
+/// # Errors
+/// [`Error::Mismatch`] where the plan does not suit the capsule.
+pub(super) fn form_of(planned: &PlannedCapsule, capsule: &Capsule) -> Result<CapsuleForm> {
+    let wrong = |why: &str| {
+        Error::Mismatch(format!("the recorded plan does not suit capsule {}: {why}", capsule.id))
+    };
+    if planned.id != capsule.id {
+        return Err(wrong("it plans another capsule in its place"));
+    }
+    let mut names = planned.encodings.iter();
+    let mut form = Vec::with_capacity(capsule.tensors.len());
+    for tensor in &capsule.tensors {
+        let own = encoding_of(tensor)?;
+        form.push(match planned.residence {
+            Residence::Linked if is_weight(tensor) => None,
+            Residence::Light if is_weight(tensor) => {
+                let name = names.next().ok_or_else(|| wrong("it names too few encodings"))?;
+                let encoding = encoding::by_name(name).ok_or_else(|| wrong("it names an unknown encoding"))?;
+                let (_, cols) = rows_cols(tensor);
+                let possible = encoding == own || encoding.quantize.is_some();
+                if !possible || !cols.is_multiple_of(encoding.block_len) {
+                    return Err(wrong("it names an encoding that cannot be written"));
+                }
+                Some(encoding)
+            }
+            _ => Some(own),
+        });
+    }
+    Ok(form)
+}

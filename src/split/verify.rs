@@ -1,0 +1,173 @@
+//! Verifying files, and rebuilding a mini from its full file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::write::{self, SplitOptions};
+use crate::container::disk::{Disk, SystemDisk};
+use crate::container::header::Kind;
+use crate::container::reader::{Damage, check_payload};
+use crate::convert::import::{ProgressFn, assets};
+use crate::decoder::Decoder;
+use crate::error::{Error, Result};
+use crate::kernels::cpu::Cpu;
+use crate::pool::CancelToken;
+use crate::store::mapped::MappedFile;
+use crate::store::{Mode, OpenOptions, Origin, Store};
+use crate::text::tokenizer::Tokenizer;
+
+/// How to verify.
+#[derive(Clone, Debug)]
+pub struct VerifyOptions {
+    /// The full file of a mini, where it is not the one beside it.
+    pub full: Option<PathBuf>,
+    /// Read everything and hold it against the checksums.
+    pub deep: bool,
+    /// Where files live.
+    pub disk: Arc<dyn Disk>,
+    /// Stops the work.
+    pub cancel: Option<CancelToken>,
+}
+
+impl Default for VerifyOptions {
+    fn default() -> Self {
+        Self { full: None, deep: false, disk: Arc::new(SystemDisk), cancel: None }
+    }
+}
+
+/// What was verified and found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verified {
+    /// The file.
+    pub file: String,
+    /// `full` or `mini`.
+    pub kind: &'static str,
+    /// Digest of the file.
+    pub digest: String,
+    /// Capsules.
+    pub capsules: usize,
+    /// Whether checksums were read.
+    pub deep: bool,
+    /// Of a mini: the full file it was held against.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full: Option<String>,
+    /// Everything that is wrong; empty where all is well.
+    pub problems: Vec<Damage>,
+}
+
+/// Verifies structure, bounds, and that every edge of the graph is served; of a mini also its link index
+/// against the full file; with `deep` every checksum of both.
+///
+/// # Errors
+/// Those of opening the file itself ([`Error::Malformed`], ...), and [`Error::Cancelled`]. What is found
+/// beyond that is in the result.
+pub fn verify(path: &Path, options: &VerifyOptions, progress: &mut ProgressFn<'_>) -> Result<Verified> {
+    let file = MappedFile::open(options.disk.open(path)?)?;
+    let contents = file.contents();
+    let mut result = Verified {
+        file: file.name().to_owned(),
+        kind: contents.header.kind.name(),
+        digest: contents.digest.clone(),
+        capsules: contents.manifest.capsules.len(),
+        deep: options.deep,
+        full: None,
+        problems: Vec::new(),
+    };
+    let store = match contents.header.kind {
+        Kind::Full => open_store(path, Mode::Exact, options),
+        Kind::Mini => open_store(path, Mode::Exact, options),
+    };
+    match store {
+        Err(error) => result.problems.push(Damage { capsule: None, detail: error.to_string() }),
+        Ok(store) => {
+            let store = Arc::new(store);
+            result.full = store.full().map(|f| f.name().to_owned()).filter(|f| *f != result.file);
+            if let Err(error) = check_model(&store) {
+                result.problems.push(Damage { capsule: None, detail: error.to_string() });
+            }
+            if options.deep && let Some(full) = store.full().filter(|f| f.name() != result.file) {
+                deep(full, options, progress, &mut result.problems)?;
+            }
+        }
+    }
+    if options.deep {
+        deep(&file, options, progress, &mut result.problems)?;
+    }
+    Ok(result)
+}
+
+fn open_store(path: &Path, mode: Mode, options: &VerifyOptions) -> Result<Store> {
+    let full = options.full.clone().map(Origin::Path);
+    let open = OpenOptions { mode, full, disk: Arc::clone(&options.disk) };
+    Store::open(&Origin::Path(path.to_owned()), &open)
+}
+
+/// Every tensor that the architecture needs is there, and the tokenizer can be read.
+fn check_model(store: &Arc<Store>) -> Result<()> {
+    Decoder::new(Arc::clone(store), Arc::new(Cpu::new(1)?))?;
+    if store.manifest().asset(assets::VOCAB).is_some() {
+        Tokenizer::new(Arc::new(store.primary().shared_asset(assets::VOCAB)?))?;
+    }
+    Ok(())
+}
+
+fn deep(
+    file: &MappedFile,
+    options: &VerifyOptions,
+    progress: &mut ProgressFn<'_>,
+    problems: &mut Vec<Damage>,
+) -> Result<()> {
+    let total = file.contents().header.file_len;
+    let found = check_payload(file.source(), file.contents(), options.cancel.as_ref(), &mut |done| {
+        progress(done, total);
+    })?;
+    problems.extend(found.into_iter().map(|damage| Damage {
+        detail: format!("{}: {}", file.name(), damage.detail),
+        ..damage
+    }));
+    Ok(())
+}
+
+/// Rebuilds the mini at `path` from its full file with the plan that the mini recorded, or where that does
+/// not suit the full file, with the same size and light option. Returns the new length.
+///
+/// # Errors
+/// [`Error::Mismatch`] where no full file can be reached or `path` is no mini.
+pub fn repair(path: &Path, options: &VerifyOptions, progress: &mut ProgressFn<'_>) -> Result<u64> {
+    let mini = MappedFile::open(options.disk.open(path)?)?;
+    let manifest = &mini.contents().manifest;
+    let (Some(plan), Some(reference)) = (&manifest.plan, &manifest.full) else {
+        return Err(Error::Mismatch(format!(
+            "{}: this is a full file; only a mini can be rebuilt (convert the source again)",
+            mini.name()
+        )));
+    };
+    let beside = Path::new(&reference.file_name).file_name().map(|name| path.with_file_name(name));
+    let source = options.full.clone().or(beside).ok_or_else(|| {
+        Error::Mismatch(format!("{}: the mini names no full file; give it with --full", mini.name()))
+    })?;
+    let full = write::open_full(&source, options.disk.as_ref())?;
+    if full.contents().manifest.model.arch != manifest.model.arch
+        || full.contents().manifest.model.name != manifest.model.name
+    {
+        return Err(Error::Mismatch(format!(
+            "{} is of another model (\"{}\") than the mini (\"{}\")",
+            full.name(),
+            full.contents().manifest.model.name,
+            manifest.model.name
+        )));
+    }
+    let split_options = SplitOptions {
+        size: plan.size,
+        light: plan.light.parse()?,
+        calibrate: None,
+        disk: Arc::clone(&options.disk),
+        cancel: options.cancel.clone(),
+    };
+    match write::write(&full, path, plan, &split_options, progress) {
+        Err(Error::Mismatch(_)) => Ok(write::split(&source, path, &split_options, progress)?.bytes),
+        other => other,
+    }
+}

@@ -1,0 +1,250 @@
+//! Writing a mini: the planned form of each capsule, the assets, the link index.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Map, json};
+
+use super::plan::{self, CapsuleForm, Light};
+use super::{agreement, light};
+use crate::container::disk::{Disk, SystemDisk};
+use crate::container::header::Kind;
+use crate::container::manifest::{
+    Asset, Capsule, Extent, FullReference, LineageStep, Link, Manifest, Plane, Residence, SplitPlan, Tensor,
+};
+use crate::container::writer::{Writer, manifest_bytes};
+use crate::container::{EXTENT_ALIGN, PLANE_ALIGN, align_up};
+use crate::convert::import::{ProgressFn, generator, refuse_same_file};
+use crate::error::{Error, Result};
+use crate::pool::CancelToken;
+use crate::store::fetch::encoding_of;
+use crate::store::mapped::MappedFile;
+
+/// How to split.
+#[derive(Clone, Debug)]
+pub struct SplitOptions {
+    /// Length of the mini at most, in bytes; 0: by the full file's precision ([`plan::default_size`]).
+    pub size: u64,
+    /// Light forms that may be used.
+    pub light: Light,
+    /// Text on which agreement with the full file is measured; `None`: a bundled sample, for files small
+    /// enough to run it in seconds.
+    pub calibrate: Option<String>,
+    /// Where files live.
+    pub disk: Arc<dyn Disk>,
+    /// Stops the split; nothing is left under the target's name.
+    pub cancel: Option<CancelToken>,
+}
+
+impl Default for SplitOptions {
+    fn default() -> Self {
+        Self { size: 0, light: Light::Auto, calibrate: None, disk: Arc::new(SystemDisk), cancel: None }
+    }
+}
+
+/// What a split wrote.
+#[derive(Clone, Debug, Serialize)]
+pub struct SplitSummary {
+    /// The mini.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The full file's length in bytes.
+    pub full_bytes: u64,
+    /// The plan.
+    pub plan: SplitPlan,
+    /// Share of positions of a text at which mini and full agree on the most likely token, where measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_agreement: Option<f64>,
+}
+
+/// Derives a mini at `target` from the full file at `source`.
+///
+/// # Errors
+/// [`Error::Limit`] naming the smallest possible length; [`Error::Mismatch`] where `source` is no full file;
+/// [`Error::Cancelled`]; those of reading and writing.
+pub fn split(
+    source: &Path,
+    target: &Path,
+    options: &SplitOptions,
+    progress: &mut ProgressFn<'_>,
+) -> Result<SplitSummary> {
+    refuse_same_file(source, target)?;
+    let full = open_full(source, options.disk.as_ref())?;
+    let size = if options.size == 0 { plan::default_size(&full) } else { options.size };
+    let chosen = plan::plan(&full, size, options.light, &|candidate| length_of(&full, candidate))?;
+    let bytes = write(&full, target, &chosen, options, progress)?;
+    let expected_agreement = agreement::after_split(source, target, &full, &chosen, options)?;
+    Ok(SplitSummary {
+        path: target.to_owned(),
+        bytes,
+        full_bytes: full.contents().header.file_len,
+        plan: chosen,
+        expected_agreement,
+    })
+}
+
+/// Opens a file that must be a full one.
+///
+/// # Errors
+/// [`Error::Mismatch`] where it is a mini.
+pub(super) fn open_full(source: &Path, disk: &dyn Disk) -> Result<MappedFile> {
+    let full = MappedFile::open(disk.open(source)?)?;
+    if full.contents().header.kind != Kind::Full {
+        return Err(Error::Mismatch(format!(
+            "{}: this is a mini; a mini is derived from a full file",
+            full.name()
+        )));
+    }
+    Ok(full)
+}
+
+/// Writes the mini that `plan` describes. Returns its length.
+pub(super) fn write(
+    full: &MappedFile,
+    target: &Path,
+    plan: &SplitPlan,
+    options: &SplitOptions,
+    progress: &mut ProgressFn<'_>,
+) -> Result<u64> {
+    let forms = forms(full, plan)?;
+    let source = &full.contents().manifest;
+    let total: u64 = source.capsules.iter().map(Capsule::stored_bytes).sum();
+    let mut writer = Writer::new(options.disk.create(target)?)?;
+    let mut manifest = outline(full, plan)?;
+    let mut done = 0;
+    for ((capsule, form), slot) in source.capsules.iter().zip(&forms).zip(&mut manifest.capsules) {
+        writer.begin_capsule()?;
+        for ((tensor, encoding), out) in capsule.tensors.iter().zip(form).zip(&mut slot.tensors) {
+            let Some(encoding) = encoding else { continue };
+            let plane = writer.plane(&mut |sink| {
+                let mut checked = |bytes: &[u8]| {
+                    if options.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
+                        return Err(Error::Cancelled);
+                    }
+                    sink(bytes)
+                };
+                if *encoding == encoding_of(tensor)? {
+                    copy(full.plane(capsule, tensor)?, &mut checked)
+                } else {
+                    light::stream(full, capsule, tensor, encoding, &mut checked)
+                }
+            })?;
+            out.planes = vec![plane];
+        }
+        slot.extent = writer.end_capsule()?;
+        done += capsule.stored_bytes();
+        progress(done, total);
+    }
+    manifest.assets.clear();
+    for asset in &source.assets {
+        manifest.assets.push(writer.asset(&asset.name, full.asset(&asset.name)?)?);
+    }
+    writer.finish(Kind::Mini, &manifest)
+}
+
+fn copy(bytes: &[u8], sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    bytes.chunks(4 << 20).try_for_each(sink)
+}
+
+fn forms(full: &MappedFile, plan: &SplitPlan) -> Result<Vec<CapsuleForm>> {
+    let capsules = &full.contents().manifest.capsules;
+    if plan.capsules.len() != capsules.len() {
+        return Err(Error::Mismatch(format!(
+            "the plan is for {} capsules, {} has {}",
+            plan.capsules.len(),
+            full.name(),
+            capsules.len()
+        )));
+    }
+    plan.capsules.iter().zip(capsules).map(|(planned, capsule)| plan::form_of(planned, capsule)).collect()
+}
+
+/// The mini's manifest with everything but places and checksums.
+fn outline(full: &MappedFile, plan: &SplitPlan) -> Result<Manifest> {
+    let contents = full.contents();
+    let source = &contents.manifest;
+    let mut capsules = Vec::with_capacity(source.capsules.len());
+    for ((capsule, planned), form) in source.capsules.iter().zip(&plan.capsules).zip(forms(full, plan)?) {
+        let tensors = capsule.tensors.iter().zip(&form).map(|(tensor, encoding)| Tensor {
+            encoding: encoding.map_or_else(|| tensor.encoding.clone(), |e| e.name.to_owned()),
+            planes: Vec::new(),
+            ..tensor.clone()
+        });
+        capsules.push(Capsule {
+            extent: None,
+            tensors: tensors.collect(),
+            residence: Some(planned.residence),
+            link: Some(link(full, capsule)?),
+            ..capsule.clone()
+        });
+    }
+    let name = full.source().path().and_then(Path::file_name);
+    let mut parameters = Map::new();
+    parameters.insert("size".into(), json!(plan.size));
+    parameters.insert("light".into(), json!(plan.light));
+    let step = LineageStep { transform: "split".into(), parent: Some(contents.digest.clone()), parameters };
+    Ok(Manifest {
+        generator: generator(),
+        requires: source.requires.clone(),
+        model: source.model.clone(),
+        capsules,
+        assets: source.assets.clone(),
+        lineage: source.lineage.iter().cloned().chain([step]).collect(),
+        full: Some(FullReference {
+            file_name: name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            digest: contents.digest.clone(),
+            len: contents.header.file_len,
+        }),
+        plan: Some(plan.clone()),
+        unknown: Map::new(),
+    })
+}
+
+fn link(full: &MappedFile, capsule: &Capsule) -> Result<Link> {
+    match (capsule.extent, capsule.checksum()) {
+        (Some(Extent { offset, len }), Some(xxh3)) => Ok(Link { offset, len, xxh3 }),
+        _ => Err(Error::malformed(
+            full.name(),
+            format!("capsule {} has no extent; a full file holds every capsule", capsule.id),
+        )),
+    }
+}
+
+/// The exact length of the mini that `plan` describes, without writing it: the same layout with checksums of
+/// the same width.
+fn length_of(full: &MappedFile, plan: &SplitPlan) -> Result<u64> {
+    const CHECKSUM: &str = "0000000000000000";
+    let overflow = || Error::Limit("the mini would exceed the largest possible length".into());
+    let align = |at: u64, to: u64| align_up(at, to).ok_or_else(overflow);
+    let mut manifest = outline(full, plan)?;
+    let source = &full.contents().manifest;
+    let mut at = EXTENT_ALIGN;
+    for ((capsule, form), slot) in source.capsules.iter().zip(forms(full, plan)?).zip(&mut manifest.capsules) {
+        let start = at;
+        for ((tensor, encoding), out) in capsule.tensors.iter().zip(form).zip(&mut slot.tensors) {
+            let Some(encoding) = encoding else { continue };
+            at = align(at, PLANE_ALIGN)?;
+            let len = plan::plane_bytes(tensor, encoding);
+            out.planes = vec![Plane { offset: at - start, len, xxh3: CHECKSUM.into() }];
+            at = at.checked_add(len).ok_or_else(overflow)?;
+        }
+        at = align(at, EXTENT_ALIGN)?;
+        slot.extent = (at > start).then_some(Extent { offset: start, len: at - start });
+    }
+    manifest.assets.clear();
+    for asset in &source.assets {
+        at = align(at, PLANE_ALIGN)?;
+        manifest.assets.push(Asset { offset: at, ..asset.clone() });
+        at += asset.len;
+    }
+    Ok(align(at, PLANE_ALIGN)? + manifest_bytes(&manifest)?.len() as u64)
+}
+
+/// Capsules and bytes of each residence of a plan, for people.
+#[must_use]
+pub fn residence_counts(plan: &SplitPlan) -> [(Residence, usize); 3] {
+    [Residence::Pinned, Residence::Light, Residence::Linked]
+        .map(|wanted| (wanted, plan.capsules.iter().filter(|c| c.residence == wanted).count()))
+}
