@@ -19,8 +19,10 @@
 //! | 0 | [`graph`], [`error`] | what a model is; what can go wrong |
 
 pub mod error;
+pub mod generate;
 pub mod graph;
 pub mod kernels;
 pub mod pool;
+pub mod text;
 
 pub use error::{Error, Result};
