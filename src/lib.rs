@@ -22,9 +22,12 @@ pub mod container;
 pub mod convert;
 pub mod decoder;
 pub mod error;
+pub mod generate;
 pub mod graph;
 pub mod kernels;
 pub mod pool;
+pub mod split;
 pub mod store;
+pub mod text;
 
 pub use error::{Error, Result};

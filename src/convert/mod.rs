@@ -4,6 +4,6 @@
 //! `graph`. May be called by `split` and above. Must not know: how a model is run, what a mini is.
 
 pub mod gguf;
-//pub mod import;
-//mod metadata;
-//mod weights;
+pub mod import;
+mod metadata;
+mod weights;

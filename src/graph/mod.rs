@@ -5,3 +5,4 @@
 
 pub mod arch;
 pub mod params;
+pub mod vocab;
