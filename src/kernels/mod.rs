@@ -9,4 +9,13 @@
 //! accumulation; fused multiply-add is used (and emulated exactly where the CPU lacks it); no system libm.
 
 pub mod backend;
+pub mod cpu;
 pub mod encoding;
+mod layout;
+pub mod math;
+mod plan;
+mod scalar;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
