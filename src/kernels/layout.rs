@@ -3,9 +3,7 @@
 
 use super::backend::{Activations, Matrix};
 use super::encoding::{Encoding, TILE};
-
-/// Rows of a packed group.
-pub(super) const GROUP: usize = 8;
+pub(super) use super::pack::GROUP;
 
 /// How products with an encoding accumulate: a fixed property, as it decides the bits of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

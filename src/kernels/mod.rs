@@ -11,11 +11,15 @@
 pub mod backend;
 pub mod cpu;
 pub mod encoding;
+pub(crate) mod encodings;
 mod layout;
 pub mod math;
+pub mod pack;
 mod plan;
 mod scalar;
 #[cfg(test)]
-mod tests;
+mod attention_tests;
+#[cfg(test)]
+mod matmul_tests;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
