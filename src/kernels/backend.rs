@@ -22,6 +22,7 @@ pub struct Matrix<'a> {
 
 /// Input of matrix products, prepared once and shared by every product that reads it: the f32 values
 /// (for f32, f16 and bf16 weights) and their int8 form (for all others), one scale per 32 elements.
+/// `kp` is k rounded up to a multiple of 32; the codes beyond k are 0.
 #[derive(Debug, Default)]
 pub struct Activations {
     /// Tokens.
@@ -30,12 +31,18 @@ pub struct Activations {
     pub(super) k: usize,
     /// `[n, k]`.
     pub(super) values: Vec<f32>,
-    /// `[n, k]` int8 codes, in the order that the kernels read.
+    /// `[n, kp]` int8 codes, -127..=127.
     pub(super) codes: Vec<i8>,
-    /// `[n, k / 32]`: scale of each 32 codes.
+    /// `[n, kp / 32]`: scale of each 32 codes.
     pub(super) scales: Vec<f32>,
-    /// `[n, k / 16]`: integer sum of each 16 codes.
+    /// `[n, kp / 32]`: integer sum of each 32 codes.
     pub(super) sums: Vec<i32>,
+    /// `[n, kp / 16]`: integer sum of each 16 codes.
+    pub(super) half_sums: Vec<i32>,
+    /// `[n, kp / 32]`: scale times sum of each 32 codes, what a tile's `min` is multiplied with.
+    pub(super) offsets: Vec<f32>,
+    /// `[n, kp / 16]`: scale times sum of each 16 codes.
+    pub(super) half_offsets: Vec<f32>,
 }
 
 impl Activations {

@@ -9,6 +9,17 @@
 //! accumulation; fused multiply-add is used (and emulated exactly where the CPU lacks it); no system libm.
 
 pub mod backend;
+pub mod cpu;
 pub mod encoding;
 pub(crate) mod encodings;
+mod layout;
+pub mod math;
 pub mod pack;
+mod plan;
+mod scalar;
+#[cfg(test)]
+mod attention_tests;
+#[cfg(test)]
+mod matmul_tests;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;

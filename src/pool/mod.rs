@@ -3,6 +3,12 @@
 //! Lives here: who computes and when to stop. May be called by `kernels` and everything above.
 //! Must not know: what is computed.
 
+mod fork_join;
+#[cfg(test)]
+mod tests;
+
+pub use fork_join::Pool;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;

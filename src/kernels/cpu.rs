@@ -1,0 +1,354 @@
+//! The processor as a [`Backend`]: chooses the instruction set, cuts work into tasks, checks shapes.
+
+use std::fmt;
+
+use super::backend::{Activations, AttentionShape, Backend, Product};
+use super::layout::{Part, Shared, is_sound};
+use super::plan::{AttentionCut, Cut};
+use super::scalar::{self, attention::Call, elementwise::Row};
+#[cfg(target_arch = "x86_64")]
+use super::x86_64;
+use crate::error::{Error, Result};
+use crate::pool::{Gate, Pool, Progress};
+
+/// Environment variable that forces an instruction set: `scalar`, `avx2`, `avxvnni` or `avx512`.
+pub const ISA_VARIABLE: &str = "CAPSULEGRAPH_ISA";
+
+/// An instruction set for which there are kernels. All give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Plain Rust, on every target.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// [`Avx2`](Self::Avx2) and AVX-VNNI.
+    AvxVnni,
+    /// [`Avx2`](Self::Avx2) and AVX-512 F, BW, VL and VNNI.
+    Avx512,
+}
+
+impl Isa {
+    /// All, the fastest last.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512];
+
+    /// Its name in reports and in [`ISA_VARIABLE`].
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this machine has it.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            x86_64::is_available(self)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Self::Scalar
+        }
+    }
+
+    /// The fastest that this machine has.
+    #[must_use]
+    pub fn detect() -> Self {
+        Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Self::Scalar)
+    }
+
+    /// Multiply-adds that one thread does in somewhat less than 0.3 ms.
+    fn budget(self) -> usize {
+        match self {
+            Self::Scalar => 1 << 17,
+            Self::Avx2 => 1 << 22,
+            Self::AvxVnni | Self::Avx512 => 1 << 23,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Elements above which an element-wise operation is shared between threads (about 10 us of work).
+const SHARED_ELEMENTS: usize = 1 << 15;
+
+/// The processor. Results are the same bits for every instruction set and number of threads, except that
+/// one NaN may stand for another.
+#[derive(Debug)]
+pub struct Cpu {
+    isa: Isa,
+    pool: Pool,
+}
+
+impl Cpu {
+    /// `threads` threads (0: as many as the process may use at once) with the fastest instruction set, or the
+    /// one that the environment variable [`ISA_VARIABLE`] names.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where that variable names no instruction set or one that this machine lacks.
+    pub fn new(threads: usize) -> Result<Self> {
+        let Some(name) = std::env::var_os(ISA_VARIABLE) else {
+            return Self::with_isa(threads, Isa::detect());
+        };
+        let name = name.to_string_lossy().to_ascii_lowercase();
+        let isa = Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| {
+            let names = Isa::ALL.map(Isa::name).join(", ");
+            Error::InvalidArgument(format!("{ISA_VARIABLE}={name} is none of {names}; unset it to have the best"))
+        })?;
+        Self::with_isa(threads, isa)
+    }
+
+    /// As [`new`](Self::new), with the kernels of `isa`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where this machine lacks `isa`.
+    pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
+        if !isa.is_available() {
+            let best = Isa::detect();
+            return Err(Error::InvalidArgument(format!("this processor has no {isa}; it has {best}")));
+        }
+        let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if threads == 0 { all() } else { threads };
+        Ok(Self { isa, pool: Pool::new(threads) })
+    }
+
+    /// The instruction set in use.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Calls `f` for each of `n` rows of `len` elements, on all threads where that is worth it.
+    fn each_row(&self, n: usize, len: usize, f: &(dyn Fn(usize) + Sync)) {
+        if n > 1 && n.saturating_mul(len) >= SHARED_ELEMENTS {
+            self.pool.run(&Gate::open(), 0, n, f);
+        } else {
+            (0..n).for_each(f);
+        }
+    }
+
+    /// Calls `f` with consecutive ranges of `0 .. len`, on all threads where that is worth it.
+    fn each_range(&self, len: usize, f: &(dyn Fn(usize, usize) + Sync)) {
+        let pieces = len.div_ceil(SHARED_ELEMENTS / 2);
+        let piece = SHARED_ELEMENTS / 2;
+        self.each_row(pieces, piece, &|i| f(i * piece, piece.min(len - i * piece)));
+    }
+
+    /// Computes one task of a product.
+    ///
+    /// # Safety
+    /// As `scalar::matmul::run`.
+    unsafe fn multiply(&self, part: &Part<'_>, x: &Activations) {
+        // SAFETY: passed on to the caller; `with_isa` checked that the machine has the instruction set.
+        unsafe {
+            match self.isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => x86_64::matmul(self.isa, part, x),
+                _ => scalar::matmul::run(part, x),
+            }
+        }
+    }
+}
+
+/// Chooses between the kernel for x86-64 vectors and the plain one, both called with the same arguments.
+macro_rules! by_isa {
+    ($self:ident, $module:ident :: $name:ident ( $($argument:expr),* )) => {
+        match $self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => {
+                // SAFETY: `with_isa` checked that the machine has AVX2, FMA and F16C.
+                unsafe { x86_64::$module::$name($($argument),*) }
+            }
+            _ => scalar::$module::$name($($argument),*),
+        }
+    };
+}
+
+impl Backend for Cpu {
+    fn describe(&self) -> String {
+        let threads = self.threads();
+        format!("{}, {threads} thread{}", self.isa, if threads == 1 { "" } else { "s" })
+    }
+
+    fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    fn max_batch(&self, sliced: bool) -> usize {
+        match (self.isa, sliced) {
+            (Isa::Scalar, true) => 8,
+            (Isa::Scalar, false) | (_, true) => 64,
+            (_, false) => 512,
+        }
+    }
+
+    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        let k = weight.len();
+        debug_assert!(k > 0 && x.len() == out.len() && x.len().is_multiple_of(k));
+        let n = x.len().min(out.len()).checked_div(k).unwrap_or(0);
+        let out = Shared::new(out);
+        self.each_row(n, k, &|t| {
+            // SAFETY: each task has its own row.
+            let out = unsafe { out.part(t * k, k) };
+            let x = &x[t * k..][..k];
+            by_isa!(self, elementwise::rms_norm(x, weight, eps, out));
+        });
+    }
+
+    fn activations(&self, x: &[f32], k: usize, out: &mut Activations) {
+        debug_assert!(k > 0 && x.len().is_multiple_of(k));
+        let n = x.len().checked_div(k).unwrap_or(0);
+        out.resize(n, k);
+        let tiles = out.tiles();
+        out.values.copy_from_slice(&x[..n * k]);
+        let codes = Shared::new(&mut out.codes);
+        let (sums, half_sums) = (Shared::new(&mut out.sums), Shared::new(&mut out.half_sums));
+        let scales = Shared::new(&mut out.scales);
+        let (offsets, half_offsets) = (Shared::new(&mut out.offsets), Shared::new(&mut out.half_offsets));
+        self.each_row(n, k, &|t| {
+            let (at, half) = (t * tiles, 2 * t * tiles);
+            // SAFETY: each task has its own row of each buffer.
+            let mut row = unsafe {
+                Row {
+                    codes: codes.part(at * 32, tiles * 32),
+                    scales: scales.part(at, tiles),
+                    sums: sums.part(at, tiles),
+                    half_sums: half_sums.part(half, 2 * tiles),
+                    offsets: offsets.part(at, tiles),
+                    half_offsets: half_offsets.part(half, 2 * tiles),
+                }
+            };
+            let x = &x[t * k..][..k];
+            by_isa!(self, elementwise::activations(x, &mut row));
+        });
+    }
+
+    fn matmul(&self, gate: &Gate, from: usize, x: &Activations, products: &mut [Product<'_>]) -> Progress {
+        // First task, cut and data of each product; a product of the wrong shape gives NaN and no tasks.
+        let mut planned = Vec::with_capacity(products.len());
+        let mut tasks = 0;
+        for product in products {
+            let weight = product.weight;
+            let fits = is_sound(&weight, x)
+                && weight.rows.checked_mul(x.n) == Some(product.out.len())
+                && product.bias.is_none_or(|b| b.len() == weight.rows);
+            debug_assert!(fits, "shapes of a product of {} do not fit", weight.encoding.name);
+            if !fits {
+                product.out.fill(f32::NAN);
+                continue;
+            }
+            let cut = Cut::new(weight.rows, weight.cols, x.n, self.isa.budget(), self.threads());
+            let out = Shared::new(&mut *product.out);
+            planned.push((tasks, cut, weight, product.bias, out));
+            tasks += cut.tasks();
+        }
+        self.pool.run(gate, from, tasks, &|task| {
+            let at = planned.partition_point(|p| p.0 <= task) - 1;
+            let (first, cut, weight, bias, out) = planned[at];
+            let [groups, columns] = cut.part(task - first);
+            let part = Part { weight, bias, out, groups, columns };
+            // SAFETY: the shapes fit, and the parts of a cut are disjoint.
+            unsafe { self.multiply(&part, x) };
+        })
+    }
+
+    fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, cos: &[f32], sin: &[f32]) {
+        let width = heads * head_dim;
+        let n = x.len().checked_div(width).unwrap_or(0);
+        let pairs = cos.len().checked_div(n).unwrap_or(0);
+        debug_assert!(x.len() == n * width && cos.len() == n * pairs && cos.len() == sin.len());
+        if pairs == 0 || 2 * pairs > head_dim || sin.len() < n * pairs {
+            return;
+        }
+        let x = Shared::new(x);
+        self.each_row(n, width, &|t| {
+            // SAFETY: each task has its own row.
+            let x = unsafe { x.part(t * width, width) };
+            let (cos, sin) = (&cos[t * pairs..][..pairs], &sin[t * pairs..][..pairs]);
+            by_isa!(self, elementwise::rope(x, head_dim, cos, sin));
+        });
+    }
+
+    fn store_kv(&self, x: &[f32], kv_heads: usize, dim: usize, capacity: usize, start: usize, cache: &mut [u16]) {
+        let width = kv_heads * dim;
+        let n = x.len().checked_div(width).unwrap_or(0);
+        debug_assert!(x.len() == n * width && start + n <= capacity && cache.len() == width * capacity);
+        let cache = Shared::new(cache);
+        self.each_row(n.min(capacity.saturating_sub(start)), width, &|t| {
+            for head in 0..kv_heads {
+                // SAFETY: each task has its own position, each head its own range.
+                let out = unsafe { cache.part((head * capacity + start + t) * dim, dim) };
+                let x = &x[t * width + head * dim..][..dim];
+                by_isa!(self, elementwise::to_f16(x, out));
+            }
+        });
+    }
+
+    fn attention(
+        &self,
+        gate: &Gate,
+        from: usize,
+        shape: &AttentionShape,
+        q: &[f32],
+        keys: &[u16],
+        values: &[u16],
+        out: &mut [f32],
+    ) -> Progress {
+        let s = *shape;
+        let fits = s.kv_heads > 0
+            && s.heads.is_multiple_of(s.kv_heads)
+            && s.start.checked_add(s.n).is_some_and(|end| end <= s.capacity)
+            && q.len() == s.n * s.heads * s.key_dim
+            && out.len() == s.n * s.heads * s.value_dim
+            && keys.len() >= s.kv_heads * s.capacity * s.key_dim
+            && values.len() >= s.kv_heads * s.capacity * s.value_dim;
+        debug_assert!(fits, "shapes of attention do not fit: {s:?}");
+        if !fits {
+            out.fill(f32::NAN);
+            return Progress::Done;
+        }
+        let cut = AttentionCut::new(shape, self.isa.budget(), self.threads());
+        let call = Call { shape: s, q, keys, values, out: Shared::new(out) };
+        self.pool.run(gate, from, cut.tasks(), &|task| {
+            let (kv, pairs) = cut.part(task);
+            // SAFETY: the shapes fit, the parts of a cut are disjoint, and `with_isa` checked the machine.
+            unsafe {
+                match self.isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => x86_64::attention::run(&call, kv, pairs),
+                    _ => scalar::attention::run(&call, kv, pairs),
+                }
+            }
+        })
+    }
+
+    fn swiglu(&self, gate: &mut [f32], up: &[f32]) {
+        debug_assert!(gate.len() == up.len());
+        let len = gate.len().min(up.len());
+        let gate = Shared::new(gate);
+        self.each_range(len, &|from, len| {
+            // SAFETY: each task has its own range.
+            let gate = unsafe { gate.part(from, len) };
+            by_isa!(self, elementwise::swiglu(gate, &up[from..][..len]));
+        });
+    }
+
+    fn add(&self, x: &mut [f32], y: &[f32]) {
+        debug_assert!(x.len() == y.len());
+        let len = x.len().min(y.len());
+        let x = Shared::new(x);
+        self.each_range(len, &|from, len| {
+            // SAFETY: each task has its own range.
+            scalar::elementwise::add(unsafe { x.part(from, len) }, &y[from..][..len]);
+        });
+    }
+}

@@ -1,0 +1,171 @@
+//! What the kernels must know of packed data: strides, how a row's block is gathered, and which of the
+//! two accumulation schemes an encoding uses.
+
+use super::backend::{Activations, Matrix};
+use super::encoding::{Encoding, TILE};
+pub(super) use super::pack::GROUP;
+
+/// How products with an encoding accumulate: a fixed property, as it decides the bits of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Scheme {
+    /// Two scales per tile, hence two steps of the accumulator per tile; one otherwise.
+    pub halves: bool,
+    /// A second accumulator collects the offsets.
+    pub min: bool,
+}
+
+/// The scheme of `encoding`. One that is not listed takes the most general one, which is right for all.
+pub(super) fn scheme(encoding: &Encoding) -> Scheme {
+    let (halves, min) = match encoding.name {
+        "q4_0" | "q5_0" | "q8_0" | "iq4_nl" | "iq4_xs" | "mxfp4" => (false, false),
+        "q4_1" | "q5_1" | "q4_k" | "q5_k" => (false, true),
+        "q3_k" | "q6_k" => (true, false),
+        _ => (true, true),
+    };
+    Scheme { halves, min }
+}
+
+/// Bytes of one packed group of eight rows of `cols` elements.
+pub(super) fn group_bytes(encoding: &Encoding, cols: usize) -> usize {
+    cols / encoding.block_len * encoding.block_bytes * GROUP
+}
+
+/// Gathers the block of row `r` from `packed`, the same block of all eight rows as a group stores it.
+pub(super) fn gather(encoding: &Encoding, packed: &[u8], r: usize, block: &mut [u8]) {
+    let mut start = 0;
+    for field in encoding.fields {
+        let source = &packed[start * GROUP..(start + field.len) * GROUP];
+        let units = source.chunks_exact(field.unit * GROUP);
+        for (to, unit) in block[start..start + field.len].chunks_exact_mut(field.unit).zip(units) {
+            to.copy_from_slice(&unit[r * field.unit..][..field.unit]);
+        }
+        start += field.len;
+    }
+}
+
+/// How a float encoding's elements are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Float {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// The float type of `encoding`, if it is one of the three that are not multiplied as integers.
+pub(super) fn float(encoding: &Encoding) -> Option<Float> {
+    match encoding.name {
+        "f32" => Some(Float::F32),
+        "f16" => Some(Float::F16),
+        "bf16" => Some(Float::Bf16),
+        _ => None,
+    }
+}
+
+/// Whether `weight` is what a kernel may read: k of the activations, enough bytes, whole blocks, and an
+/// encoding that has an integer form or is a float. Everything unsafe relies on it.
+pub(super) fn is_sound(weight: &Matrix<'_>, x: &Activations) -> bool {
+    let e = weight.encoding;
+    let bytes = weight.rows.div_ceil(GROUP).checked_mul(group_bytes(e, weight.cols));
+    let form = match float(e) {
+        Some(f) => e.block_len == 1 && e.block_bytes == if f == Float::F32 { 4 } else { 2 },
+        None => e.tile.is_some() && e.block_len.is_multiple_of(TILE),
+    };
+    form && weight.cols == x.k
+        && weight.cols.is_multiple_of(e.block_len)
+        && bytes.is_some_and(|b| weight.data.len() >= b)
+        && x.is_sound()
+}
+
+impl Activations {
+    /// Tiles of a row.
+    pub(super) fn tiles(&self) -> usize {
+        self.k.div_ceil(TILE)
+    }
+
+    /// Whether every buffer has the length that `n` and `k` demand.
+    pub(super) fn is_sound(&self) -> bool {
+        let tiles = self.n * self.tiles();
+        self.values.len() == self.n * self.k
+            && self.codes.len() == tiles * TILE
+            && [self.scales.len(), self.offsets.len(), self.sums.len()] == [tiles; 3]
+            && [self.half_offsets.len(), self.half_sums.len()] == [2 * tiles; 2]
+    }
+
+    /// Gives every buffer the length that `n` rows of `k` elements demand.
+    pub(super) fn resize(&mut self, n: usize, k: usize) {
+        (self.n, self.k) = (n, k);
+        let tiles = n * self.tiles();
+        self.values.resize(n * k, 0.0);
+        self.codes.resize(tiles * TILE, 0);
+        self.scales.resize(tiles, 0.0);
+        self.offsets.resize(tiles, 0.0);
+        self.sums.resize(tiles, 0);
+        self.half_offsets.resize(2 * tiles, 0.0);
+        self.half_sums.resize(2 * tiles, 0);
+    }
+}
+
+/// A mutable slice that several tasks write, each its own part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shared<T> {
+    start: *mut T,
+    len: usize,
+}
+
+// SAFETY: only `part` gives access, and its callers keep the parts disjoint.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as for `Send`.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// Shares `slice`, whose borrow must outlive every use of the result.
+    pub(super) fn new(slice: &mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len() }
+    }
+
+    /// The elements `from .. from + len`.
+    ///
+    /// # Safety
+    /// The slice given to [`new`](Self::new) is still borrowed and no other live part overlaps this one.
+    #[allow(clippy::mut_from_ref)]
+    pub(super) unsafe fn part(&self, from: usize, len: usize) -> &mut [T] {
+        assert!(from <= self.len && len <= self.len - from);
+        // SAFETY: inside the slice by the assertion; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+    }
+}
+
+/// A part of one product: the row groups and columns (tokens) that one task computes.
+#[derive(Clone, Debug)]
+pub(super) struct Part<'a> {
+    pub weight: Matrix<'a>,
+    pub bias: Option<&'a [f32]>,
+    pub out: Shared<f32>,
+    pub groups: std::ops::Range<usize>,
+    pub columns: std::ops::Range<usize>,
+}
+
+impl Part<'_> {
+    /// Bytes of row group `g`.
+    pub(super) fn group(&self, g: usize) -> &[u8] {
+        let bytes = group_bytes(self.weight.encoding, self.weight.cols);
+        &self.weight.data[g * bytes..][..bytes]
+    }
+
+    /// Writes the results of row group `g` for one column, with the bias added.
+    ///
+    /// # Safety
+    /// This task alone owns the group and column, and the output is still borrowed.
+    #[inline(always)]
+    pub(super) unsafe fn store(&self, g: usize, column: usize, result: &[f32; GROUP]) {
+        let rows = self.weight.rows;
+        let first = g * GROUP;
+        let len = GROUP.min(rows - first);
+        // SAFETY: passed on to the caller; `Cpu` checked that `out` is `[n, rows]`.
+        let out = unsafe { self.out.part(column * rows + first, len) };
+        match self.bias {
+            Some(bias) => out.iter_mut().zip(result).zip(&bias[first..]).for_each(|((o, v), b)| *o = v + b),
+            None => out.copy_from_slice(&result[..len]),
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Integer matrix products with 256-bit vectors: eight rows per vector, one lane each.
+//!
+//! Few columns (decode) are multiplied straight from the packed bytes. For more, a row group is expanded once
+//! into [`Scratch`], which is then multiplied with four columns at a time.
+
+use std::arch::x86_64::*;
+
+use super::expand::{Expand, Regs, Shape};
+use crate::kernels::backend::Activations;
+use crate::kernels::encoding::TILE;
+use crate::kernels::layout::{GROUP, Part};
+
+/// Columns up to which the packed bytes are multiplied directly.
+pub const DIRECT: usize = 3;
+
+/// How eight rows of four codes are multiplied with four codes of a column and summed.
+pub trait Dot {
+    /// Signed codes are used with 128 added, as unsigned ones.
+    const BIASED: bool;
+
+    /// Per row the sum of `codes[i] * a[4 i .. 4 i + 4]`, exact in i32.
+    ///
+    /// # Safety
+    /// `a` has `4 * codes.len()` readable bytes; the processor has the instructions.
+    unsafe fn dot<S: Shape>(codes: &[__m256i], a: *const i8) -> __m256i;
+}
+
+/// Four codes of a column in every lane.
+#[inline(always)]
+unsafe fn four(a: *const i8, i: usize) -> __m256i {
+    // SAFETY: the caller's column has these codes.
+    unsafe { _mm256_set1_epi32(a.cast::<i32>().add(i).read_unaligned()) }
+}
+
+/// Products by `vpmaddubsw`, collected in 16 bits as long as they cannot overflow.
+pub struct Avx2;
+
+impl Dot for Avx2 {
+    const BIASED: bool = false;
+
+    #[inline(always)]
+    unsafe fn dot<S: Shape>(codes: &[__m256i], a: *const i8) -> __m256i {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let chain = (i16::MAX as i32 / (2 * 127 * S::LARGEST)).clamp(1, 8) as usize;
+            let mut sum = _mm256_setzero_si256();
+            for (block, codes) in codes.chunks(chain).enumerate() {
+                let mut short = _mm256_setzero_si256();
+                for (i, code) in codes.iter().enumerate() {
+                    let x = four(a, block * chain + i);
+                    let product = if S::SIGNED {
+                        _mm256_maddubs_epi16(_mm256_abs_epi8(*code), _mm256_sign_epi8(x, *code))
+                    } else {
+                        _mm256_maddubs_epi16(*code, x)
+                    };
+                    short = if i == 0 { product } else { _mm256_add_epi16(short, product) };
+                }
+                let wide = _mm256_madd_epi16(short, ones);
+                sum = if block == 0 { wide } else { _mm256_add_epi32(sum, wide) };
+            }
+            sum
+        }
+    }
+}
+
+/// Products by `vpdpbusd` of AVX-VNNI.
+pub struct Vnni;
+
+impl Dot for Vnni {
+    const BIASED: bool = true;
+
+    #[inline(always)]
+    unsafe fn dot<S: Shape>(codes: &[__m256i], a: *const i8) -> __m256i {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut sum = _mm256_setzero_si256();
+            for (i, code) in codes.iter().enumerate() {
+                sum = _mm256_dpbusd_avx_epi32(sum, *code, four(a, i));
+            }
+            sum
+        }
+    }
+}
+
+/// Products by the `vpdpbusd` of AVX-512 VNNI with VL.
+pub struct Vnni512;
+
+impl Dot for Vnni512 {
+    const BIASED: bool = true;
+
+    #[inline(always)]
+    unsafe fn dot<S: Shape>(codes: &[__m256i], a: *const i8) -> __m256i {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut sum = _mm256_setzero_si256();
+            for (i, code) in codes.iter().enumerate() {
+                sum = _mm256_dpbusd_epi32(sum, *code, four(a, i));
+            }
+            sum
+        }
+    }
+}
+
+/// The shift of the zero point that `dot`'s codes carry, 0 for none.
+pub const fn zero_shift<S: Shape>(biased: bool) -> i32 {
+    if S::SIGNED && biased { 7 } else { S::ZERO_SHIFT }
+}
+
+/// Adds 128 to signed codes where `dot` wants them unsigned.
+#[inline(always)]
+pub unsafe fn bias_codes<S: Shape>(biased: bool, codes: &mut [__m256i; 8]) {
+    if S::SIGNED && biased {
+        for code in codes {
+            // SAFETY: AVX2 by the caller's promise.
+            *code = unsafe { _mm256_xor_si256(*code, _mm256_set1_epi8(-128)) };
+        }
+    }
+}
+
+/// Pointers to one column of the activations.
+#[derive(Clone, Copy)]
+pub struct Column {
+    pub codes: *const i8,
+    pub scales: *const f32,
+    pub sums: *const i32,
+    pub offsets: *const f32,
+}
+
+impl Column {
+    /// Column `c < x.n`, its sums and offsets per half tile or per tile.
+    pub fn new(x: &Activations, c: usize, halves: bool) -> Self {
+        let tiles = x.tiles();
+        let (sums, offsets) = if halves {
+            (&x.half_sums[2 * c * tiles..], &x.half_offsets[2 * c * tiles..])
+        } else {
+            (&x.sums[c * tiles..], &x.offsets[c * tiles..])
+        };
+        Self {
+            codes: x.codes[c * tiles * TILE..].as_ptr(),
+            scales: x.scales[c * tiles..].as_ptr(),
+            sums: sums.as_ptr(),
+            offsets: offsets.as_ptr(),
+        }
+    }
+}
+
+/// Accumulators of one column: products and offsets.
+#[derive(Clone, Copy)]
+struct Sums {
+    products: __m256,
+    offsets: __m256,
+}
+
+/// Tile `t` of eight rows times one column.
+#[inline(always)]
+unsafe fn step<S: Shape, D: Dot>(regs: &Regs, x: &Column, t: usize, sums: &mut Sums) {
+    // SAFETY: the caller's column has tile t.
+    unsafe {
+        let scale = _mm256_broadcast_ss(&*x.scales.add(t));
+        let parts = if S::HALVES { 2 } else { 1 };
+        for h in 0..parts {
+            let len = 8 / parts;
+            let codes = &regs.codes[h * len..(h + 1) * len];
+            let mut dot = D::dot::<S>(codes, x.codes.add(t * TILE + 4 * h * len));
+            let at = t * parts + h;
+            if zero_shift::<S>(D::BIASED) != 0 {
+                let shift = _mm_cvtsi32_si128(zero_shift::<S>(D::BIASED));
+                let sum = _mm256_set1_epi32(*x.sums.add(at));
+                dot = _mm256_sub_epi32(dot, _mm256_sll_epi32(sum, shift));
+            }
+            let factor = _mm256_mul_ps(regs.scale[h], scale);
+            sums.products = _mm256_fmadd_ps(factor, _mm256_cvtepi32_ps(dot), sums.products);
+            if S::MIN {
+                let offset = _mm256_broadcast_ss(&*x.offsets.add(at));
+                sums.offsets = _mm256_fmadd_ps(regs.min[h], offset, sums.offsets);
+            }
+        }
+    }
+}
+
+/// Adds the two accumulators and writes the results of group `g`, columns `c ..`.
+#[inline(always)]
+unsafe fn write<S: Shape, const N: usize>(part: &Part<'_>, g: usize, c: usize, sums: &[Sums; N]) {
+    for (i, sum) in sums.iter().enumerate() {
+        let mut result = [0.0; GROUP];
+        // SAFETY: the caller owns these results; `result` has eight elements.
+        unsafe {
+            let total = if S::MIN { _mm256_add_ps(sum.products, sum.offsets) } else { sum.products };
+            _mm256_storeu_ps(result.as_mut_ptr(), total);
+            part.store(g, c + i, &result);
+        }
+    }
+}
+
+/// Bytes ahead of the current block that are asked for; several blocks and about a memory latency away.
+const AHEAD: usize = 2048;
+
+/// The row groups of `part` times columns `c .. c + N`, straight from the packed bytes.
+///
+/// # Safety
+/// `layout::is_sound` holds, the part is inside the product and owned, the instructions are there.
+#[inline(always)]
+pub unsafe fn direct<E: Expand, D: Dot, const N: usize>(part: &Part<'_>, x: &Activations, c: usize) {
+    // SAFETY: `group` has blocks * BYTES bytes (checked by slicing), the columns have blocks * TILES tiles.
+    unsafe {
+        let columns: [Column; N] = std::array::from_fn(|i| Column::new(x, c + i, E::HALVES));
+        for g in part.groups.clone() {
+            let zero = _mm256_setzero_ps();
+            let mut sums = [Sums { products: zero, offsets: zero }; N];
+            for (b, block) in part.group(g).chunks_exact(E::BYTES).enumerate() {
+                for line in (0..E::BYTES).step_by(64) {
+                    // Prefetching beyond the mapping is allowed: it never faults.
+                    _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().wrapping_add(AHEAD + line).cast());
+                }
+                for t in 0..E::TILES {
+                    let mut regs = E::tile(block.as_ptr(), t);
+                    bias_codes::<E>(D::BIASED, &mut regs.codes);
+                    for (column, sum) in columns.iter().zip(&mut sums) {
+                        step::<E, D>(&regs, column, b * E::TILES + t, sum);
+                    }
+                }
+            }
+            write::<E, N>(part, g, c, &sums);
+        }
+    }
+}
+
+/// Row groups expanded for reuse: codes as vectors, scales and offsets as f32. `lanes` groups are woven
+/// together (two for 512-bit vectors), vector by vector.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    codes: Vec<Line>,
+    /// Per tile or half tile and lane: scales and offsets.
+    floats: Vec<Line>,
+}
+
+/// 64 aligned bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Scratch {
+    /// Makes room for `tiles` tiles of two groups, zero where never written.
+    pub fn reserve(&mut self, tiles: usize) {
+        let room = |lines: &mut Vec<Line>, len: usize| {
+            if lines.len() < len {
+                lines.resize(len, Line([0; 64]));
+            }
+        };
+        room(&mut self.codes, tiles * 8);
+        room(&mut self.floats, tiles * 4);
+    }
+
+    /// Tile `t`, in units of a vector: codes.
+    #[inline(always)]
+    pub fn codes(&mut self) -> *mut __m256i {
+        self.codes.as_mut_ptr().cast()
+    }
+
+    /// Scale of (half) tile `2 t + h` at vector `2 * (2 t + h) * lanes`, its offset `lanes` later.
+    #[inline(always)]
+    pub fn floats(&mut self) -> *mut __m256 {
+        self.floats.as_mut_ptr().cast()
+    }
+
+    /// Writes tile `t` of lane `lane` of `lanes`.
+    ///
+    /// # Safety
+    /// `reserve` was called for more than `t` tiles, `lane < lanes <= 2`, AVX2 is there.
+    #[inline(always)]
+    pub unsafe fn put<S: Shape>(&mut self, t: usize, lane: usize, lanes: usize, regs: &Regs) {
+        // SAFETY: 8 lines of codes and 4 of floats per tile are 16 and 8 vectors, as many as two lanes need.
+        unsafe {
+            for (i, code) in regs.codes.iter().enumerate() {
+                _mm256_store_si256(self.codes().add((8 * t + i) * lanes + lane), *code);
+            }
+            for h in 0..if S::HALVES { 2 } else { 1 } {
+                let at = (4 * t + 2 * h) * lanes + lane;
+                _mm256_store_ps(self.floats().add(at).cast(), regs.scale[h]);
+                if S::MIN {
+                    _mm256_store_ps(self.floats().add(at + lanes).cast(), regs.min[h]);
+                }
+            }
+        }
+    }
+}
+
+/// Expands the packed `group` into lane `lane` of `scratch`, which has room for its tiles.
+///
+/// # Safety
+/// As `Scratch::put`, for all tiles of the group.
+#[inline(always)]
+pub unsafe fn expand<E: Expand>(group: &[u8], lane: usize, lanes: usize, biased: bool, scratch: &mut Scratch) {
+    for (b, block) in group.chunks_exact(E::BYTES).enumerate() {
+        for t in 0..E::TILES {
+            // SAFETY: the block has BYTES bytes; the rest is the caller's promise.
+            unsafe {
+                let mut regs = E::tile(block.as_ptr(), t);
+                bias_codes::<E>(biased, &mut regs.codes);
+                scratch.put::<E>(b * E::TILES + t, lane, lanes, &regs);
+            }
+        }
+    }
+}
+
+/// The expanded group `g` times columns `c .. c + N`.
+///
+/// # Safety
+/// `scratch` holds group `g` as one lane; otherwise as [`direct`].
+#[inline(always)]
+pub unsafe fn expanded<S: Shape, D: Dot, const N: usize>(
+    part: &Part<'_>,
+    x: &Activations,
+    g: usize,
+    c: usize,
+    scratch: &mut Scratch,
+) {
+    // SAFETY: the scratch holds `x.tiles()` tiles, the columns have as many.
+    unsafe {
+        let columns: [Column; N] = std::array::from_fn(|i| Column::new(x, c + i, S::HALVES));
+        let zero = _mm256_setzero_ps();
+        let mut sums = [Sums { products: zero, offsets: zero }; N];
+        let (codes, floats) = (scratch.codes(), scratch.floats());
+        for t in 0..x.tiles() {
+            let mut regs = Regs { codes: [_mm256_setzero_si256(); 8], scale: [zero; 2], min: [zero; 2] };
+            for i in 0..8 {
+                regs.codes[i] = _mm256_load_si256(codes.add(8 * t + i));
+            }
+            for h in 0..2 {
+                regs.scale[h] = _mm256_load_ps(floats.add(4 * t + 2 * h).cast());
+                regs.min[h] = _mm256_load_ps(floats.add(4 * t + 2 * h + 1).cast());
+            }
+            for (column, sum) in columns.iter().zip(&mut sums) {
+                step::<S, D>(&regs, column, t, sum);
+            }
+        }
+        write::<S, N>(part, g, c, &sums);
+    }
+}

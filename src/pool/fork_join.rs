@@ -1,0 +1,274 @@
+//! The fork-join pool: one parallel loop at a time, its tasks claimed in ascending order.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use super::{Gate, Progress};
+
+/// How long a thread with nothing to do stays awake. Loops of one forward pass follow each other within a
+/// few microseconds, so that waking a parked thread (5 to 50 us) would cost more than it saves.
+const SPIN: Duration = Duration::from_micros(40);
+
+/// Spins between two readings of the clock.
+const SPINS_PER_READING: u32 = 64;
+
+/// Value of [`Job::next`] that no claim can leave: the job is over. Far from overflow on every target.
+const CLOSED: usize = usize::MAX / 2;
+
+/// The function of a job, its lifetime erased; [`Job::run_claimed`] says when it may be called.
+struct Task(*const (dyn Fn(usize) + Sync));
+
+// SAFETY: the pointee is `Sync`, so sharing it is sound; `Job::run_claimed` states why it is alive when called.
+unsafe impl Send for Task {}
+// SAFETY: as for `Send`: only `&` access to a `Sync` pointee.
+unsafe impl Sync for Task {}
+
+/// One parallel loop. Outlives its `run` in workers that come too late; those find nothing to claim.
+struct Job {
+    task: Task,
+    gate: Gate,
+    tasks: usize,
+    /// Next task to claim; `>= tasks` once all are claimed, `>= CLOSED` once the caller ended the loop.
+    next: AtomicUsize,
+    /// Tasks that were claimed and have returned or panicked.
+    finished: AtomicUsize,
+    /// The caller is parked, or about to be, until `finished` reaches the number of claims.
+    caller_waits: AtomicBool,
+    caller: Thread,
+    /// A task panicked: nothing further is to be claimed.
+    panicked: AtomicBool,
+    /// Payload of the first panic.
+    payload: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Job {
+    /// Claims and runs tasks until none is left, the gate closes or a task panics.
+    fn work(&self) {
+        while !self.gate.is_closed() && !self.panicked.load(Ordering::Relaxed) {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            if index >= self.tasks {
+                return;
+            }
+            self.run_claimed(index);
+        }
+    }
+
+    /// Runs task `index`, which the calling thread has just claimed.
+    fn run_claimed(&self, index: usize) {
+        // SAFETY: a claimed task is not yet counted in `finished`, and `Pool::fork`, whose caller lends the
+        // function, does not return before every claimed task is counted.
+        let task = unsafe { &*self.task.0 };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(index))) {
+            lock(&self.payload).get_or_insert(payload);
+            self.panicked.store(true, Ordering::Relaxed);
+        }
+        // SeqCst pairs with `finish`: either this thread sees `caller_waits` or the caller sees the count.
+        self.finished.fetch_add(1, Ordering::SeqCst);
+        if self.caller_waits.load(Ordering::SeqCst) {
+            self.caller.unpark();
+        }
+    }
+
+    /// Ends the loop and waits for the claimed tasks. Returns the first task that was not claimed.
+    fn finish(&self, from: usize) -> usize {
+        let claimed = self.next.swap(CLOSED, Ordering::Relaxed).min(self.tasks);
+        let done = || self.finished.load(Ordering::SeqCst) == claimed - from;
+        if !spin_until(done) {
+            self.caller_waits.store(true, Ordering::SeqCst);
+            while !done() {
+                thread::park();
+            }
+        }
+        claimed
+    }
+}
+
+/// What workers look at when they have nothing to do.
+struct Slot {
+    job: Option<Arc<Job>>,
+    /// Workers inside `Condvar::wait`.
+    sleeping: usize,
+    shutdown: bool,
+}
+
+struct Shared {
+    /// Number of jobs posted so far; read without the lock by spinning workers.
+    epoch: AtomicUsize,
+    slot: Mutex<Slot>,
+    wake: Condvar,
+}
+
+impl Shared {
+    /// A worker's life: take a newly posted job, work, look again; spin briefly, then sleep.
+    fn serve(&self) {
+        let mut seen = 0;
+        loop {
+            spin_until(|| self.epoch.load(Ordering::Acquire) != seen);
+            let mut slot = lock(&self.slot);
+            while self.epoch.load(Ordering::Relaxed) == seen && !slot.shutdown {
+                slot.sleeping += 1;
+                slot = self.wake.wait(slot).unwrap_or_else(PoisonError::into_inner);
+                slot.sleeping -= 1;
+            }
+            if slot.shutdown {
+                return;
+            }
+            // The epoch changes under the lock only, so it names the job in the slot.
+            seen = self.epoch.load(Ordering::Relaxed);
+            let job = slot.job.clone();
+            drop(slot);
+            if let Some(job) = job {
+                job.work();
+            }
+        }
+    }
+
+    /// Shows `job` to the workers. It stays visible until the next; who takes it late finds nothing to claim.
+    fn post(&self, job: Arc<Job>) {
+        let mut slot = lock(&self.slot);
+        slot.job = Some(job);
+        self.epoch.store(self.epoch.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        let asleep = slot.sleeping > 0;
+        drop(slot);
+        if asleep {
+            self.wake.notify_all();
+        }
+    }
+}
+
+/// Threads that share parallel loops with the caller of [`run`](Pool::run). Workers sleep between loops.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// Held for the length of one loop; who finds it taken computes alone.
+    turn: Mutex<()>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.threads()).finish()
+    }
+}
+
+impl Pool {
+    /// A pool in which `threads` threads (at least one) compute, the caller of `run` among them. Where the
+    /// system refuses to start a thread the pool has fewer.
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        let slot = Slot { job: None, sleeping: 0, shutdown: false };
+        let shared = Arc::new(Shared {
+            epoch: AtomicUsize::new(0),
+            slot: Mutex::new(slot),
+            wake: Condvar::new(),
+        });
+        let start = |index: usize| {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new().name(format!("capsulegraph-{index}")).spawn(move || shared.serve()).ok()
+        };
+        let workers = (1..threads).map_while(start).collect();
+        Self { shared, workers, turn: Mutex::new(()) }
+    }
+
+    /// Threads that compute, the caller included.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `f` once for each index in `from .. tasks`, in ascending order of their beginnings. Looks at
+    /// `gate` before each; once it is closed, no further call begins, and all that began are finished before
+    /// `Paused(next)` is returned. Calls on a pool that is busy, also from within `f`, run on the caller alone.
+    ///
+    /// # Panics
+    /// A panic of `f` is passed on, after all calls that began have ended.
+    pub fn run(&self, gate: &Gate, from: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) -> Progress {
+        let turn = match self.turn.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if turn.is_none() || self.workers.is_empty() || tasks.saturating_sub(from) <= 1 || tasks >= CLOSED / 2 {
+            drop(turn);
+            return run_alone(gate, from, tasks, f);
+        }
+        let (claimed, job) = self.fork(gate, from, tasks, f);
+        drop(turn);
+        if let Some(payload) = lock(&job.payload).take() {
+            resume_unwind(payload);
+        }
+        if claimed == tasks { Progress::Done } else { Progress::Paused(claimed) }
+    }
+
+    /// One parallel loop over all threads; returns the first task not claimed, all below being finished.
+    fn fork(&self, gate: &Gate, from: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) -> (usize, Arc<Job>) {
+        let short: *const (dyn Fn(usize) + Sync + '_) = f;
+        // SAFETY: only the lifetime changes; `Job::run_claimed` states why no call outlives the borrow.
+        let long = unsafe {
+            std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(
+                short,
+            )
+        };
+        let job = Arc::new(Job {
+            task: Task(long),
+            gate: gate.clone(),
+            tasks,
+            next: AtomicUsize::new(from),
+            finished: AtomicUsize::new(0),
+            caller_waits: AtomicBool::new(false),
+            caller: thread::current(),
+            panicked: AtomicBool::new(false),
+            payload: Mutex::new(None),
+        });
+        self.shared.post(Arc::clone(&job));
+        job.work();
+        (job.finish(from), job)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        lock(&self.shared.slot).shutdown = true;
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker cannot panic: tasks are caught. Its result carries nothing.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// The loop of [`Pool::run`] on the calling thread.
+fn run_alone(gate: &Gate, from: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) -> Progress {
+    for index in from..tasks {
+        if gate.is_closed() {
+            return Progress::Paused(index);
+        }
+        f(index);
+    }
+    Progress::Done
+}
+
+/// Spins until `ready` or until [`SPIN`] is over; returns the last answer of `ready`.
+fn spin_until(ready: impl Fn() -> bool) -> bool {
+    let mut begin = None;
+    loop {
+        for _ in 0..SPINS_PER_READING {
+            if ready() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if begin.get_or_insert_with(Instant::now).elapsed() >= SPIN {
+            return ready();
+        }
+    }
+}
+
+/// Locks, also where a panic of another thread has poisoned the lock: no invariant spans an unlock here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
