@@ -1,9 +1,12 @@
-//! Generation: how the next token is chosen, and when to stop.
+//! Generation: opened models, sessions, how the next token is chosen, and when to stop.
 //!
-//! Lives here: sampling, stop strings. May be called by: everything above (`split`, `report`, `ffi`, `cgraph`).
-//! Must not know: files, weights, how logits come about.
+//! Lives here: [`model::Model`] (graph, tokenizer, template), [`session::Session`], sampling, stop strings.
+//! Calls `decoder`, `text` and `store`. May be called by everything above (`split`, `report`, `ffi`,
+//! `cgraph`). Must not know: the C API, the command line.
 
+pub mod model;
 mod sampler;
+pub mod session;
 mod stop;
 
 pub use sampler::{Sampler, SamplingOptions};
