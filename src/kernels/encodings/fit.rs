@@ -44,7 +44,7 @@ pub(super) fn clean<const N: usize>(x: &[f32], importance: Option<&[f32]>) -> ([
     (values, weights)
 }
 
-/// `v` rounded to the nearest integer in `lo..=hi`; `lo` for NaN never arises, as inputs are finite.
+/// `v`, which is not NaN, rounded to the nearest integer in `lo..=hi`; both ends are below 2^22.
 pub(super) fn nearest(v: f32, lo: f32, hi: f32) -> f32 {
     let low = if v < lo { lo } else { v };
     let within = if low > hi { hi } else { low };
@@ -266,8 +266,8 @@ pub(super) fn affine<const N: usize>(x: &[f32; N], w: &[f32; N], hi: u8) -> (f16
     // The offset was rounded: the scale makes up for what it can.
     let before = inverse(best.scale);
     let [qq, yq] = sums(x, w, |x, w| {
-        let wq = w * nearest((x - min) * before, 0.0, hi);
-        [wq * nearest((x - min) * before, 0.0, hi), wq * (x - min)]
+        let q = nearest((x - min) * before, 0.0, hi);
+        [w * q * q, w * q * (x - min)]
     });
     let refit = if qq > 0.0 && yq > 0.0 { yq / qq } else { best.scale };
     let mut d = f16::ZERO;

@@ -188,10 +188,12 @@ fn floats_round_to_nearest_even_and_stay_in_range() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// No code is out of reach of the searched scale by more than rounding allows: the error of a block never
-    /// exceeds that of storing zeros.
+    /// Whatever the magnitude, f16 scales in reach or not: never worse than storing zeros.
     #[test]
-    fn any_block_is_finite_and_no_worse_than_zeros(x in prop::collection::vec(-1e4f32..1e4, 256), power in -30i32..30) {
+    fn any_block_is_finite_and_no_worse_than_zeros(
+        x in prop::collection::vec(-1e4f32..1e4, 256),
+        power in -30i32..30,
+    ) {
         let x: Vec<f32> = x.iter().map(|v| v * 2f32.powi(power)).collect();
         for plain in PLAIN {
             let enc = by_name(plain.name).unwrap();
