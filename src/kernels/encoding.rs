@@ -26,6 +26,9 @@ pub struct Field {
     pub unit: usize,
 }
 
+/// Encodes one block: elements, importance weight of each, bytes of the block. See [`Encoding::quantize`].
+pub type Quantize = fn(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
+
 /// How a weight tensor's elements are stored. Blocks run along k, the tensor's innermost dimension.
 #[derive(Debug)]
 pub struct Encoding {
@@ -47,7 +50,7 @@ pub struct Encoding {
     /// with a search for the scale that minimises the weighted squared error. Deterministic; decodes to finite
     /// values whatever the input: NaN counts as 0, what is out of range goes to the end of the range (f32 alone
     /// keeps NaN and infinities). Weights that are negative or NaN count as 0. See [`Encoding::encode`].
-    pub quantize: Option<fn(x: &[f32], importance: Option<&[f32]>, block: &mut [u8])>,
+    pub quantize: Option<Quantize>,
     /// Integer form of tile `t` (elements `32 t ..`) of a block; `None` for f32, f16 and bf16.
     pub tile: Option<fn(block: &[u8], t: usize, out: &mut Tile)>,
 }

@@ -39,7 +39,7 @@ pub fn packed_len(enc: &Encoding, rows: usize, cols: usize) -> Option<usize> {
 /// [`Error::InvalidArgument`] where the lengths do not belong together.
 pub fn pack(enc: &Encoding, cols: usize, rows: &[u8], out: &mut [u8]) -> Result<()> {
     let row = checked_row(enc, cols)?;
-    let n = if row == 0 { 0 } else { rows.len() / row };
+    let n = rows.len().checked_div(row).unwrap_or(0);
     if n * row != rows.len() || packed_len(enc, n, cols) != Some(out.len()) {
         return Err(lengths(enc, cols, rows.len(), out.len()));
     }

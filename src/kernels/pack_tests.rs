@@ -104,8 +104,8 @@ proptest! {
             let (mut values, mut expected) = (vec![0.0; cols], vec![0.0; cols]);
             dequantize_row(enc, &packed, n, cols, r, &mut values).unwrap();
             enc.decode(&rows[r * row..][..row], &mut expected).unwrap();
-            let same = values.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan());
-            prop_assert!(same, "{}", enc.name);
+            let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+            prop_assert!(values.iter().zip(&expected).all(same), "{}", enc.name);
         }
     }
 }

@@ -23,6 +23,8 @@ def bitmap(cls):
 
 for name in ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S"):
     words = bitmap(getattr(quants, name))
+    print(f"/// Members of the code book of {name.replace('IQ1_S', 'IQ1')}.")
+    print("#[rustfmt::skip]")
     print(f"const {name}_MEMBERS: [u64; {len(words)}] = [")
     for i in range(0, len(words), 5):
         print("    " + " ".join(f"0x{w:016x}," for w in words[i : i + 5]))

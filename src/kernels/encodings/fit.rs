@@ -16,10 +16,13 @@ const SMALLEST: f32 = f32::from_bits((127 - 26) << 23);
 const ROUNDING: f32 = 12_582_912.0;
 /// How far the largest element may lie beyond the reach of the codes, as multiples of that reach.
 const REACHES: [f32; 12] = [0.82, 0.88, 0.92, 0.95, 0.98, 1.01, 1.04, 1.08, 1.13, 1.2, 1.3, 1.45];
+/// Codes whose range is wider than this get scales in proportion closer to one another: their errors vary faster
+/// with the scale, and they gain less from putting the largest element out of reach.
+const COARSE: f32 = 24.0;
 /// Alternations of the two steps after the search.
 const ROUNDS: usize = 2;
 /// Steps that the ends of the range may be drawn inwards at the start of a search for scale and offset.
-const CLIPS: [f32; 4] = [-0.15, 0.15, 0.45, 0.8];
+const CLIPS: [f32; 5] = [-0.5, -0.15, 0.15, 0.45, 0.8];
 
 /// The block and its weights, fit for sums: NaN becomes 0, other values stay within [`LARGEST`]; weights are
 /// relative to the largest one, and 1 where the importance is missing, all zero or not finite.
@@ -41,7 +44,7 @@ pub(super) fn clean<const N: usize>(x: &[f32], importance: Option<&[f32]>) -> ([
     (values, weights)
 }
 
-/// `v` rounded to the nearest integer in `lo..=hi`; `lo` for NaN never arises, as inputs are finite.
+/// `v`, which is not NaN, rounded to the nearest integer in `lo..=hi`; both ends are below 2^22.
 pub(super) fn nearest(v: f32, lo: f32, hi: f32) -> f32 {
     let low = if v < lo { lo } else { v };
     let within = if low > hi { hi } else { low };
@@ -104,11 +107,13 @@ fn peak<const N: usize>(x: &[f32; N]) -> f32 {
     x.iter().fold(0.0, |peak: f32, &v| if v.abs() > peak.abs() { v } else { peak })
 }
 
-/// Searches the scale for codes found by `code(x * inverse scale)`, whose extreme values are `lo` and `hi`.
+/// Searches the scale for codes found by `code(x * inverse scale)`, whose extreme values are `lo` and `hi`;
+/// about `steps` codes lie on either side of 0.
 fn search<const N: usize>(
     x: &[f32; N],
     w: &[f32; N],
     (lo, hi): (f32, f32),
+    steps: f32,
     code: impl Fn(f32) -> f32,
 ) -> Scale {
     let peak = peak(x);
@@ -126,9 +131,11 @@ fn search<const N: usize>(
     };
     // Where nothing of weight is left to fit, the plain scale serves the elements without weight.
     let mut best = Scale { scale: peak / lo, ..Scale::default() };
+    let spread = (COARSE / steps).min(1.0);
     let sides: &[f32] = if lo == -hi { &[lo] } else { &[lo, hi] };
     for side in sides {
         for reach in REACHES {
+            let reach = 1.0 + (reach - 1.0) * spread;
             let found = solve(side * reach / peak);
             if found.gain > best.gain {
                 best = found;
@@ -147,7 +154,7 @@ fn search<const N: usize>(
 
 /// The best scale for integer codes `lo..=hi`.
 pub(super) fn scale<const N: usize>(x: &[f32; N], w: &[f32; N], lo: f32, hi: f32) -> Scale {
-    search(x, w, (lo, hi), |v| nearest(v, lo, hi))
+    search(x, w, (lo, hi), hi, |v| nearest(v, lo, hi))
 }
 
 /// Error of integer codes `lo..=hi` at a scale and an offset.
@@ -259,8 +266,8 @@ pub(super) fn affine<const N: usize>(x: &[f32; N], w: &[f32; N], hi: u8) -> (f16
     // The offset was rounded: the scale makes up for what it can.
     let before = inverse(best.scale);
     let [qq, yq] = sums(x, w, |x, w| {
-        let wq = w * nearest((x - min) * before, 0.0, hi);
-        [wq * nearest((x - min) * before, 0.0, hi), wq * (x - min)]
+        let q = nearest((x - min) * before, 0.0, hi);
+        [w * q * q, w * q * (x - min)]
     });
     let refit = if qq > 0.0 && yq > 0.0 { yq / qq } else { best.scale };
     let mut d = f16::ZERO;
@@ -320,7 +327,7 @@ impl Table {
 
 /// Scale and codes of a block whose values are multiples of a table's integers.
 pub(super) fn table<const N: usize>(x: &[f32; N], w: &[f32; N], table: &Table) -> (f16, [u8; N]) {
-    let best = search(x, w, (table.values[0], table.values[15]), |v| table.value(v));
+    let best = search(x, w, (table.values[0], table.values[15]), 8.0, |v| table.value(v));
     let cost = |d: f16| {
         let (scale, inverse) = (d.to_f32(), inverse(d.to_f32()));
         let [error] = sums(x, w, |x, w| {

@@ -64,6 +64,28 @@ struct Lines<const SUBS: usize> {
 }
 
 impl<const SUBS: usize> Lines<SUBS> {
+    /// Fits every sub-block alone, then finds factors for the scales and offsets that came out.
+    fn start<const LEN: usize>(x: &[[f32; LEN]], w: &[[f32; LEN]], hi: f32, top: f32) -> Self {
+        let lines: [fit::Line; SUBS] = from_fn(|j| fit::line(&x[j], &w[j], hi, true));
+
+        // The offset follows a change of the scale, which then costs only what the offset cannot make good.
+        let wanted = lines.map(|l| l.scale);
+        let stiffness = lines.map(|l| l.sums[2] - l.sums[1] * l.sums[1] / l.sums[0].max(f32::MIN_POSITIVE));
+        let d = factor(&wanted, &stiffness, top, 0.0, top);
+        let to_scale = inverse(d.to_f32());
+        let scales = wanted.map(|scale| nearest(scale * to_scale, 0.0, top));
+
+        let wanted = from_fn(|j| {
+            let [ww, wq, _] = lines[j].sums;
+            let shift = if ww > 0.0 { (d.to_f32() * scales[j] - lines[j].scale) * wq / ww } else { 0.0 };
+            (shift - lines[j].min).max(0.0)
+        });
+        let dmin = factor(&wanted, &lines.map(|l| l.sums[0]), top, 0.0, top);
+        let to_offset = inverse(dmin.to_f32());
+        let offsets = wanted.map(|offset| nearest(offset * to_offset, 0.0, top));
+        Self { d, dmin, scales, offsets }
+    }
+
     /// Decoded scale and offset of sub-block `j`.
     fn line(&self, j: usize) -> (f32, f32) {
         (self.d.to_f32() * self.scales[j], -(self.dmin.to_f32() * self.offsets[j]))
@@ -129,25 +151,7 @@ pub(super) fn affine<const LEN: usize, const SUBS: usize>(
 ) -> Affine<SUBS> {
     let (hi, top) = (f32::from(hi), f32::from(top));
     let (x, w) = (x.as_chunks::<LEN>().0, w.as_chunks::<LEN>().0);
-    let lines: [fit::Line; SUBS] = from_fn(|j| fit::line(&x[j], &w[j], hi, true));
-
-    // The offset follows a change of the scale, which then costs only what the offset cannot make good.
-    let wanted = lines.map(|l| l.scale);
-    let stiffness = lines.map(|l| l.sums[2] - l.sums[1] * l.sums[1] / l.sums[0].max(f32::MIN_POSITIVE));
-    let d = factor(&wanted, &stiffness, top, 0.0, top);
-    let to_scale = inverse(d.to_f32());
-    let scales = wanted.map(|scale| nearest(scale * to_scale, 0.0, top));
-
-    let wanted = from_fn(|j| {
-        let [ww, wq, _] = lines[j].sums;
-        let shift = if ww > 0.0 { (d.to_f32() * scales[j] - lines[j].scale) * wq / ww } else { 0.0 };
-        (shift - lines[j].min).max(0.0)
-    });
-    let dmin = factor(&wanted, &lines.map(|l| l.sums[0]), top, 0.0, top);
-    let to_offset = inverse(dmin.to_f32());
-    let offsets = wanted.map(|offset| nearest(offset * to_offset, 0.0, top));
-
-    let mut best = Lines { d, dmin, scales, offsets };
+    let mut best = Lines::<SUBS>::start(x, w, hi, top);
     let mut least = best.improve(x, w, hi, top);
     for _ in 0..REFITS {
         let Some((d, dmin)) = best.refit(x, w, hi) else { break };
