@@ -8,8 +8,7 @@ use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::kernels::cpu::Cpu;
 use crate::store::{OpenOptions, Origin, Store};
-use crate::text::template::{ChatMessage, ChatTemplate};
-use crate::text::tokenizer::Tokenizer;
+use crate::text::{ChatMessage, ChatTemplate, Tokenizer};
 
 /// How to open a model.
 #[derive(Clone, Debug, Default)]

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::model::Model;
-use super::sampler::{Sampler, SamplingOptions};
-use super::stop::StopMatcher;
+use super::{Sampler, SamplingOptions, StopMatcher};
 use crate::decoder::forward::{Forward, Logits};
 use crate::decoder::kv::KvCache;
 use crate::error::{Error, Result};
 use crate::pool::{CancelToken, Gate, Progress};
-use crate::text::detokenize::Detokenizer;
+use crate::text::Detokenizer;
 
 /// Context length where neither caller nor model ask for less.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -234,7 +233,8 @@ impl Session {
     /// [`Error::InvalidArgument`] for an empty prompt, a token out of range or sampling options out of
     /// range; [`Error::Limit`] where the prompt does not fit the context.
     pub fn start(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<()> {
-        options.sampling.validate()?;
+        let sampler = Sampler::new(options.sampling.clone())?;
+        let stop = StopMatcher::new(&options.stop)?;
         if prompt.is_empty() {
             return Err(Error::InvalidArgument("the prompt has no tokens".into()));
         }
@@ -254,9 +254,9 @@ impl Session {
         self.pending.extend_from_slice(rest);
         self.timings = Timings { prompt_tokens: rest.len(), ..Timings::default() };
         self.generation = Some(Generation {
-            sampler: Sampler::new(options.sampling.clone()),
-            detokenizer: self.model.tokenizer().ok().map(Detokenizer::new),
-            stop: StopMatcher::new(&options.stop),
+            sampler,
+            detokenizer: self.model.tokenizer().ok().map(|_| Detokenizer::continuing(false)),
+            stop,
             max_tokens: options.max_tokens,
             ignore_end: options.ignore_end,
             begun: Instant::now(),
@@ -318,7 +318,8 @@ impl Session {
         let (mut text, mut stopped) = (String::new(), false);
         if !ended && let (Some(detokenizer), Some(tokenizer)) = (&mut generation.detokenizer, tokenizer) {
             let piece = detokenizer.push(tokenizer, id);
-            (text, stopped) = generation.stop.push(&piece);
+            let released = generation.stop.push(&piece);
+            (text, stopped) = (released.text, released.stopped_by.is_some());
         }
         let reason = if ended {
             Some(FinishReason::End)
@@ -403,9 +404,7 @@ impl Session {
 /// Text that detokenizer and stop matcher still hold back when a generation ends without a stop string.
 fn flush(generation: &mut Generation) -> String {
     let rest = generation.detokenizer.as_mut().map(Detokenizer::finish).unwrap_or_default();
-    let (mut text, stopped) = generation.stop.push(&rest);
-    if !stopped {
-        text.push_str(&generation.stop.finish());
-    }
+    let mut text = generation.stop.push(&rest).text;
+    text.push_str(&generation.stop.finish());
     text
 }

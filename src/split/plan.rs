@@ -20,7 +20,7 @@ use crate::store::fetch::{encoding_of, rows_cols};
 use crate::store::mapped::MappedFile;
 
 /// Which light forms a split may use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Light {
     /// The planner chooses for each capsule.
     #[default]

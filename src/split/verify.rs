@@ -16,7 +16,7 @@ use crate::kernels::cpu::Cpu;
 use crate::pool::CancelToken;
 use crate::store::mapped::MappedFile;
 use crate::store::{Mode, OpenOptions, Origin, Store};
-use crate::text::tokenizer::Tokenizer;
+use crate::text::Tokenizer;
 
 /// How to verify.
 #[derive(Clone, Debug)]
