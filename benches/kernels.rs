@@ -1,5 +1,7 @@
-//! Speed of the kernels: `cargo bench --bench kernels [-- name ...]`. GB/s of packed weights for one column,
+//! Speed of the kernels: `cargo bench --bench kernels [-- [instruction set] [encoding]]`. GB/s of packed weights for one column,
 //! G multiply-adds/s for 512, of each main encoding; attention and activations in ms. One and two threads.
+
+#![allow(clippy::expect_used)]
 
 use std::time::{Duration, Instant};
 
@@ -22,10 +24,10 @@ fn best(mut f: impl FnMut()) -> f64 {
     best
 }
 
-/// Seconds of one product of `rows * k` weights of that encoding (scales of 0) and n columns.
+/// Seconds of one product of `rows * k` weights of that encoding and n columns.
 fn product(cpu: &Cpu, name: &str, rows: usize, k: usize, n: usize) -> (f64, usize) {
     let encoding = encoding::by_name(name).expect("an encoding");
-    let data = vec![0u8; pack::packed_len(encoding, rows, k).expect("whole blocks")];
+    let data = vec![0x2au8; pack::packed_len(encoding, rows, k).expect("whole blocks")];
     let weight = Matrix { encoding, rows, cols: k, data: &data };
     let x: Vec<f32> = (0..n * k).map(|i| (i % 97) as f32 - 48.0).collect();
     let mut prepared = Activations::default();
@@ -60,15 +62,18 @@ fn attention(cpu: &Cpu, start: usize, n: usize) -> f64 {
 
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let names = ["q4_1", "q8_0", "q4_0", "q4_k", "q6_k", "q5_k", "q5_0", "q3_k", "q2_k", "iq4_xs", "iq2_xs", "f16"];
+    let names =
+        ["q4_1", "q8_0", "q4_0", "q4_k", "q6_k", "q5_k", "q5_0", "q3_k", "q2_k", "iq4_xs", "iq2_xs", "f16"];
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available() && *isa != Isa::Scalar) {
         if !chosen.is_empty() && !chosen.iter().any(|c| c == isa.name()) {
             continue;
         }
+        let named =
+            |name: &&&str| chosen.iter().all(|c| Isa::ALL.iter().any(|i| i.name() == c) || c == *name);
         for threads in [1, 2] {
             let cpu = Cpu::with_isa(threads, isa).expect("available");
             println!("{}", cpu.describe());
-            for name in names {
+            for name in names.iter().filter(named) {
                 // 128 MB and more in 4 bits: larger than the caches. And a layer of a small model, from the cache.
                 let (large, bytes) = product(&cpu, name, 65536, 4096, 1);
                 let (small, few) = product(&cpu, name, 1536, 768, 1);

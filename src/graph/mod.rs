@@ -2,4 +2,3 @@
 //!
 //! Lives here: hyper-parameters, capsules, the compiled vocabulary's layout. May be called by everything.
 //! Must not know: files, threads, kernels.
-

@@ -106,9 +106,18 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
 
     /// Rounds `x`, `[n, kv_heads * dim]`, to f16 (nearest even) into a cache `[kv_heads, capacity, dim]` at
     /// positions `start .. start + n`.
-    fn store_kv(&self, x: &[f32], kv_heads: usize, dim: usize, capacity: usize, start: usize, cache: &mut [u16]);
+    fn store_kv(
+        &self,
+        x: &[f32],
+        kv_heads: usize,
+        dim: usize,
+        capacity: usize,
+        start: usize,
+        cache: &mut [u16],
+    );
 
     /// Causal softmax attention; `q` is `[n, heads * key_dim]`, `out` is `[n, heads * value_dim]`.
+    #[allow(clippy::too_many_arguments)]
     fn attention(
         &self,
         gate: &Gate,

@@ -53,7 +53,12 @@ macro_rules! wrap {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn expand_group<E: Expand>(_: &Encoding, group: &[u8], lane: usize, scratch: &mut Scratch) {
+            unsafe fn expand_group<E: Expand>(
+                _: &Encoding,
+                group: &[u8],
+                lane: usize,
+                scratch: &mut Scratch,
+            ) {
                 // SAFETY: passed on to the caller.
                 unsafe { expand::<E>(group, lane, $lanes, BIASED, scratch) };
             }
@@ -65,7 +70,8 @@ macro_rules! wrap {
             }
 
             pub fn kernels<E: Expand>(wide: Expanded, narrow: Expanded, width: usize) -> Kernels {
-                let direct = Some([direct_columns::<E, 1> as Direct, direct_columns::<E, 2>, direct_columns::<E, 3>]);
+                let direct =
+                    Some([direct_columns::<E, 1> as Direct, direct_columns::<E, 2>, direct_columns::<E, 3>]);
                 Kernels { direct, expand: expand_group::<E>, lanes: $lanes, width, wide, narrow }
             }
 
@@ -137,8 +143,8 @@ unsafe fn expand_generic(
             unsafe {
                 let zero = _mm256_setzero_ps();
                 let mut regs = Regs { codes: [_mm256_setzero_si256(); 8], scale: [zero; 2], min: [zero; 2] };
-                for i in 0..8 {
-                    regs.codes[i] = _mm256_loadu_si256(codes[i].as_ptr().cast());
+                for (to, from) in regs.codes.iter_mut().zip(&codes) {
+                    *to = _mm256_loadu_si256(from.as_ptr().cast());
                 }
                 for h in 0..2 {
                     regs.scale[h] = _mm256_loadu_ps(scale[h].as_ptr());
