@@ -99,7 +99,10 @@ fn attention_is_right_and_the_same_everywhere() {
         }
         for isa in isas() {
             for threads in [1, 2, 4] {
-                assert!(same(&expected, &case.run(&cpu(threads, isa))), "{numbers:?} {isa} {threads} threads");
+                assert!(
+                    same(&expected, &case.run(&cpu(threads, isa))),
+                    "{numbers:?} {isa} {threads} threads"
+                );
             }
             let cpu = cpu(2, isa);
             let single: Vec<f32> = (0..case.shape.n).flat_map(|t| case.token(t).run(&cpu)).collect();
@@ -173,7 +176,9 @@ fn norms_are_right_and_the_same_everywhere() {
 #[test]
 fn rope_is_right_and_the_same_everywhere() {
     let mut random = Random(15);
-    for (n, heads, dim, pairs) in [(1, 9, 64, 32), (5, 2, 64, 16), (3, 3, 10, 5), (90, 9, 64, 32), (2, 1, 12, 3)] {
+    for (n, heads, dim, pairs) in
+        [(1, 9, 64, 32), (5, 2, 64, 16), (3, 3, 10, 5), (90, 9, 64, 32), (2, 1, 12, 3)]
+    {
         let x = random.floats(n * heads * dim);
         let (cos, sin) = (random.floats(n * pairs), random.floats(n * pairs));
         let run = |isa: Isa| {
@@ -218,7 +223,10 @@ fn caches_swiglu_and_sums_are_the_same_everywhere() {
         assert_eq!(stored, half::f16::from_f32(x[(t * heads + h) * dim + d]).to_bits());
         for ((x, y), g) in x.iter().zip(&y).zip(&expected.1) {
             let exact = f64::from(*x) / (1.0 + libm::exp(-f64::from(*x))) * f64::from(*y);
-            assert!((f64::from(*g) - exact).abs() <= 1e-6 * exact.abs() + 1e-30, "silu({x}) * {y} = {g}, not {exact}");
+            assert!(
+                (f64::from(*g) - exact).abs() <= 1e-6 * exact.abs() + 1e-30,
+                "silu({x}) * {y} = {g}, not {exact}"
+            );
         }
         for isa in isas() {
             let got = run(isa);

@@ -125,6 +125,7 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     );
 
     /// Causal softmax attention; `q` is `[n, heads * key_dim]`, `out` is `[n, heads * value_dim]`.
+    #[allow(clippy::too_many_arguments)]
     fn attention(
         &self,
         gate: &Gate,

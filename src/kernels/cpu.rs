@@ -102,7 +102,9 @@ impl Cpu {
         let name = name.to_string_lossy().to_ascii_lowercase();
         let isa = Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| {
             let names = Isa::ALL.map(Isa::name).join(", ");
-            Error::InvalidArgument(format!("{ISA_VARIABLE}={name} is none of {names}; unset it to have the best"))
+            Error::InvalidArgument(format!(
+                "{ISA_VARIABLE}={name} is none of {names}; unset it to have the best"
+            ))
         })?;
         Self::with_isa(threads, isa)
     }
@@ -278,7 +280,15 @@ impl Backend for Cpu {
         });
     }
 
-    fn store_kv(&self, x: &[f32], kv_heads: usize, dim: usize, capacity: usize, start: usize, cache: &mut [u16]) {
+    fn store_kv(
+        &self,
+        x: &[f32],
+        kv_heads: usize,
+        dim: usize,
+        capacity: usize,
+        start: usize,
+        cache: &mut [u16],
+    ) {
         let width = kv_heads * dim;
         let n = x.len().checked_div(width).unwrap_or(0);
         debug_assert!(x.len() == n * width && start + n <= capacity && cache.len() == width * capacity);

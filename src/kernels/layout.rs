@@ -14,10 +14,11 @@ pub(super) struct Scheme {
     pub min: bool,
 }
 
-/// The scheme of `encoding`. One that is not listed takes the most general one, which is right for all.
+/// The scheme of `encoding`. One that is not listed takes the most general one, which is right for all and which
+/// the vector kernels use wherever they have no form of their own.
 pub(super) fn scheme(encoding: &Encoding) -> Scheme {
     let (halves, min) = match encoding.name {
-        "q4_0" | "q5_0" | "q8_0" | "iq4_nl" | "iq4_xs" | "mxfp4" => (false, false),
+        "q4_0" | "q5_0" | "q8_0" | "iq4_nl" | "iq4_xs" => (false, false),
         "q4_1" | "q5_1" | "q4_k" | "q5_k" => (false, true),
         "q3_k" | "q6_k" => (true, false),
         _ => (true, true),

@@ -6,7 +6,11 @@ use half::f16;
 #[inline(always)]
 #[must_use]
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { fma_emulated(a, b, c) }
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        a.mul_add(b, c)
+    } else {
+        fma_emulated(a, b, c)
+    }
 }
 
 /// [`fma`] in f64 arithmetic: the product of two f32 is exact in f64; the sum is rounded to odd, after which
@@ -143,7 +147,8 @@ mod tests {
             let x = -87.0 + 175.7 * (i as f32 / 2_000_000.0);
             let exact = libm::exp(f64::from(x));
             let got = f64::from(exp(x));
-            let ulp = f64::from(f32::from_bits((exact as f32).to_bits() & 0x7f80_0000)) * f64::from(f32::EPSILON);
+            let ulp =
+                f64::from(f32::from_bits((exact as f32).to_bits() & 0x7f80_0000)) * f64::from(f32::EPSILON);
             worst = worst.max((got - exact).abs() / ulp);
         }
         assert!(worst < 1.5, "{worst} ulp");

@@ -1,5 +1,7 @@
 //! Tests of matrix products and of the preparation of activations, over all instruction sets of the machine.
 
+#![allow(clippy::expect_used)]
+
 use super::backend::{Activations, Backend, Matrix, Product};
 use super::cpu::{Cpu, Isa};
 use super::encoding::{Encoding, all, by_name};
@@ -38,7 +40,8 @@ pub(super) fn cpu(threads: usize, isa: Isa) -> Cpu {
 
 /// Whether the floats are the same bits, any NaN counting as any other.
 pub(super) fn same(a: &[f32], b: &[f32]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()))
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()))
 }
 
 /// Random bytes as rows of blocks; with `tame` the scales are such that values stay moderate and finite.
@@ -53,7 +56,9 @@ fn random_rows(encoding: &Encoding, rows: usize, cols: usize, tame: bool, random
                 break;
             }
             // Blocks differ in where their scales lie: draw again, wholly at first, then towards small bytes.
-            block.iter_mut().for_each(|b| *b = if random.next() % 4 == 0 { *b / 2 } else { random.next() as u8 });
+            block.iter_mut().for_each(|b| {
+                *b = if random.next().is_multiple_of(4) { *b / 2 } else { random.next() as u8 }
+            });
         }
     }
     bytes
@@ -69,7 +74,13 @@ struct Weights {
 }
 
 impl Weights {
-    fn random(encoding: &'static Encoding, rows: usize, cols: usize, tame: bool, random: &mut Random) -> Self {
+    fn random(
+        encoding: &'static Encoding,
+        rows: usize,
+        cols: usize,
+        tame: bool,
+        random: &mut Random,
+    ) -> Self {
         let source = random_rows(encoding, rows, cols, tame, random);
         // One byte in front, so that nothing is aligned.
         let mut packed = vec![0; 1 + pack::packed_len(encoding, rows, cols).expect("a length")];
@@ -226,7 +237,8 @@ fn odd_shapes_are_no_trouble() {
 fn activations_have_the_same_bits() {
     let mut random = Random(6);
     for k in [32, 96, 1, 45] {
-        let mut x: Vec<f32> = (0..k * 9).map(|_| random.float() * 10f32.powi(random.next() as i32 % 40)).collect();
+        let mut x: Vec<f32> =
+            (0..k * 9).map(|_| random.float() * 10f32.powi(random.next() as i32 % 40)).collect();
         x[0] = f32::INFINITY;
         x[8 * k..].fill(1e-31);
         // Ties: an amax of 127 makes the factor 1.

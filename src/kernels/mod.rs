@@ -8,18 +8,18 @@
 //! computed with it, on the thread count or on the instruction set. Each element has one fixed order of
 //! accumulation; fused multiply-add is used (and emulated exactly where the CPU lacks it); no system libm.
 
+#[cfg(test)]
+mod attention_tests;
 pub mod backend;
 pub mod cpu;
 pub mod encoding;
 pub(crate) mod encodings;
 mod layout;
 pub mod math;
+#[cfg(test)]
+mod matmul_tests;
 pub mod pack;
 mod plan;
 mod scalar;
-#[cfg(test)]
-mod attention_tests;
-#[cfg(test)]
-mod matmul_tests;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

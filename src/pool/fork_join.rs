@@ -161,11 +161,8 @@ impl Pool {
     #[must_use]
     pub fn new(threads: usize) -> Self {
         let slot = Slot { job: None, sleeping: 0, shutdown: false };
-        let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
-            slot: Mutex::new(slot),
-            wake: Condvar::new(),
-        });
+        let shared =
+            Arc::new(Shared { epoch: AtomicUsize::new(0), slot: Mutex::new(slot), wake: Condvar::new() });
         let start = |index: usize| {
             let shared = Arc::clone(&shared);
             thread::Builder::new().name(format!("capsulegraph-{index}")).spawn(move || shared.serve()).ok()
@@ -192,7 +189,8 @@ impl Pool {
             Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         };
-        if turn.is_none() || self.workers.is_empty() || tasks.saturating_sub(from) <= 1 || tasks >= CLOSED / 2 {
+        if turn.is_none() || self.workers.is_empty() || tasks.saturating_sub(from) <= 1 || tasks >= CLOSED / 2
+        {
             drop(turn);
             return run_alone(gate, from, tasks, f);
         }

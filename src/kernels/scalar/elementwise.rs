@@ -41,22 +41,22 @@ pub fn activations(x: &[f32], row: &mut Row<'_>) {
                 *code = round_even(v * factor).clamp(-127.0, 127.0) as i8;
             }
         }
-        finish_block(row, t, scale);
+        let sum = |codes: &[i8]| codes.iter().map(|c| i32::from(*c)).sum();
+        let halves = [sum(&codes[..16]), sum(&codes[16..])];
+        finish_block(row, t, scale, halves);
     }
 }
 
-/// Scale and sums of block `t`, whose codes are written.
+/// Writes scale and sums of block `t`.
 #[inline(always)]
-pub fn finish_block(row: &mut Row<'_>, t: usize, scale: f32) {
+pub fn finish_block(row: &mut Row<'_>, t: usize, scale: f32, halves: [i32; 2]) {
+    let sum = halves[0] + halves[1];
     row.scales[t] = scale;
-    let codes = &row.codes[t * TILE..][..TILE];
-    let sum = |part: &[i8]| part.iter().map(|c| i32::from(*c)).sum::<i32>();
-    let halves = [sum(&codes[..16]), sum(&codes[16..])];
-    row.sums[t] = halves[0] + halves[1];
-    row.offsets[t] = scale * (halves[0] + halves[1]) as f32;
-    for h in 0..2 {
-        row.half_sums[2 * t + h] = halves[h];
-        row.half_offsets[2 * t + h] = scale * halves[h] as f32;
+    row.sums[t] = sum;
+    row.offsets[t] = scale * sum as f32;
+    for (h, half) in halves.into_iter().enumerate() {
+        row.half_sums[2 * t + h] = half;
+        row.half_offsets[2 * t + h] = scale * half as f32;
     }
 }
 

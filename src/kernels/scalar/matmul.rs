@@ -85,7 +85,9 @@ fn float_row(group: &[u8], r: usize, kind: Float, row: &mut Vec<f32>) {
     let half = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
     match kind {
         Float::F32 => row.extend(
-            group.chunks_exact(32).map(|c| f32::from_le_bytes([c[4 * r], c[4 * r + 1], c[4 * r + 2], c[4 * r + 3]])),
+            group
+                .chunks_exact(32)
+                .map(|c| f32::from_le_bytes([c[4 * r], c[4 * r + 1], c[4 * r + 2], c[4 * r + 3]])),
         ),
         Float::F16 => row.extend(group.chunks_exact(16).map(|c| f16_to_f32(half(&c[2 * r..])))),
         Float::Bf16 => {

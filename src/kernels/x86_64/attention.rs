@@ -69,10 +69,13 @@ pub unsafe fn run(call: &Call<'_>, kv: usize, pairs: Range<usize>) {
             while !p.is_empty() {
                 let n = if p.len() >= 4 { 4 } else { 1 };
                 let weights = &scratch.scores[(p.start - pairs.start) * stride + first..];
+                let positions = first..first + count;
                 // SAFETY: the pairs are in `pairs`, whose outputs the caller owns.
-                match n {
-                    4 => unsafe { mix::<4>(call, kv, p.start, first..first + count, &scratch.block, weights, stride) },
-                    _ => unsafe { mix::<1>(call, kv, p.start, first..first + count, &scratch.block, weights, stride) },
+                unsafe {
+                    match n {
+                        4 => mix::<4>(call, kv, p.start, positions, &scratch.block, weights, stride),
+                        _ => mix::<1>(call, kv, p.start, positions, &scratch.block, weights, stride),
+                    }
                 }
                 p.start += n;
             }
@@ -94,7 +97,13 @@ fn transpose(keys: &[u16], dim: usize, block: &mut [f32]) {
     for row in (0..rows).step_by(8) {
         for column in (0..columns).step_by(8) {
             // SAFETY: rows row .. row + 8 and columns column .. column + 8 are inside both.
-            unsafe { transpose_eight(keys.as_ptr().add(row * dim + column), dim, block.as_mut_ptr().add(column * BLOCK + row)) };
+            unsafe {
+                transpose_eight(
+                    keys.as_ptr().add(row * dim + column),
+                    dim,
+                    block.as_mut_ptr().add(column * BLOCK + row),
+                )
+            };
         }
         for column in columns..dim {
             for r in row..row + 8 {
@@ -150,7 +159,9 @@ fn convert(values: &[u16], block: &mut [f32]) {
     let (outs, _) = block.as_chunks_mut::<8>();
     for (chunk, out) in chunks.iter().zip(outs) {
         // SAFETY: both have eight elements.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(chunk.as_ptr().cast()))) };
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(chunk.as_ptr().cast())))
+        };
     }
     for (out, v) in block[chunks.len() * 8..].iter_mut().zip(rest) {
         *out = f16_to_f32(*v);

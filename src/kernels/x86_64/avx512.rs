@@ -48,8 +48,9 @@ pub unsafe fn expanded<S: Shape, const N: usize>(
                 }
             }
             // SAFETY: the scratch holds four vectors of floats per tile.
-            let (scale, min) =
-                unsafe { (*floats.add(4 * t + 2 * h), if S::MIN { *floats.add(4 * t + 2 * h + 1) } else { zero }) };
+            let (scale, min) = unsafe {
+                (*floats.add(4 * t + 2 * h), if S::MIN { *floats.add(4 * t + 2 * h + 1) } else { zero })
+            };
             let at = t * parts + h;
             for ((dot, column), sums) in dots.iter().zip(&columns).zip(&mut sums) {
                 // SAFETY: the column has tile t and (half) tile `at`.

@@ -53,7 +53,12 @@ macro_rules! wrap {
             }
 
             #[target_feature(enable = $features)]
-            unsafe fn expand_group<E: Expand>(_: &Encoding, group: &[u8], lane: usize, scratch: &mut Scratch) {
+            unsafe fn expand_group<E: Expand>(
+                _: &Encoding,
+                group: &[u8],
+                lane: usize,
+                scratch: &mut Scratch,
+            ) {
                 // SAFETY: passed on to the caller.
                 unsafe { expand::<E>(group, lane, $lanes, BIASED, scratch) };
             }
@@ -64,24 +69,9 @@ macro_rules! wrap {
                 unsafe { expand_generic(encoding, group, lane, $lanes, BIASED, scratch) };
             }
 
-            #[target_feature(enable = $features)]
-            pub unsafe fn columns<S: Shape, const N: usize>(
-                part: &Part<'_>,
-                x: &Activations,
-                g: usize,
-                c: usize,
-                scratch: &mut Scratch,
-            ) {
-                // SAFETY: passed on to the caller.
-                unsafe { expanded::<S, $dot, N>(part, x, g, c, scratch) };
-            }
-
-            pub fn direct_kernels<E: Expand>() -> [Direct; DIRECT] {
-                [direct_columns::<E, 1>, direct_columns::<E, 2>, direct_columns::<E, 3>]
-            }
-
             pub fn kernels<E: Expand>(wide: Expanded, narrow: Expanded, width: usize) -> Kernels {
-                let direct = Some(direct_kernels::<E>());
+                let direct =
+                    Some([direct_columns::<E, 1> as Direct, direct_columns::<E, 2>, direct_columns::<E, 3>]);
                 Kernels { direct, expand: expand_group::<E>, lanes: $lanes, width, wide, narrow }
             }
 
@@ -92,6 +82,25 @@ macro_rules! wrap {
     };
 }
 
+/// The expanded form for 256-bit vectors, likewise.
+macro_rules! wrap_columns {
+    ($name:ident, $features:literal, $dot:ty) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name<S: Shape, const N: usize>(
+            part: &Part<'_>,
+            x: &Activations,
+            g: usize,
+            c: usize,
+            scratch: &mut Scratch,
+        ) {
+            // SAFETY: passed on to the caller.
+            unsafe { expanded::<S, $dot, N>(part, x, g, c, scratch) };
+        }
+    };
+}
+
+wrap_columns!(columns_avx2, "avx2,fma,f16c", Avx2);
+wrap_columns!(columns_avxvnni, "avx2,fma,f16c,avxvnni", Vnni);
 wrap!(avx2, "avx2,fma,f16c", Avx2, 1);
 wrap!(avxvnni, "avx2,fma,f16c,avxvnni", Vnni, 1);
 wrap!(wide512, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", Vnni512, 2);
@@ -134,8 +143,8 @@ unsafe fn expand_generic(
             unsafe {
                 let zero = _mm256_setzero_ps();
                 let mut regs = Regs { codes: [_mm256_setzero_si256(); 8], scale: [zero; 2], min: [zero; 2] };
-                for i in 0..8 {
-                    regs.codes[i] = _mm256_loadu_si256(codes[i].as_ptr().cast());
+                for (to, from) in regs.codes.iter_mut().zip(&codes) {
+                    *to = _mm256_loadu_si256(from.as_ptr().cast());
                 }
                 for h in 0..2 {
                     regs.scale[h] = _mm256_loadu_ps(scale[h].as_ptr());
@@ -152,8 +161,8 @@ unsafe fn expand_generic(
 fn of<E: Expand>(isa: Isa) -> Kernels {
     match isa {
         Isa::Avx512 => wide512::kernels::<E>(avx512::expanded::<E, 8>, avx512::expanded::<E, 1>, 8),
-        Isa::AvxVnni => avxvnni::kernels::<E>(avxvnni::columns::<E, 4>, avxvnni::columns::<E, 1>, 4),
-        _ => avx2::kernels::<E>(avx2::columns::<E, 4>, avx2::columns::<E, 1>, 4),
+        Isa::AvxVnni => avxvnni::kernels::<E>(columns_avxvnni::<E, 4>, columns_avxvnni::<E, 1>, 4),
+        _ => avx2::kernels::<E>(columns_avx2::<E, 4>, columns_avx2::<E, 1>, 4),
     }
 }
 
@@ -161,8 +170,8 @@ fn of<E: Expand>(isa: Isa) -> Kernels {
 fn generic(isa: Isa) -> Kernels {
     match isa {
         Isa::Avx512 => wide512::generic(avx512::expanded::<Generic, 8>, avx512::expanded::<Generic, 1>, 8),
-        Isa::AvxVnni => avxvnni::generic(avxvnni::columns::<Generic, 4>, avxvnni::columns::<Generic, 1>, 4),
-        _ => avx2::generic(avx2::columns::<Generic, 4>, avx2::columns::<Generic, 1>, 4),
+        Isa::AvxVnni => avxvnni::generic(columns_avxvnni::<Generic, 4>, columns_avxvnni::<Generic, 1>, 4),
+        _ => avx2::generic(columns_avx2::<Generic, 4>, columns_avx2::<Generic, 1>, 4),
     }
 }
 

@@ -80,20 +80,26 @@ pub fn activations(x: &[f32], row: &mut scalar::Row<'_>) {
         let m = _mm_max_epu32(m, _mm_shuffle_epi32::<0b00_00_00_01>(m));
         let (scale, factor) = scalar::block_scale(_mm_cvtsi128_si32(m) as u32);
         let codes = &mut row.codes[t * TILE..][..TILE];
+        // Conversion rounds ties to even; the product is at most 127 and a rounding error: no clamp needed.
+        let factors = _mm256_set1_ps(factor);
+        let whole = v.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, factors)));
+        let low = _mm256_packs_epi32(whole[0], whole[1]);
+        let high = _mm256_packs_epi32(whole[2], whole[3]);
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let mut packed = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
         if factor == 0.0 {
-            codes.fill(0);
-        } else {
-            // Conversion rounds ties to even; the product is at most 127 and a rounding error: no clamp needed.
-            let factor = _mm256_set1_ps(factor);
-            let whole = v.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, factor)));
-            let low = _mm256_packs_epi32(whole[0], whole[1]);
-            let high = _mm256_packs_epi32(whole[2], whole[3]);
-            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-            let packed = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-            // SAFETY: `codes` has 32 elements.
-            unsafe { _mm256_storeu_si256(codes.as_mut_ptr().cast(), packed) };
+            // Not finite, or almost zero.
+            packed = _mm256_setzero_si256();
         }
-        scalar::finish_block(row, t, scale);
+        // SAFETY: `codes` has 32 elements.
+        unsafe { _mm256_storeu_si256(codes.as_mut_ptr().cast(), packed) };
+        // Sums of four codes in each 32-bit lane, then of sixteen in each half.
+        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), packed);
+        let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+        let eights = _mm256_add_epi32(fours, _mm256_shuffle_epi32::<0b10_11_00_01>(fours));
+        let sixteens = _mm256_add_epi32(eights, _mm256_shuffle_epi32::<0b01_00_11_10>(eights));
+        let halves = [_mm256_extract_epi32::<0>(sixteens), _mm256_extract_epi32::<4>(sixteens)];
+        scalar::finish_block(row, t, scale, halves);
     }
 }
 

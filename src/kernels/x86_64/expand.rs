@@ -140,7 +140,14 @@ unsafe fn add_fifth_bits(codes: &mut [__m256i; 8], high: __m256i) {
             let byte = (i / 2) as i32;
             let lane = _mm256_set1_epi32(byte * 0x0101_0101);
             let rows = _mm256_set_epi32(
-                0x0c0c_0c0c, 0x0808_0808, 0x0404_0404, 0, 0x0c0c_0c0c, 0x0808_0808, 0x0404_0404, 0,
+                0x0c0c_0c0c,
+                0x0808_0808,
+                0x0404_0404,
+                0,
+                0x0c0c_0c0c,
+                0x0808_0808,
+                0x0404_0404,
+                0,
             );
             let spread = _mm256_shuffle_epi8(high, _mm256_add_epi8(lane, rows));
             let select = _mm256_set1_epi32(if i % 2 == 0 { 0x0804_0201 } else { 0x8040_2010u32 as i32 });
@@ -241,7 +248,10 @@ unsafe fn six_bit_pair(p: *const u8, t: usize) -> (__m256i, __m256i) {
     unsafe {
         let low6 = _mm256_set1_epi32(63);
         if t < 4 {
-            return (_mm256_and_si256(bytes(p.add(8 * t)), low6), _mm256_and_si256(bytes(p.add(8 * t + 32)), low6));
+            return (
+                _mm256_and_si256(bytes(p.add(8 * t)), low6),
+                _mm256_and_si256(bytes(p.add(8 * t + 32)), low6),
+            );
         }
         let both = bytes(p.add(8 * t + 32));
         let scale = _mm256_or_si256(_mm256_and_si256(both, _mm256_set1_epi32(15)), top_two(p, t - 4));

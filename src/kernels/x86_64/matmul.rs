@@ -291,7 +291,13 @@ impl Scratch {
 /// # Safety
 /// As `Scratch::put`, for all tiles of the group.
 #[inline(always)]
-pub unsafe fn expand<E: Expand>(group: &[u8], lane: usize, lanes: usize, biased: bool, scratch: &mut Scratch) {
+pub unsafe fn expand<E: Expand>(
+    group: &[u8],
+    lane: usize,
+    lanes: usize,
+    biased: bool,
+    scratch: &mut Scratch,
+) {
     for (b, block) in group.chunks_exact(E::BYTES).enumerate() {
         for t in 0..E::TILES {
             // SAFETY: the block has BYTES bytes; the rest is the caller's promise.

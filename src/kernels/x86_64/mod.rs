@@ -17,8 +17,11 @@ use super::cpu::Isa;
 
 /// Whether this processor has `isa`.
 pub(super) fn is_available(isa: Isa) -> bool {
-    let avx2 =
-        || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    let avx2 = || {
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+    };
     match isa {
         Isa::Scalar => true,
         Isa::Avx2 => avx2(),
