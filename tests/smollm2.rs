@@ -101,7 +101,7 @@ fn logits_agree_with_llama_cpp() {
     let mean_divergence = divergence / f64::from(total);
     let perplexity_ratio = ((ours_nll - theirs_nll) / f64::from(scored)).exp();
     println!("{total} positions: same {agreement:.4}, KL {mean_divergence:.6}, perplexity ratio {perplexity_ratio:.5}");
-    assert!(total > 500 && scored > 300);
+    assert!(total > 400 && scored > 250, "{total} positions, {scored} scored");
     assert!(agreement >= 0.99, "the most likely token is the same in {agreement:.4} of positions");
     assert!(mean_divergence < 0.002, "mean KL divergence {mean_divergence:.6}");
     assert!((perplexity_ratio - 1.0).abs() < 0.005, "perplexity ratio {perplexity_ratio:.5}");
