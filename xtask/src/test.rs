@@ -1,0 +1,80 @@
+//! `cargo xtask test`: lints and every test, with the counts at the end.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::setup;
+use crate::shell::{self, Outcome, cargo, root};
+
+/// Tests passed and failed.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+pub fn run() -> Outcome {
+    setup::programs()?;
+    let model = setup::model()?;
+    let python = setup::python()?;
+    shell::run(cargo().args(["fmt", "--all", "--check"]))?;
+    shell::run(cargo().args(["clippy", "--workspace", "--all-targets", "--features", "schema", "--", "-D", "warnings"]))?;
+    let mut total = Counts::default();
+    let mut failures = Vec::new();
+    let mut tests = cargo();
+    tests.args(["test", "--workspace", "--features", "schema", "--no-fail-fast"]);
+    tests.env("CAPSULEGRAPH_TEST_MODEL", &model).env("CAPSULEGRAPH_TEST_PYTHON", &python);
+    count("cargo test", &mut tests, &mut total, &mut failures)?;
+    println!();
+    for failure in &failures {
+        println!("failed: {failure}");
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    if total.failed > 0 || !failures.is_empty() {
+        return Err("some tests failed".into());
+    }
+    if total.passed == 0 {
+        return Err("no test ran".into());
+    }
+    Ok(())
+}
+
+/// Runs a test runner, passes its output on, and adds up its result lines.
+fn count(name: &str, command: &mut Command, total: &mut Counts, failures: &mut Vec<String>) -> Outcome {
+    println!("$ {name}");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("cannot start {name}: {e}"))?;
+    if let Some(out) = child.stdout.take() {
+        for line in BufReader::new(out).lines() {
+            let line = line.map_err(|e| format!("cannot read from {name}: {e}"))?;
+            if let Some(result) = line.strip_prefix("test result: ") {
+                total.passed += number_before(result, " passed");
+                total.failed += number_before(result, " failed");
+            }
+            println!("{line}");
+        }
+    }
+    let status = child.wait().map_err(|e| format!("cannot wait for {name}: {e}"))?;
+    if !status.success() {
+        failures.push(format!("{name}: {status}"));
+    }
+    Ok(())
+}
+
+/// The number that stands directly before `word`.
+fn number_before(text: &str, word: &str) -> u64 {
+    let before = text.find(word).map_or("", |at| &text[..at]);
+    let digits = before.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap_or("");
+    digits.parse().unwrap_or(0)
+}
+
+/// Rewrites the generated files that tests compare.
+pub fn bless() -> Outcome {
+    let mut tests = cargo();
+    tests.args(["test", "--features", "schema", "--test", "header", "--test", "docs", "--test", "symbols"]);
+    shell::run(tests.env("CAPSULEGRAPH_BLESS", "1"))?;
+    println!("generated files are up to date in {}", root().display());
+    Ok(())
+}
