@@ -90,8 +90,8 @@ impl ChatTemplate {
         let context = context! {
             messages => messages.iter().map(pairs).collect::<Value>(),
             add_generation_prompt => add_generation_prompt,
-            bos_token => self.bos,
-            eos_token => self.eos,
+            bos_token => self.bos.as_str(),
+            eos_token => self.eos.as_str(),
             tools => (),
             documents => (),
         };
