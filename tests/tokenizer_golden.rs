@@ -82,8 +82,11 @@ fn what_is_encoded_decodes_to_itself() {
     for (name, mut source, texts, _) in cases(&golden) {
         // Complete the vocabulary: llama.cpp drops what has no token.
         if source.model == TokenizerModel::Bpe {
-            let missing = ["\u{141}", "`", "ÿ"].map(|t| t.as_bytes().to_vec());
-            source.types.extend([1; 3]);
+            let merged = source.merges.iter().map(|m| m.iter().copied().filter(|&b| b != b' ').collect());
+            let mut missing: Vec<Vec<u8>> = merged.collect();
+            missing.extend(["\u{141}", "`", "ÿ"].map(|t| t.as_bytes().to_vec()));
+            missing.retain(|t| !source.tokens.contains(t));
+            source.types.resize(source.types.len() + missing.len(), 1);
             source.tokens.extend(missing);
         }
         let phi = source.model_name.contains("Phi");

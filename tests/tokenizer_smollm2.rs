@@ -26,7 +26,9 @@ fn smollm2_equals_llama_cpp() {
     assert_eq!(hidden, ids(&golden["hidden"]));
     let ends: Vec<u32> = all.filter(|&id| tokenizer.is_end_of_generation(id)).collect();
     assert_eq!(ends, ids(&golden["eog"]));
-    for text in &texts {
+    // SmolLM2 has no token for some control characters: as in llama.cpp these are lost.
+    let covered = |text: &str| text.bytes().all(|b| tokenizer.vocab().byte_symbol(b) < tokenizer.n_tokens());
+    for text in texts.iter().filter(|text| covered(text)) {
         let ids = tokenizer.encode(text, false, false).unwrap();
         assert_eq!(&tokenizer.decode(&ids, true), text);
     }

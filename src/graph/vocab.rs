@@ -49,6 +49,7 @@
 //! tokens and the whole of a SentencePiece vocabulary are stored as written (`▁` stands for a space).
 
 mod compile;
+mod names;
 
 pub use compile::{VocabSource, compile};
 

@@ -1,14 +1,24 @@
 //! Chat templates: the Jinja text that a model's file carries, rendered as Hugging Face transformers does.
+//!
+//! Steps, strings, nesting and printing are bounded. Known gap: minijinja 3.1 does not count the elements of
+//! `list + list` nor those below the first level of `==`, so a template made to double a list some thirty times
+//! can still take the machine's memory or time.
 
 use crate::error::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use serde::{Deserialize, Serialize};
 
-/// Fuel of one rendering: steps, and about 64 bytes of new data each. Thousands of messages and 200 MB fit, an
+/// Fuel of one rendering: steps, and about 64 bytes of new data each. Thousands of messages and 60 MB fit, an
 /// endless loop or a string that doubles itself does not.
-const FUEL: u64 = 4_000_000;
+const FUEL: u64 = 1_000_000;
+/// Stack of the rendering thread, bytes, reserved but hardly ever touched: with its fuel a template can nest
+/// lists some hundred thousand deep, and dropping these takes one call per level.
+const STACK_BYTES: usize = 256 << 20;
+/// Most elements of a list or map that is printed, and its deepest nesting.
+const MAX_ELEMENTS: usize = 1_000_000;
+const MAX_DEPTH: usize = 64;
 /// Nested calls and includes a template may make.
 const RECURSION: usize = 64;
 /// Longest template, in bytes.
@@ -69,6 +79,11 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
+        environment.add_filter("string", to_string);
+        environment.set_formatter(|out, state, value| {
+            check_size(value)?;
+            minijinja::escape_formatter(out, state, value)
+        });
         environment
             .add_template_owned(NAME, source.to_owned())
             .map_err(|error| Error::malformed("chat template", whole_message(&error)))?;
@@ -81,6 +96,18 @@ impl ChatTemplate {
     /// [`Error::InvalidArgument`] if the template refuses the messages (its own words are passed on), fails,
     /// or takes more steps than allowed.
     pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
+        let work = || self.render_here(messages, add_generation_prompt);
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK_BYTES);
+            let handle = thread.spawn_scoped(scope, work).map_err(|error| {
+                Error::Limit(format!("cannot start a thread to render the chat template: {error}"))
+            })?;
+            let joined = handle.join();
+            joined.unwrap_or_else(|_| Err(Error::Internal("rendering the chat template panicked".into())))
+        })
+    }
+
+    fn render_here(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
         let template = self.environment.get_template(NAME).map_err(|error| {
             Error::Internal(format!("the chat template was compiled but is gone: {}", whole_message(&error)))
         })?;
@@ -104,6 +131,44 @@ impl ChatTemplate {
             Error::InvalidArgument(format!("the chat template cannot render these messages: {why}"))
         })
     }
+}
+
+/// Refuses to print what repeats or nests itself without end. Nothing recursive here: it may be very deep.
+fn check_size(value: &Value) -> Result<(), minijinja::Error> {
+    let compound = |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable);
+    let mut left = MAX_ELEMENTS;
+    let mut open = Vec::new();
+    let mut next = Some(value.clone()).filter(compound);
+    loop {
+        if let Some(list) = next.take() {
+            if open.len() == MAX_DEPTH {
+                return Err(refuse("a list or map is nested too deep to be printed"));
+            }
+            // A map iterates over its keys.
+            let map = (list.kind() == ValueKind::Map).then(|| list.clone());
+            open.push((map, list.try_iter()?));
+        }
+        let Some((map, items)) = open.last_mut() else { return Ok(()) };
+        let Some(item) = items.next() else {
+            open.pop();
+            continue;
+        };
+        left = left.checked_sub(1).ok_or_else(|| refuse("a list or map is too large to be printed"))?;
+        let held = match map {
+            Some(map) => map.get_item(&item)?,
+            None => item,
+        };
+        next = Some(held).filter(compound);
+    }
+}
+
+fn refuse(why: &'static str) -> minijinja::Error {
+    minijinja::Error::new(ErrorKind::InvalidOperation, why)
+}
+
+fn to_string(value: &Value) -> Result<String, minijinja::Error> {
+    check_size(value)?;
+    Ok(value.to_string())
 }
 
 fn whole_message(error: &minijinja::Error) -> String {
@@ -134,6 +199,7 @@ fn to_json(value: &Value, kwargs: Kwargs) -> Result<String, minijinja::Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
     let _ascii: Option<bool> = kwargs.get("ensure_ascii")?;
     kwargs.assert_all_used()?;
+    check_size(value)?;
     let mut out = Vec::new();
     let done = match indent {
         Some(width) => {
@@ -241,9 +307,9 @@ mod tests {
         assert!(told("").contains("no chat template"));
         assert!(told("{% for %}").contains("chat template"));
         assert!(
-            told("{{ strftime_now('%Q!') }}").contains("strftime_now"),
+            told("{{ strftime_now('%~') }}").contains("strftime_now"),
             "{}",
-            told("{{ strftime_now('%Q!') }}")
+            told("{{ strftime_now('%~') }}")
         );
     }
 
@@ -252,7 +318,13 @@ mod tests {
         for source in [
             "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}",
             "{% set ns = namespace(s='aaaaaaaa') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
-            "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s|tojson }}",
+            "{% set ns = namespace(s=[1]) %}{% for i in range(30) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s|tojson }}",
+            "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}",
+            "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = {1: ns.s, 2: ns.s} %}{% endfor %}{{ ns.s|tojson }}",
+            "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s|string }}",
+            "{% set ns = namespace(s=[1]) %}{% for a in range(99) %}{% for i in range(9999) %}{% set ns.s = [ns.s] %}{% endfor %}{% endfor %}x",
+            "{% set ns = namespace(s=[1]) %}{% for i in range(99999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s|tojson }}",
+            "{% set ns = namespace(s=[1]) %}{% for i in range(99999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s ~ 'x' }}",
             "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}",
             "{{ 'a' * 1000000000000 }}",
             "{{ ('%1000000000d' | format(1)) | length }}",

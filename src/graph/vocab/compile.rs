@@ -1,5 +1,6 @@
 //! Turns a GGUF tokenizer's arrays into the compiled form, checking everything once.
 
+use super::names::assign_names;
 use super::*;
 use std::collections::{BTreeSet, HashMap};
 
@@ -56,81 +57,6 @@ pub struct VocabSource {
     pub add_space_prefix: Option<bool>,
 }
 
-// The well-known names below are those by which llama.cpp recognises roles (src/llama-vocab.cpp).
-const EOT_NAMES: &[&str] = &[
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "<｜end▁of▁sentence｜>",
-    "<end_of_utterance>",
-];
-const EOM_NAMES: &[&str] = &["<|eom_id|>"];
-const FIM_PRE_NAMES: &[&str] = &[
-    "<|fim_prefix|>",
-    "<fim-prefix>",
-    "<fim_prefix>",
-    "<｜fim▁begin｜>",
-    "<PRE>",
-    "▁<PRE>",
-    "<|code_prefix|>",
-    "<|prefix|>",
-];
-const FIM_SUF_NAMES: &[&str] = &[
-    "<|fim_suffix|>",
-    "<fim-suffix>",
-    "<fim_suffix>",
-    "<｜fim▁hole｜>",
-    "<SUF>",
-    "▁<SUF>",
-    "<|code_suffix|>",
-    "<|suffix|>",
-];
-const FIM_MID_NAMES: &[&str] = &[
-    "<|fim_middle|>",
-    "<fim-middle>",
-    "<fim_middle>",
-    "<｜fim▁end｜>",
-    "<MID>",
-    "▁<MID>",
-    "<|code_middle|>",
-    "<|middle|>",
-];
-const FIM_PAD_NAMES: &[&str] = &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"];
-const FIM_REP_NAMES: &[&str] = &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"];
-const FIM_SEP_NAMES: &[&str] = &["<|file_sep|>"];
-const EOG_NAMES: &[&str] = &[
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
-    "<|flush|>",
-    "<|calls|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "</s>",
-    "<|eom_id|>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "[EOS]",
-    "<|end_of_text|>",
-    "<end_of_utterance>",
-    "<eos>",
-    "<turn|>",
-    "<|tool_response>",
-    "<｜end▁of▁sentence｜>",
-    "[e~[",
-];
-/// Tokens of gpt-oss that llama.cpp always prints.
-const SHOWN_NAMES: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
-
 /// Compiles a tokenizer.
 ///
 /// Of two tokens with the same text the one with the lower id is found by text. Well-known names override
@@ -165,12 +91,13 @@ pub fn compile(source: &VocabSource) -> Result<Vec<u8>> {
     let symbols = Symbols::build(source, &by_name)?;
     let stored: Vec<Stored<'_>> =
         names.iter().zip(&types).map(|(name, &kind)| store(source.model, name, kind)).collect();
+    let lengths = special_lengths(&stored, &types)?;
     let mut info: Vec<u8> =
         stored.iter().zip(&types).map(|(s, &t)| t as u8 | if s.is_word { IS_WORD } else { 0 }).collect();
     mark_strips(source, &by_name, &mut info);
     let texts = text_table(&stored, &types, &names, &by_name)?;
     let merges = merge_table(&symbols.merges)?;
-    Ok(Writer { source, stored, types, info, roles, eog, symbols, texts, merges }.write())
+    Ok(Writer { source, stored, types, lengths, info, roles, eog, symbols, texts, merges }.write())
 }
 
 fn bad(detail: impl Into<String>) -> Error {
@@ -266,70 +193,6 @@ fn roles(source: &VocabSource) -> Result<[Option<u32>; SPECIAL_TOKENS]> {
     Ok(out)
 }
 
-/// Fills roles and corrects types by well-known names; returns the tokens that end a generation.
-fn assign_names(
-    by_name: &HashMap<&[u8], u32>,
-    types: &mut [TokenType],
-    roles: &mut [Option<u32>; SPECIAL_TOKENS],
-) -> BTreeSet<u32> {
-    let find = |name: &&str| by_name.get(name.as_bytes()).copied();
-    let by_role = [
-        (SpecialToken::Eot, EOT_NAMES),
-        (SpecialToken::Eom, EOM_NAMES),
-        (SpecialToken::FimPre, FIM_PRE_NAMES),
-        (SpecialToken::FimSuf, FIM_SUF_NAMES),
-        (SpecialToken::FimMid, FIM_MID_NAMES),
-        (SpecialToken::FimPad, FIM_PAD_NAMES),
-        (SpecialToken::FimRep, FIM_REP_NAMES),
-        (SpecialToken::FimSep, FIM_SEP_NAMES),
-    ];
-    for (role, names) in by_role {
-        let slot = &mut roles[role as usize];
-        if slot.is_none()
-            && let Some(id) = names.iter().find_map(find)
-        {
-            *slot = Some(id);
-            types[id as usize] = TokenType::Control;
-        }
-    }
-    let mut eog: BTreeSet<u32> = EOG_NAMES.iter().filter_map(find).collect();
-    for &id in &eog {
-        types[id as usize] = TokenType::Control;
-    }
-    for id in SHOWN_NAMES.iter().filter_map(find) {
-        types[id as usize] = TokenType::UserDefined;
-    }
-    for role in [
-        SpecialToken::Eos,
-        SpecialToken::Eot,
-        SpecialToken::Eom,
-        SpecialToken::FimPad,
-        SpecialToken::FimRep,
-        SpecialToken::FimSep,
-    ] {
-        eog.extend(roles[role as usize]);
-    }
-    // In gpt-oss and solar-open `<|end|>` ends a part of an answer, in gemma 4 `</s>` ends nothing.
-    let ends = |eog: &BTreeSet<u32>, name: &str| find(&name).is_some_and(|id| eog.contains(&id));
-    let call = ends(&eog, "<|call|>") || ends(&eog, "<|calls|>");
-    if call && (ends(&eog, "<|return|>") || ends(&eog, "<|flush|>")) {
-        demote(&mut eog, types, find(&"<|end|>"), TokenType::UserDefined);
-    }
-    if ends(&eog, "<|tool_response>") {
-        demote(&mut eog, types, find(&"</s>"), TokenType::Normal);
-    }
-    eog
-}
-
-/// Takes a token out of those that end a generation.
-fn demote(eog: &mut BTreeSet<u32>, types: &mut [TokenType], id: Option<u32>, kind: TokenType) {
-    if let Some(id) = id
-        && eog.remove(&id)
-    {
-        types[id as usize] = kind;
-    }
-}
-
 /// Phi-3's special tokens swallow following spaces, some excepted (llama.cpp decides by the model's name).
 fn mark_strips(source: &VocabSource, by_name: &HashMap<&[u8], u32>, info: &mut [u8]) {
     let name = source.model_name.to_ascii_lowercase();
@@ -404,6 +267,19 @@ fn store<'a>(model: TokenizerModel, name: &'a [u8], kind: TokenType) -> Stored<'
         }
     }
     Stored { bytes: Cow::Owned(bytes), is_word }
+}
+
+/// The distinct lengths of special tokens, by which they are searched for in a text.
+fn special_lengths(stored: &[Stored<'_>], types: &[TokenType]) -> Result<BTreeSet<usize>> {
+    let special = stored.iter().zip(types).filter(|(_, kind)| kind.is_special());
+    let lengths: BTreeSet<usize> = special.map(|(token, _)| token.bytes.len()).collect();
+    if lengths.len() > MAX_SPECIAL_LENGTHS as usize {
+        let (have, most) = (lengths.len(), MAX_SPECIAL_LENGTHS);
+        return Err(Error::Limit(format!(
+            "special tokens have {have} different lengths; at most {most} are supported"
+        )));
+    }
+    Ok(lengths)
 }
 
 /// Symbols beyond the tokens, and what the merges and bytes are in terms of symbols.
@@ -528,6 +404,7 @@ struct Writer<'a> {
     source: &'a VocabSource,
     stored: Vec<Stored<'a>>,
     types: Vec<TokenType>,
+    lengths: BTreeSet<usize>,
     info: Vec<u8>,
     roles: [Option<u32>; SPECIAL_TOKENS],
     eog: BTreeSet<u32>,
@@ -538,8 +415,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn write(&self) -> Vec<u8> {
-        let lengths = self.special_lengths();
-        let mut out = self.header(&lengths);
+        let mut out = self.header();
         let mut put = |value: u32| out.extend_from_slice(&value.to_le_bytes());
         self.symbols.bytes.iter().for_each(|&id| put(id));
         let mut end = 0u32;
@@ -558,7 +434,7 @@ impl Writer<'_> {
             let merge = slot.map_or([NONE; 4], |entry| self.symbols.merges[entry as usize]);
             merge.into_iter().for_each(&mut put);
         }
-        lengths.iter().rev().for_each(|&len| put(len as u32));
+        self.lengths.iter().rev().for_each(|&len| put(len as u32));
         self.eog.iter().for_each(|&id| put(id));
         out.extend_from_slice(&self.info);
         out.extend_from_slice(self.source.pre.as_bytes());
@@ -566,12 +442,7 @@ impl Writer<'_> {
         out
     }
 
-    fn special_lengths(&self) -> BTreeSet<usize> {
-        let special = self.stored.iter().zip(&self.types).filter(|(_, t)| t.is_special());
-        special.map(|(token, _)| token.bytes.len()).collect()
-    }
-
-    fn header(&self, lengths: &BTreeSet<usize>) -> Vec<u8> {
+    fn header(&self) -> Vec<u8> {
         let longest = self.stored.iter().map(|t| t.bytes.len()).max().unwrap_or(0);
         let blob: usize = self.stored.iter().map(|t| t.bytes.len()).sum();
         let tri = |value: Option<bool>| value.map_or(0, |v| if v { 2 } else { 1 });
@@ -598,7 +469,7 @@ impl Writer<'_> {
             self.texts.probe,
             self.merges.slots.len() as u32,
             self.merges.probe,
-            lengths.len() as u32,
+            self.lengths.len() as u32,
             self.eog.len() as u32,
             source.pre.len() as u32,
             blob as u32,
