@@ -1,0 +1,189 @@
+"""Measures llama.cpp (PyPI llama-cpp-python) the way llama-bench does, and compares logits with ours.
+
+    peer.py speed MODEL.gguf --threads T --prompt P --generate N      one JSON line: tokens per second
+    peer.py agree CGRAPH_PROGRAM MODEL.gguf REFERENCE.bin FOLDER      one JSON line: agreement figures
+
+`agree` evaluates the passages of tests/data/smollm2.reference.bin with both engines: on the model as it is,
+and on its weights decoded to f32, where neither engine rounds activations. FOLDER keeps the converted files.
+"""
+import argparse
+import ctypes
+import json
+import os
+import subprocess
+import time
+
+import llama_cpp
+import numpy as np
+
+
+class Peer:
+    """A model in llama.cpp, driven through its C API, without the Python wrapper's overhead per token."""
+
+    def __init__(self, path, threads, context, repack=True):
+        params = llama_cpp.llama_model_default_params()
+        params.use_extra_bufts = repack
+        self.model = llama_cpp.llama_model_load_from_file(path.encode(), params)
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = context
+        params.n_threads = params.n_threads_batch = threads
+        self.context = llama_cpp.llama_init_from_model(self.model, params)
+        self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+
+    def clear(self):
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+
+    def evaluate(self, tokens):
+        array = (llama_cpp.llama_token * len(tokens))(*tokens)
+        batch = llama_cpp.llama_batch_get_one(array, len(tokens))
+        if llama_cpp.llama_decode(self.context, batch) != 0:
+            raise RuntimeError("llama_decode failed")
+
+    def all_logits(self, tokens):
+        """[n, vocab] float32: each position's logits, asked for explicitly, in one batch."""
+        self.clear()
+        batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, i, 1
+            batch.seq_id[i][0], batch.logits[i] = 0, 1
+        if llama_cpp.llama_decode(self.context, batch) != 0:
+            raise RuntimeError("llama_decode failed")
+        rows = [
+            np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.context, i), shape=(self.vocab,)).copy()
+            for i in range(len(tokens))
+        ]
+        llama_cpp.llama_batch_free(batch)
+        return np.stack(rows)
+
+
+def speed(args):
+    peer = Peer(args.model, args.threads, max(args.prompt, args.generate, 512) + 8, not args.no_repack)
+    tokens = [int(t) for t in np.random.default_rng(1).integers(10, peer.vocab - 10, args.prompt)]
+    peer.evaluate(tokens[: min(32, len(tokens))])
+    peer.clear()
+    begun = time.perf_counter()
+    peer.evaluate(tokens)
+    prefill = args.prompt / (time.perf_counter() - begun)
+    peer.clear()
+    peer.evaluate(tokens[:1])
+    begun = time.perf_counter()
+    for i in range(args.generate):
+        peer.evaluate([tokens[i % len(tokens)]])
+    decode = args.generate / (time.perf_counter() - begun)
+    print(json.dumps({"prefill": prefill, "decode": decode}))
+
+
+def passages(path):
+    words = np.fromfile(path, dtype="<u4")
+    at, found = 1, []
+    for _ in range(words[0]):
+        n, k = int(words[at]), int(words[at + 1])
+        found.append([int(i) for i in words[at + 2 : at + 2 + n]])
+        at += 2 + n + n * (2 * k + 1)
+    return found
+
+
+def decoded(model, target):
+    """Writes the model with every tensor decoded to f32 (metadata as it is)."""
+    from gguf import GGUFReader, GGUFValueType, GGUFWriter
+    from gguf.quants import dequantize
+
+    reader = GGUFReader(model)
+    writer = GGUFWriter(target + ".part", "llama")
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        kind, value = field.types[0], field.contents()
+        sub = field.types[1] if kind == GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, value, kind, sub)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    os.replace(target + ".part", target)
+
+
+def log_softmax(rows):
+    rows = rows.astype(np.float64) - rows.max(axis=1, keepdims=True)
+    return rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+
+
+def compare(reference, other, ids):
+    p, q = log_softmax(reference), log_softmax(other)
+    following = np.array(ids[1:])
+    nll = lambda rows: -rows[np.arange(len(following)), following]
+    return {
+        "same": (reference.argmax(1) == other.argmax(1)).astype(float),
+        "kl": (np.exp(p) * (p - q)).sum(axis=1),
+        "nll": nll(q) - nll(p),
+    }
+
+
+def agree(args):
+    decoded_model = os.path.join(args.folder, "decoded.gguf")
+    if not os.path.exists(decoded_model):
+        decoded(args.model, decoded_model)
+    texts = passages(args.reference)
+    logits = {}
+    for name, path in (("quantised", args.model), ("decoded", decoded_model)):
+        own = os.path.join(args.folder, name + ".cgraph")
+        subprocess.run([args.program, "convert", path, "-o", own, "--no-mini", "-q"], check=True, stdout=subprocess.DEVNULL)
+        peer = Peer(path, 2, 512)
+        for i, ids in enumerate(texts):
+            tokens, out = os.path.join(args.folder, "ids.json"), os.path.join(args.folder, "logits.npy")
+            with open(tokens, "w") as file:
+                json.dump(ids, file)
+            command = [args.program, "eval", own, "--tokens", tokens, "--logits", out, "-q"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            logits[name, "ours", i] = np.load(out)
+            logits[name, "peer", i] = peer.all_logits(ids)
+    pairs = {
+        "quantised: ours against llama.cpp": (("quantised", "peer"), ("quantised", "ours")),
+        "f32 weights: ours against llama.cpp": (("decoded", "peer"), ("decoded", "ours")),
+        "ours: quantised against f32 weights": (("decoded", "ours"), ("quantised", "ours")),
+        "llama.cpp: quantised against f32 weights": (("decoded", "peer"), ("quantised", "peer")),
+    }
+    result = {}
+    for title, (reference, other) in pairs.items():
+        parts = [compare(logits[(*reference, i)], logits[(*other, i)], ids) for i, ids in enumerate(texts)]
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        result[title] = {
+            "positions": len(joined["same"]),
+            "same": joined["same"].mean(),
+            "kl": joined["kl"].mean(),
+            "perplexity_ratio": float(np.exp(joined["nll"].mean())),
+        }
+    print(json.dumps(result))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("speed")
+    command.add_argument("model")
+    command.add_argument("--threads", type=int, default=2)
+    command.add_argument("--prompt", type=int, default=512)
+    command.add_argument("--generate", type=int, default=128)
+    command.add_argument("--no-repack", action="store_true")
+    command.set_defaults(run=speed)
+    command = commands.add_parser("agree")
+    command.add_argument("program")
+    command.add_argument("model")
+    command.add_argument("reference")
+    command.add_argument("folder")
+    command.set_defaults(run=agree)
+    args = parser.parse_args()
+    llama_cpp.llama_log_set(SILENT, ctypes.c_void_p(0))
+    args.run(args)
+
+
+@llama_cpp.llama_log_callback
+def SILENT(level, text, user_data):
+    pass
+
+
+if __name__ == "__main__":
+    main()
