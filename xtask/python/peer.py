@@ -1,10 +1,12 @@
 """Measures llama.cpp (PyPI llama-cpp-python) the way llama-bench does, and compares logits with ours.
 
     peer.py speed MODEL.gguf --threads T --prompt P --generate N      one JSON line: tokens per second
-    peer.py agree CGRAPH_PROGRAM MODEL.gguf REFERENCE.bin FOLDER      one JSON line: agreement figures
+    peer.py agree CGRAPH_PROGRAM MODEL.gguf DATA FOLDER               one JSON line: agreement figures
+    peer.py reference MODEL.gguf DATA FOLDER                          writes DATA/smollm2.f32.*
 
-`agree` evaluates the passages of tests/data/smollm2.reference.bin with both engines: on the model as it is,
-and on its weights decoded to f32, where neither engine rounds activations. FOLDER keeps the converted files.
+`agree` evaluates the passages of DATA/smollm2.reference.bin (DATA is tests/data) with both engines: on the
+model as it is, and on its weights decoded to f32, where neither engine rounds activations. `reference` writes
+llama.cpp's outputs on the decoded weights for the tests. FOLDER keeps the decoded and converted files.
 """
 import argparse
 import ctypes
@@ -75,11 +77,15 @@ def speed(args):
 
 
 def passages(path):
+    """[(ids, top [n, k], logit [n, k], lse [n])] of a file in the format of tests/tools/reference_smollm2.py."""
     words = np.fromfile(path, dtype="<u4")
     at, found = 1, []
     for _ in range(words[0]):
         n, k = int(words[at]), int(words[at + 1])
-        found.append([int(i) for i in words[at + 2 : at + 2 + n]])
+        ids = words[at + 2 : at + 2 + n].astype(int)
+        rows = words[at + 2 + n : at + 2 + n + n * (2 * k + 1)].reshape(n, 2 * k + 1)
+        floats = rows.view("<f4").astype(np.float64)
+        found.append((ids.tolist(), rows[:, :k].astype(int), floats[:, k : 2 * k], floats[:, -1]))
         at += 2 + n + n * (2 * k + 1)
     return found
 
@@ -122,13 +128,61 @@ def compare(reference, other, ids):
     }
 
 
+def compare_stored(stored, logits):
+    """llama.cpp here against its stored outputs from another CPU, over the stored tokens and the rest as one."""
+    same, divergence = [], []
+    for (_, top, logit, lse), rows in zip(stored, logits):
+        p, q = logit - lse[:, None], np.take_along_axis(log_softmax(rows), top, axis=1)
+        rest_p = np.maximum(1 - np.exp(p).sum(axis=1), 1e-12)
+        rest_q = np.maximum(1 - np.exp(q).sum(axis=1), 1e-12)
+        divergence.append((np.exp(p) * (p - q)).sum(axis=1) + rest_p * np.log(rest_p / rest_q))
+        same.append(rows.argmax(1) == top[:, 0])
+    same, divergence = np.concatenate(same), np.concatenate(divergence)
+    return {"positions": len(same), "same": same.mean(), "kl": divergence.mean()}
+
+
+def decoded_model(args):
+    path = os.path.join(args.folder, "decoded.gguf")
+    if not os.path.exists(path):
+        decoded(args.model, path)
+    return path
+
+
+def reference(args):
+    stored = passages(os.path.join(args.data, "smollm2.reference.bin"))
+    peer = Peer(decoded_model(args), 2, 1024)
+    with open(os.path.join(args.data, "smollm2.f32.reference.bin"), "wb") as file:
+        file.write(np.array([len(stored)], dtype="<u4").tobytes())
+        for ids, top, _, _ in stored:
+            rows, k = peer.all_logits(ids), top.shape[1]
+            best = np.argsort(-rows, axis=1, kind="stable")[:, :k]
+            peak = rows.max(axis=1, keepdims=True).astype(np.float64)
+            lse = np.log(np.exp(rows - peak).sum(axis=1, keepdims=True)) + peak
+            file.write(np.array([len(ids), k], dtype="<u4").tobytes() + np.array(ids, dtype="<i4").tobytes())
+            parts = [best.astype("<i4"), np.take_along_axis(rows, best, 1).astype("<f4"), lse.astype("<f4")]
+            file.write(np.concatenate([part.view("<u4") for part in parts], axis=1).tobytes())
+    with open(os.path.join(args.data, "smollm2.greedy.json")) as file:
+        prompts = json.load(file)
+    for prompt in prompts:
+        tokens, out, gap = list(prompt["ids"]), [], []
+        peer.clear()
+        peer.evaluate(tokens)
+        for _ in range(len(prompt["out"])):
+            row = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(peer.context, -1), shape=(peer.vocab,))
+            second, first = np.partition(row, -2)[-2:]
+            out.append(int(row.argmax()))
+            gap.append(round(float(first - second), 4))
+            peer.evaluate(out[-1:])
+        prompt["out"], prompt["gap"] = out, gap
+    with open(os.path.join(args.data, "smollm2.f32.greedy.json"), "w") as file:
+        json.dump(prompts, file)
+
+
 def agree(args):
-    decoded_model = os.path.join(args.folder, "decoded.gguf")
-    if not os.path.exists(decoded_model):
-        decoded(args.model, decoded_model)
-    texts = passages(args.reference)
+    stored = passages(os.path.join(args.data, "smollm2.reference.bin"))
+    texts = [ids for ids, *_ in stored]
     logits = {}
-    for name, path in (("quantised", args.model), ("decoded", decoded_model)):
+    for name, path in (("quantised", args.model), ("decoded", decoded_model(args))):
         own = os.path.join(args.folder, name + ".cgraph")
         subprocess.run([args.program, "convert", path, "-o", own, "--no-mini", "-q"], check=True, stdout=subprocess.DEVNULL)
         peer = Peer(path, 2, 512)
@@ -156,6 +210,8 @@ def agree(args):
             "kl": joined["kl"].mean(),
             "perplexity_ratio": float(np.exp(joined["nll"].mean())),
         }
+    peer_rows = [logits["quantised", "peer", i] for i in range(len(texts))]
+    result["quantised: llama.cpp here against llama.cpp on Zen 3"] = compare_stored(stored, peer_rows)
     print(json.dumps(result))
 
 
@@ -172,9 +228,14 @@ def main():
     command = commands.add_parser("agree")
     command.add_argument("program")
     command.add_argument("model")
-    command.add_argument("reference")
+    command.add_argument("data")
     command.add_argument("folder")
     command.set_defaults(run=agree)
+    command = commands.add_parser("reference")
+    command.add_argument("model")
+    command.add_argument("data")
+    command.add_argument("folder")
+    command.set_defaults(run=reference)
     args = parser.parse_args()
     llama_cpp.llama_log_set(SILENT, ctypes.c_void_p(0))
     args.run(args)

@@ -116,7 +116,7 @@ fn speed_row(threads: &str, ours: Speed, theirs: Option<Speed>) -> String {
 fn agreement(cgraph: &Path, python: &Path, model: &Path, folder: &Path) -> Outcome<Value> {
     let mut peer = Command::new(python);
     peer.arg(root().join("xtask/python/peer.py")).arg("agree").arg(cgraph).arg(model);
-    let line = capture(peer.arg(root().join("tests/data/smollm2.reference.bin")).arg(folder))?;
+    let line = capture(peer.arg(root().join("tests/data")).arg(folder))?;
     let result = parse(&line)?;
     println!("{}", serde_json::to_string_pretty(&result).unwrap_or_default());
     Ok(result)
@@ -135,11 +135,11 @@ fn write_documents(results: &Value, rows: &str, agreement: &Value) -> Outcome {
     let mut table = String::from("| logits | positions | same most likely token | mean KL | perplexity ratio |\n|---|---|---|---|---|\n");
     for (title, row) in agreement.as_object().into_iter().flatten() {
         table.push_str(&format!(
-            "| {title} | {} | {:.1}% | {:.5} | {:.4} |\n",
+            "| {title} | {} | {:.1}% | {:.5} | {} |\n",
             row["positions"],
             100.0 * row["same"].as_f64().unwrap_or(0.0),
             row["kl"].as_f64().unwrap_or(0.0),
-            row["perplexity_ratio"].as_f64().unwrap_or(0.0)
+            row["perplexity_ratio"].as_f64().map_or(String::new(), |r| format!("{r:.4}"))
         ));
     }
     let text = replace_between(&text, "speed", &speed)?;
