@@ -53,7 +53,10 @@ fn table_of_encodings_is_current() {
     let text = read("docs/format.md");
     let (before, rest) = text.split_once("<!-- encodings:begin -->\n").unwrap();
     let (_, after) = rest.split_once("<!-- encodings:end -->").unwrap();
-    compare("docs/format.md", &format!("{before}<!-- encodings:begin -->\n{table}<!-- encodings:end -->{after}"));
+    compare(
+        "docs/format.md",
+        &format!("{before}<!-- encodings:begin -->\n{table}<!-- encodings:end -->{after}"),
+    );
 }
 
 #[test]

@@ -254,10 +254,8 @@ impl AtomicFile {
     }
 
     fn with_file<T>(&mut self, action: &str, f: impl FnOnce(&mut File) -> io::Result<T>) -> Result<T> {
-        let file = self
-            .file
-            .as_mut()
-            .ok_or_else(|| Error::Internal("a committed file was written to".into()))?;
+        let file =
+            self.file.as_mut().ok_or_else(|| Error::Internal("a committed file was written to".into()))?;
         f(file).map_err(|e| Error::io(action, &self.target, e))
     }
 }

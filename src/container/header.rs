@@ -93,7 +93,9 @@ impl Header {
             )));
         }
         if xxh3_64(&bytes[..120]) != u64_at(120) {
-            return Err(bad("the header's checksum does not match: the file is damaged; convert it again".into()));
+            return Err(bad(
+                "the header's checksum does not match: the file is damaged; convert it again".into()
+            ));
         }
         if bytes[72..120].iter().any(|b| *b != 0) {
             return Err(bad("reserved bytes of the header are not zero".into()));
@@ -126,7 +128,10 @@ impl Header {
             ));
         }
         if self.manifest_len > MAX_MANIFEST {
-            return bad(format!("a manifest of {} bytes exceeds the limit of {MAX_MANIFEST}", self.manifest_len));
+            return bad(format!(
+                "a manifest of {} bytes exceeds the limit of {MAX_MANIFEST}",
+                self.manifest_len
+            ));
         }
         let end = self.manifest_offset.checked_add(self.manifest_len);
         if self.manifest_offset < HEADER_LEN as u64 || end != Some(self.file_len) {

@@ -139,7 +139,9 @@ impl Contents {
     fn check_capsule(&self, capsule: &Capsule, mini: bool, end: &mut u64) -> Result<()> {
         let bad = |detail: String| self.bad(format!("capsule {}: {detail}", capsule.id));
         if capsule.residence.is_some() != mini || capsule.link.is_some() != mini {
-            return Err(bad("only a mini's capsules have residence and link, and they must have both".into()));
+            return Err(
+                bad("only a mini's capsules have residence and link, and they must have both".into()),
+            );
         }
         if let Some(link) = &capsule.link {
             let full_len = self.manifest.full.as_ref().map_or(0, |f| f.len);
@@ -150,8 +152,7 @@ impl Contents {
         }
         let mut room = 0;
         if let Some(extent) = capsule.extent {
-            let stop =
-                extent.offset.checked_add(extent.len).filter(|s| *s <= self.header.manifest_offset);
+            let stop = extent.offset.checked_add(extent.len).filter(|s| *s <= self.header.manifest_offset);
             let aligned =
                 extent.offset.is_multiple_of(EXTENT_ALIGN) && extent.len.is_multiple_of(EXTENT_ALIGN);
             let (true, true, Some(stop)) = (aligned, extent.offset >= *end, stop) else {
@@ -169,7 +170,8 @@ impl Contents {
             if !names.insert(tensor.name.as_str()) {
                 return Err(bad(format!("tensor {} is listed twice", tensor.name)));
             }
-            self.check_tensor(tensor, room, &mut at).map_err(|detail| bad(format!("tensor {}: {detail}", tensor.name)))?;
+            self.check_tensor(tensor, room, &mut at)
+                .map_err(|detail| bad(format!("tensor {}: {detail}", tensor.name)))?;
             let needed = capsule.residence != Some(Residence::Linked);
             if needed && tensor.planes.is_empty() {
                 return Err(bad(format!("tensor {} has no stored plane", tensor.name)));
@@ -197,7 +199,9 @@ impl Contents {
         match tensor.planes.as_slice() {
             [] => Ok(()),
             [plane] if plane.len == expected => Ok(()),
-            [plane] => Err(format!("{} stored bytes where its shape and encoding need {expected}", plane.len)),
+            [plane] => {
+                Err(format!("{} stored bytes where its shape and encoding need {expected}", plane.len))
+            }
             more => Err(format!("{} planes where its encoding has one", more.len())),
         }
     }
@@ -236,11 +240,14 @@ pub fn tensor_bytes(tensor: &Tensor) -> Result<u64, String> {
     };
     let rows = outer.iter().try_fold(1u64, |product, d| product.checked_mul(*d));
     let sizes = rows.and_then(|rows| Some((usize::try_from(rows).ok()?, usize::try_from(*cols).ok()?)));
-    let bytes = sizes.filter(|(rows, cols)| *rows > 0 && *cols > 0).and_then(|(rows, cols)| match tensor.layout {
-        Layout::Rows => pack::row_bytes(encoding, cols)?.checked_mul(rows),
-        Layout::Packed8 => pack::packed_len(encoding, rows, cols),
-    });
-    bytes.map(|b| b as u64).ok_or_else(|| format!("shape {dims:?} does not suit encoding {}", tensor.encoding))
+    let bytes =
+        sizes.filter(|(rows, cols)| *rows > 0 && *cols > 0).and_then(|(rows, cols)| match tensor.layout {
+            Layout::Rows => pack::row_bytes(encoding, cols)?.checked_mul(rows),
+            Layout::Packed8 => pack::packed_len(encoding, rows, cols),
+        });
+    bytes
+        .map(|b| b as u64)
+        .ok_or_else(|| format!("shape {dims:?} does not suit encoding {}", tensor.encoding))
 }
 
 /// One finding of [`check_payload`].

@@ -179,7 +179,8 @@ fn match_tensors<'a>(gguf: &'a Gguf, rules: &[CapsuleRule]) -> Result<Vec<Vec<&'
         plan.push(tensors);
     }
     let ignored = |name: &str| IGNORED_SUFFIXES.iter().any(|s| name.ends_with(s));
-    if let Some(extra) = gguf.tensors().iter().find(|t| !used.contains(t.name.as_str()) && !ignored(&t.name)) {
+    if let Some(extra) = gguf.tensors().iter().find(|t| !used.contains(t.name.as_str()) && !ignored(&t.name))
+    {
         return Err(Error::Unsupported(format!(
             "{}: tensor {} has no place in this architecture's graph; the model is of a kind that cannot be run yet",
             gguf.name(),

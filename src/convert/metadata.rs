@@ -73,7 +73,10 @@ impl<'a> Metadata<'a> {
         let value = self.get(key);
         match (value, default) {
             (None, Some(default)) => Ok(default),
-            _ => value.and_then(Value::as_f64).map(|v| v as f32).ok_or_else(|| self.wrong(key, value, "a number")),
+            _ => value
+                .and_then(Value::as_f64)
+                .map(|v| v as f32)
+                .ok_or_else(|| self.wrong(key, value, "a number")),
         }
     }
 
@@ -86,9 +89,10 @@ impl<'a> Metadata<'a> {
                 self.gguf.name()
             )));
         }
-        let embedding = self.gguf.tensor("token_embd.weight").ok_or_else(|| {
-            Error::malformed(self.gguf.name(), "tensor token_embd.weight is missing")
-        })?;
+        let embedding = self
+            .gguf
+            .tensor("token_embd.weight")
+            .ok_or_else(|| Error::malformed(self.gguf.name(), "tensor token_embd.weight is missing"))?;
         let vocab_size = u32::try_from(embedding.shape[0])
             .map_err(|_| Error::malformed(self.gguf.name(), "token_embd.weight has too many rows"))?;
         let embedding_length = self.integer("embedding_length", None)?;
@@ -187,7 +191,8 @@ pub fn vocab(gguf: &Gguf) -> Result<Option<VocabSource>> {
         }
     };
     let wrong = |name: &str| Error::malformed(gguf.name(), format!("{} has the wrong type", key(name)));
-    let array = |name: &str| gguf.metadata(&key(name)).map(|v| v.as_array().ok_or_else(|| wrong(name))).transpose();
+    let array =
+        |name: &str| gguf.metadata(&key(name)).map(|v| v.as_array().ok_or_else(|| wrong(name))).transpose();
     let texts = |name: &str| -> Result<Vec<Vec<u8>>> {
         let Some(array) = array(name)? else { return Ok(Vec::new()) };
         Ok(array.texts().ok_or_else(|| wrong(name))?.into_iter().map(<[u8]>::to_vec).collect())
@@ -205,7 +210,10 @@ pub fn vocab(gguf: &Gguf) -> Result<Option<VocabSource>> {
         None => Vec::new(),
         Some(array) => {
             let numbers = array.integers().ok_or_else(|| wrong("token_type"))?;
-            numbers.into_iter().map(|v| i32::try_from(v).map_err(|_| wrong("token_type"))).collect::<Result<_>>()?
+            numbers
+                .into_iter()
+                .map(|v| i32::try_from(v).map_err(|_| wrong("token_type")))
+                .collect::<Result<_>>()?
         }
     };
     let scores = match array("scores")? {

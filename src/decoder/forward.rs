@@ -41,6 +41,8 @@ enum Stage {
 #[derive(Debug)]
 pub struct Forward {
     tokens: Vec<u32>,
+    /// Rows that are still computed: all tokens, or in the last block only the one whose logits are wanted.
+    rows: usize,
     start: usize,
     wanted: Logits,
     stage: Stage,
@@ -65,6 +67,7 @@ impl Default for Forward {
     fn default() -> Self {
         Self {
             tokens: Vec::new(),
+            rows: 0,
             start: 0,
             wanted: Logits::None,
             stage: Stage::Done,
@@ -138,13 +141,21 @@ impl Decoder {
     /// # Errors
     /// [`Error::InvalidArgument`] for no tokens or a token id out of range; [`Error::Limit`] where the cache
     /// has no room for them.
-    pub fn begin(&self, forward: &mut Forward, cache: &KvCache, tokens: &[u32], wanted: Logits) -> Result<()> {
+    pub fn begin(
+        &self,
+        forward: &mut Forward,
+        cache: &KvCache,
+        tokens: &[u32],
+        wanted: Logits,
+    ) -> Result<()> {
         let vocab = self.params.vocab_size;
         if tokens.is_empty() {
             return Err(Error::InvalidArgument("a batch needs at least one token".into()));
         }
         if let Some(id) = tokens.iter().find(|id| **id >= vocab) {
-            return Err(Error::InvalidArgument(format!("token id {id} is out of range; the model has {vocab}")));
+            return Err(Error::InvalidArgument(format!(
+                "token id {id} is out of range; the model has {vocab}"
+            )));
         }
         if tokens.len() > cache.capacity() - cache.len() {
             return Err(Error::Limit(format!(
@@ -156,7 +167,7 @@ impl Decoder {
         }
         forward.tokens.clear();
         forward.tokens.extend_from_slice(tokens);
-        (forward.start, forward.wanted) = (cache.len(), wanted);
+        (forward.start, forward.rows, forward.wanted) = (cache.len(), tokens.len(), wanted);
         (forward.stage, forward.block, forward.task) = (Stage::Embed, 0, 0);
         Ok(())
     }
@@ -196,6 +207,8 @@ impl Decoder {
             Stage::Embed => Stage::AttnNorm,
             Stage::AttnNorm => Stage::Qkv,
             Stage::Qkv => Stage::Rope,
+            // Past the last block's keys and values only logits are still to be computed.
+            Stage::Rope if self.is_last(f) && f.wanted == Logits::None => Stage::Done,
             Stage::Rope => Stage::Attention,
             Stage::Attention => Stage::AttnPrepare,
             Stage::AttnPrepare => Stage::AttnOutput,
@@ -203,22 +216,25 @@ impl Decoder {
             Stage::FfnNorm => Stage::GateUp,
             Stage::GateUp => Stage::Activate,
             Stage::Activate => Stage::Down,
-            Stage::Down if f.block + 1 < self.weights.blocks.len() => {
+            Stage::Down if self.is_last(f) => Stage::HeadNorm,
+            Stage::Down => {
                 f.block += 1;
                 Stage::AttnNorm
             }
-            Stage::Down if f.wanted == Logits::None => Stage::Done,
-            Stage::Down => Stage::HeadNorm,
             Stage::HeadNorm => Stage::Head,
             Stage::Head | Stage::Done => Stage::Done,
         };
+    }
+
+    fn is_last(&self, f: &Forward) -> bool {
+        f.block + 1 == self.weights.blocks.len()
     }
 
     fn stage(&self, f: &mut Forward, cache: &mut KvCache, gate: &Gate) -> Result<Progress> {
         let backend = self.backend.as_ref();
         let p = &self.params;
         let block = &self.weights.blocks[f.block];
-        let (n, width) = (f.tokens.len(), p.embedding_length as usize);
+        let (n, width) = (f.rows, p.embedding_length as usize);
         match f.stage {
             Stage::Embed => self.embed(f)?,
             // A stage that starts with an addition runs to its end, so resuming never adds twice.
@@ -237,13 +253,20 @@ impl Decoder {
             Stage::Rope => self.rope_and_store(f, cache),
             Stage::Attention => return Ok(self.attend(f, cache, gate)),
             Stage::AttnPrepare => {
-                backend.activations(&f.attended, p.head_count as usize * p.value_length as usize, &mut f.input);
+                let attended = p.head_count as usize * p.value_length as usize;
+                if self.is_last(f) && f.wanted == Logits::Last {
+                    f.hidden.drain(..(n - 1) * width);
+                    f.attended.drain(..(n - 1) * attended);
+                    f.rows = 1;
+                }
+                backend.activations(&f.attended, attended, &mut f.input);
             }
             Stage::AttnOutput => {
                 return self.project(gate, f.task, n, &f.input, [(&block.attn_output, &mut f.branch)]);
             }
             Stage::FfnNorm => {
                 backend.add(&mut f.hidden, &f.branch);
+                f.normed.resize(n * width, 0.0);
                 backend.rms_norm(&f.hidden, &block.ffn_norm, p.rms_epsilon, &mut f.normed);
                 backend.activations(&f.normed, width, &mut f.input);
             }
@@ -258,15 +281,11 @@ impl Decoder {
             Stage::Down => return self.project(gate, f.task, n, &f.input, [(&block.down, &mut f.branch)]),
             Stage::HeadNorm => {
                 backend.add(&mut f.hidden, &f.branch);
-                let first = if f.wanted == Logits::All { 0 } else { n - 1 };
-                let hidden = &f.hidden[first * width..];
-                f.normed.resize(hidden.len(), 0.0);
-                backend.rms_norm(hidden, &self.weights.output_norm, p.rms_epsilon, &mut f.normed);
+                backend.rms_norm(&f.hidden, &self.weights.output_norm, p.rms_epsilon, &mut f.normed);
                 backend.activations(&f.normed, width, &mut f.input);
             }
             Stage::Head => {
-                let rows = if f.wanted == Logits::All { n } else { 1 };
-                return self.project(gate, f.task, rows, &f.input, [(&self.weights.head, &mut f.logits)]);
+                return self.project(gate, f.task, n, &f.input, [(&self.weights.head, &mut f.logits)]);
             }
             Stage::Done => {}
         }

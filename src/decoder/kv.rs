@@ -76,7 +76,9 @@ impl KvCache {
 
 fn zeroed(width: usize, capacity: usize) -> Result<Vec<u16>> {
     let elements = width.checked_mul(capacity).filter(|n| *n <= isize::MAX as usize / 2);
-    let limit = || Error::Limit(format!("a KV cache of {capacity} positions does not fit; ask for a smaller context"));
+    let limit = || {
+        Error::Limit(format!("a KV cache of {capacity} positions does not fit; ask for a smaller context"))
+    };
     let elements = elements.ok_or_else(limit)?;
     let mut probe = Vec::<u16>::new();
     probe.try_reserve_exact(elements).map_err(|_| limit())?;

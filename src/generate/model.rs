@@ -129,6 +129,8 @@ fn thread_count(wanted: usize) -> Result<usize> {
     match wanted {
         0 => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
         n if n <= MAX_THREADS => Ok(n),
-        n => Err(Error::InvalidArgument(format!("{n} threads; 1 to {MAX_THREADS} are possible, 0 for one per processor"))),
+        n => Err(Error::InvalidArgument(format!(
+            "{n} threads; 1 to {MAX_THREADS} are possible, 0 for one per processor"
+        ))),
     }
 }

@@ -377,9 +377,9 @@ impl Session {
     fn check_ids(&self, tokens: &[u32]) -> Result<()> {
         let vocab = self.model.decoder().params().vocab_size;
         match tokens.iter().find(|id| **id >= vocab) {
-            Some(id) => {
-                Err(Error::InvalidArgument(format!("token id {id} is out of range; the model has {vocab} tokens")))
-            }
+            Some(id) => Err(Error::InvalidArgument(format!(
+                "token id {id} is out of range; the model has {vocab} tokens"
+            ))),
             None => Ok(()),
         }
     }

@@ -77,7 +77,13 @@ fn vector(name: String, len: usize, required: bool) -> TensorRule {
     TensorRule { name, kind: TensorKind::Vector, required, shape: vec![len] }
 }
 
-fn capsule(id: String, kind: &'static str, input: &str, output: &str, tensors: Vec<TensorRule>) -> CapsuleRule {
+fn capsule(
+    id: String,
+    kind: &'static str,
+    input: &str,
+    output: &str,
+    tensors: Vec<TensorRule>,
+) -> CapsuleRule {
     CapsuleRule {
         id,
         kind,
@@ -111,11 +117,7 @@ fn llama(p: &DecoderParams) -> Vec<CapsuleRule> {
             vector(name("attn_q.bias"), p.q_width(), false),
             vector(name("attn_k.bias"), p.k_width(), false),
             vector(name("attn_v.bias"), p.v_width(), false),
-            matrix(
-                name("attn_output.weight"),
-                width,
-                p.head_count as usize * p.value_length as usize,
-            ),
+            matrix(name("attn_output.weight"), width, p.head_count as usize * p.value_length as usize),
             vector(name("attn_output.bias"), width, false),
         ];
         let feed_forward = vec![

@@ -49,7 +49,10 @@ impl Activations {
     /// Bytes of the buffers.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.values.capacity() * 4 + self.codes.capacity() + self.scales.capacity() * 4 + self.sums.capacity() * 4
+        self.values.capacity() * 4
+            + self.codes.capacity()
+            + self.scales.capacity() * 4
+            + self.sums.capacity() * 4
     }
 }
 

@@ -44,7 +44,12 @@ impl<'a> Rows<'a> {
 }
 
 /// Squared error of `target`'s codes relative to the weights, on rows spread over the tensor.
-pub fn sampled_error(file: &MappedFile, capsule: &Capsule, tensor: &Tensor, target: &Encoding) -> Result<f64> {
+pub fn sampled_error(
+    file: &MappedFile,
+    capsule: &Capsule,
+    tensor: &Tensor,
+    target: &Encoding,
+) -> Result<f64> {
     let source = Rows::new(file, capsule, tensor)?;
     let sampled = source.rows.min(SAMPLED_ROWS);
     let len = pack::row_bytes(target, source.cols)
@@ -97,7 +102,13 @@ pub fn stream(
 }
 
 /// Encodes the rows from `first` on that `codes` has room for, on all processors.
-fn encode_rows(source: &Rows<'_>, first: usize, target: &Encoding, row: usize, codes: &mut [u8]) -> Result<()> {
+fn encode_rows(
+    source: &Rows<'_>,
+    first: usize,
+    target: &Encoding,
+    row: usize,
+    codes: &mut [u8],
+) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let rows = codes.len() / row;
     let share = rows.div_ceil(threads).max(1);

@@ -8,7 +8,7 @@ pub mod agreement;
 pub mod job;
 mod light;
 pub mod plan;
-mod write;
 pub mod verify;
+mod write;
 
 pub use write::{SplitOptions, SplitSummary, split};

@@ -140,7 +140,13 @@ pub(super) fn plan(
     let describe = |chosen: &[usize]| SplitPlan {
         size,
         light: light.name().to_owned(),
-        capsules: manifest.capsules.iter().zip(&forms).zip(chosen).map(|((c, f), i)| planned(c, &f[*i])).collect(),
+        capsules: manifest
+            .capsules
+            .iter()
+            .zip(&forms)
+            .zip(chosen)
+            .map(|((c, f), i)| planned(c, &f[*i]))
+            .collect(),
     };
     let smallest = length_of(&describe(&chosen))?;
     if smallest > size {
@@ -183,8 +189,7 @@ fn best_step(forms: &[Vec<Form>], chosen: &[usize], room: u64) -> Option<(usize,
 /// Forms of a capsule in ascending order of bytes, each less damaging than the one before.
 fn capsule_forms(full: &MappedFile, index: usize, capsule: &Capsule, light: Light) -> Result<Vec<Form>> {
     let place = place_weight(&full.contents().manifest, index);
-    let own: CapsuleForm =
-        capsule.tensors.iter().map(|t| encoding_of(t).map(Some)).collect::<Result<_>>()?;
+    let own: CapsuleForm = capsule.tensors.iter().map(|t| encoding_of(t).map(Some)).collect::<Result<_>>()?;
     let mut forms = vec![Form {
         residence: Residence::Pinned,
         bytes: extent_bytes(capsule, &own),
@@ -299,9 +304,8 @@ fn planned(capsule: &Capsule, form: &Form) -> PlannedCapsule {
 /// # Errors
 /// [`Error::Mismatch`] where the plan does not suit the capsule.
 pub(super) fn form_of(planned: &PlannedCapsule, capsule: &Capsule) -> Result<CapsuleForm> {
-    let wrong = |why: &str| {
-        Error::Mismatch(format!("the recorded plan does not suit capsule {}: {why}", capsule.id))
-    };
+    let wrong =
+        |why: &str| Error::Mismatch(format!("the recorded plan does not suit capsule {}: {why}", capsule.id));
     if planned.id != capsule.id {
         return Err(wrong("it plans another capsule in its place"));
     }
@@ -313,7 +317,8 @@ pub(super) fn form_of(planned: &PlannedCapsule, capsule: &Capsule) -> Result<Cap
             Residence::Linked if is_weight(tensor) => None,
             Residence::Light if is_weight(tensor) => {
                 let name = names.next().ok_or_else(|| wrong("it names too few encodings"))?;
-                let encoding = encoding::by_name(name).ok_or_else(|| wrong("it names an unknown encoding"))?;
+                let encoding =
+                    encoding::by_name(name).ok_or_else(|| wrong("it names an unknown encoding"))?;
                 let (_, cols) = rows_cols(tensor);
                 let possible = encoding == own || encoding.quantize.is_some();
                 if !possible || !cols.is_multiple_of(encoding.block_len) {

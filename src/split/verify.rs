@@ -87,7 +87,9 @@ pub fn verify(path: &Path, options: &VerifyOptions, progress: &mut ProgressFn<'_
             if let Err(error) = check_model(&store) {
                 result.problems.push(Damage { capsule: None, detail: error.to_string() });
             }
-            if options.deep && let Some(full) = store.full().filter(|f| f.name() != result.file) {
+            if options.deep
+                && let Some(full) = store.full().filter(|f| f.name() != result.file)
+            {
                 deep(full, options, progress, &mut result.problems)?;
             }
         }
@@ -123,10 +125,11 @@ fn deep(
     let found = check_payload(file.source(), file.contents(), options.cancel.as_ref(), &mut |done| {
         progress(done, total);
     })?;
-    problems.extend(found.into_iter().map(|damage| Damage {
-        detail: format!("{}: {}", file.name(), damage.detail),
-        ..damage
-    }));
+    problems.extend(
+        found
+            .into_iter()
+            .map(|damage| Damage { detail: format!("{}: {}", file.name(), damage.detail), ..damage }),
+    );
     Ok(())
 }
 

@@ -221,7 +221,8 @@ fn length_of(full: &MappedFile, plan: &SplitPlan) -> Result<u64> {
     let mut manifest = outline(full, plan)?;
     let source = &full.contents().manifest;
     let mut at = EXTENT_ALIGN;
-    for ((capsule, form), slot) in source.capsules.iter().zip(forms(full, plan)?).zip(&mut manifest.capsules) {
+    for ((capsule, form), slot) in source.capsules.iter().zip(forms(full, plan)?).zip(&mut manifest.capsules)
+    {
         let start = at;
         for ((tensor, encoding), out) in capsule.tensors.iter().zip(form).zip(&mut slot.tensors) {
             let Some(encoding) = encoding else { continue };

@@ -74,7 +74,8 @@ impl Store {
             None => "full",
             Some(residence) => residence.name(),
         };
-        if self.mode() == Mode::Exact && self.manifest().capsules[index].residence == Some(Residence::Linked) {
+        if self.mode() == Mode::Exact && self.manifest().capsules[index].residence == Some(Residence::Linked)
+        {
             self.count_fetch();
         }
         let mut tensors = Vec::with_capacity(capsule.tensors.len());

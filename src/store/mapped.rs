@@ -143,9 +143,9 @@ impl MappedFile {
 
     fn asset_range(&self, name: &str) -> Result<Range<usize>> {
         let asset = self.contents.manifest.asset(name);
-        asset.and_then(|a| self.range(a.offset, a.len)).ok_or_else(|| {
-            Error::NotFound(format!("{}: the file has no asset \"{name}\"", self.name()))
-        })
+        asset
+            .and_then(|a| self.range(a.offset, a.len))
+            .ok_or_else(|| Error::NotFound(format!("{}: the file has no asset \"{name}\"", self.name())))
     }
 
     fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {

@@ -137,14 +137,17 @@ impl Store {
                 self.manifest().capsules.len()
             ))
         })?;
-        let from_full = self.mode == Mode::Exact
-            && matches!(own.residence, Some(Residence::Light | Residence::Linked));
+        let from_full =
+            self.mode == Mode::Exact && matches!(own.residence, Some(Residence::Light | Residence::Linked));
         match (&self.full, from_full) {
             (Some(full), true) => {
                 // Opening held the link index against the full file: same capsules in the same order.
-                let capsule = full.contents().manifest.capsules.get(index).ok_or_else(|| {
-                    Error::Internal(format!("the full file lacks capsule {}", own.id))
-                })?;
+                let capsule = full
+                    .contents()
+                    .manifest
+                    .capsules
+                    .get(index)
+                    .ok_or_else(|| Error::Internal(format!("the full file lacks capsule {}", own.id)))?;
                 Ok((full, capsule))
             }
             _ => Ok((&self.primary, own)),

@@ -104,11 +104,8 @@ fn resolve_mini(mini: &MappedFile, options: &OpenOptions) -> Result<(Option<Mapp
 /// `fast` needs every capsule pinned or light.
 fn require_all_held(mini: &MappedFile) -> Result<()> {
     let capsules = &mini.contents().manifest.capsules;
-    let linked: Vec<&str> = capsules
-        .iter()
-        .filter(|c| c.residence == Some(Residence::Linked))
-        .map(|c| c.id.as_str())
-        .collect();
+    let linked: Vec<&str> =
+        capsules.iter().filter(|c| c.residence == Some(Residence::Linked)).map(|c| c.id.as_str()).collect();
     if linked.is_empty() {
         return Ok(());
     }
@@ -220,7 +217,8 @@ fn check_link(mini: &Capsule, full: &Capsule) -> Result<(), String> {
     if full.checksum().as_deref() != Some(link.xxh3.as_str()) {
         return Err("its checksum differs".into());
     }
-    let shapes = |c: &Capsule| c.tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect::<Vec<_>>();
+    let shapes =
+        |c: &Capsule| c.tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect::<Vec<_>>();
     if shapes(mini) != shapes(full) {
         return Err("its tensors differ".into());
     }

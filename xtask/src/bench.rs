@@ -30,7 +30,9 @@ pub fn run(peers: bool) -> Outcome {
     let folder = cache().join("bench");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
     let converted = folder.join("smollm2.cgraph");
-    capture(Command::new(&cgraph).arg("convert").arg(&model).arg("-o").arg(&converted).args(["--no-mini", "-q"]))?;
+    capture(
+        Command::new(&cgraph).arg("convert").arg(&model).arg("-o").arg(&converted).args(["--no-mini", "-q"]),
+    )?;
     let mut results = json!({ "machine": machine(), "rounds": ROUNDS, "speed": [] });
     let mut rows = String::new();
     for threads in ["1", "2"] {
@@ -78,7 +80,8 @@ fn measure(
         if let Some(python) = python {
             let mut peer = Command::new(python);
             peer.arg(root().join("xtask/python/peer.py")).arg("speed").arg(model);
-            let line = capture(peer.args(["--threads", threads, "--prompt", PROMPT, "--generate", GENERATE]))?;
+            let line =
+                capture(peer.args(["--threads", threads, "--prompt", PROMPT, "--generate", GENERATE]))?;
             let report = parse(&line)?;
             theirs.push(Speed { prefill: number(&report, "prefill")?, decode: number(&report, "decode")? });
         }
@@ -132,7 +135,9 @@ fn write_documents(results: &Value, rows: &str, agreement: &Value) -> Outcome {
          |---|---|---|---|---|---|---|\n{rows}",
         results["machine"].as_str().unwrap_or_default()
     );
-    let mut table = String::from("| logits | positions | same most likely token | mean KL | perplexity ratio |\n|---|---|---|---|---|\n");
+    let mut table = String::from(
+        "| logits | positions | same most likely token | mean KL | perplexity ratio |\n|---|---|---|---|---|\n",
+    );
     for (title, row) in agreement.as_object().into_iter().flatten() {
         table.push_str(&format!(
             "| {title} | {} | {:.1}% | {:.5} | {} |\n",

@@ -25,9 +25,22 @@ fn show(cgraph: &Path, folder: &Path, model: &Path) -> Outcome {
     let prompt = "What is the capital of France?";
     for (mode, report) in [("fast", "fast.json"), ("exact", "exact.json")] {
         println!("\n--- {mode}: {prompt}");
-        let args = ["run", "smollm2.mini.cgraph", "--chat", "-p", prompt, "-n", "64", "--mode", mode, "--report", report];
+        let args = [
+            "run",
+            "smollm2.mini.cgraph",
+            "--chat",
+            "-p",
+            prompt,
+            "-n",
+            "64",
+            "--mode",
+            mode,
+            "--report",
+            report,
+        ];
         run_in(folder, cgraph, &args)?;
-        let text = fs::read_to_string(folder.join(report)).map_err(|e| format!("cannot read {report}: {e}"))?;
+        let text =
+            fs::read_to_string(folder.join(report)).map_err(|e| format!("cannot read {report}: {e}"))?;
         println!("\n{text}");
     }
     Ok(())
@@ -42,11 +55,15 @@ fn compare_greedy(cgraph: &Path, folder: &Path) -> Outcome {
     let list = prompts.as_array().cloned().unwrap_or_default();
     for prompt in &list {
         let question = prompt["prompt"].as_str().unwrap_or_default();
-        let args = ["run", "smollm2.cgraph", "--chat", "-p", question, "-n", "64", "-q", "--report", "greedy.json"];
+        let args =
+            ["run", "smollm2.cgraph", "--chat", "-p", question, "-n", "64", "-q", "--report", "greedy.json"];
         capture(Command::new(cgraph).current_dir(folder).args(args))?;
         let report = fs::read_to_string(folder.join("greedy.json")).map_err(|e| format!("no report: {e}"))?;
-        let report: Value = serde_json::from_str(&report).map_err(|e| format!("the report is no JSON: {e}"))?;
-        let numbers = |v: &Value| v.as_array().map(|a| a.iter().filter_map(Value::as_u64).collect::<Vec<_>>()).unwrap_or_default();
+        let report: Value =
+            serde_json::from_str(&report).map_err(|e| format!("the report is no JSON: {e}"))?;
+        let numbers = |v: &Value| {
+            v.as_array().map(|a| a.iter().filter_map(Value::as_u64).collect::<Vec<_>>()).unwrap_or_default()
+        };
         let (own, theirs) = (numbers(&report["token_ids"]), numbers(&prompt["out"]));
         let gaps = prompt["gap"].as_array().cloned().unwrap_or_default();
         let mut same_so_far = true;
@@ -67,7 +84,9 @@ fn compare_greedy(cgraph: &Path, folder: &Path) -> Outcome {
         "\ngreedy tokens against llama.cpp on {} prompts: {equal} of {compared} equal up to the first difference, {whole} answers equal throughout",
         list.len()
     );
-    println!("(docs/performance.md says why a few differ: llama.cpp differs from itself as much from one CPU to the next)");
+    println!(
+        "(docs/performance.md says why a few differ: llama.cpp differs from itself as much from one CPU to the next)"
+    );
     Ok(())
 }
 

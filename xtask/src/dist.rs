@@ -51,7 +51,8 @@ fn copy(file: &Path, folder: &Path) -> Outcome {
 /// The package's version, from the one place that states it.
 fn version() -> Outcome<String> {
     let manifest = root().join("Cargo.toml");
-    let text = fs::read_to_string(&manifest).map_err(|e| format!("cannot read {}: {e}", manifest.display()))?;
+    let text =
+        fs::read_to_string(&manifest).map_err(|e| format!("cannot read {}: {e}", manifest.display()))?;
     text.lines()
         .find_map(|line| line.strip_prefix("version = \"")?.strip_suffix('"'))
         .map(str::to_owned)

@@ -24,7 +24,13 @@ pub fn all() -> Outcome {
 
 /// Programs of the C tests.
 pub fn programs() -> Outcome {
-    let needed = [("cc", "gcc"), ("c++", "g++"), ("valgrind", "valgrind"), ("nm", "binutils"), ("python3", "python3-venv")];
+    let needed = [
+        ("cc", "gcc"),
+        ("c++", "g++"),
+        ("valgrind", "valgrind"),
+        ("nm", "binutils"),
+        ("python3", "python3-venv"),
+    ];
     let missing: Vec<&str> = needed.iter().filter(|(p, _)| !exists(p)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());

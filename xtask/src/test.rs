@@ -18,7 +18,16 @@ pub fn run() -> Outcome {
     let model = setup::model()?;
     let python = setup::python()?;
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
-    shell::run(cargo().args(["clippy", "--workspace", "--all-targets", "--features", "schema", "--", "-D", "warnings"]))?;
+    shell::run(cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--features",
+        "schema",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
     let mut total = Counts::default();
     let mut failures = Vec::new();
     let mut tests = cargo();
@@ -42,10 +51,8 @@ pub fn run() -> Outcome {
 /// Runs a test runner, passes its output on, and adds up its result lines.
 fn count(name: &str, command: &mut Command, total: &mut Counts, failures: &mut Vec<String>) -> Outcome {
     println!("$ {name}");
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| format!("cannot start {name}: {e}"))?;
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().map_err(|e| format!("cannot start {name}: {e}"))?;
     if let Some(out) = child.stdout.take() {
         for line in BufReader::new(out).lines() {
             let line = line.map_err(|e| format!("cannot read from {name}: {e}"))?;

@@ -79,9 +79,13 @@ pub fn read(source: &dyn ReadAt, file: usize) -> Result<Front> {
     let metadata = read_metadata(&mut cursor, entry_count)?;
     let alignment = match metadata.iter().find(|(key, _)| key == "general.alignment") {
         None => 32,
-        Some((_, value)) => value.as_u64().filter(|a| a.is_power_of_two() && *a <= MAX_ALIGNMENT).ok_or_else(
-            || cursor.bad(format!("general.alignment is {value:?}; it must be a power of two up to {MAX_ALIGNMENT}")),
-        )?,
+        Some((_, value)) => {
+            value.as_u64().filter(|a| a.is_power_of_two() && *a <= MAX_ALIGNMENT).ok_or_else(|| {
+                cursor.bad(format!(
+                    "general.alignment is {value:?}; it must be a power of two up to {MAX_ALIGNMENT}"
+                ))
+            })?
+        }
     };
     let mut tensors = Vec::new();
     for number in 0..tensor_count {
@@ -97,7 +101,9 @@ fn read_metadata(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<(String, Val
     for number in 0..count {
         let key = cursor.name(&format!("key number {number}"))?;
         if key.is_empty() || !keys.insert(key.clone()) {
-            return Err(cursor.bad(format!("metadata key number {number} (\"{key}\") is empty or used twice")));
+            return Err(
+                cursor.bad(format!("metadata key number {number} (\"{key}\") is empty or used twice"))
+            );
         }
         let kind = cursor.u32(&key)?;
         let value = cursor.value(&key, kind, 0)?;
