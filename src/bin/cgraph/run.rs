@@ -2,13 +2,13 @@
 
 use std::io::{self, IsTerminal, Read, Write};
 
+use capsulegraph::Error;
 use capsulegraph::container::disk::SystemDisk;
 use capsulegraph::generate::session::{FinishReason, GenerateOptions, Session, Step};
 use capsulegraph::pool::{CancelToken, Gate};
 use capsulegraph::report::Report;
 use capsulegraph::report::memory::MemorySampler;
 use capsulegraph::text::ChatMessage;
-use capsulegraph::Error;
 
 use crate::args::{PromptArgs, ReportArgs, RunArgs};
 use crate::failure::Failure;
@@ -32,7 +32,8 @@ pub fn run(args: &RunArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure>
     sampler.sample();
     let mut answer = Answer::default();
     let streamed = !args.report.json;
-    let outcome = answer.generate(&mut session, &tokens, &args.generate.options(), cancel, &sampler, streamed);
+    let outcome =
+        answer.generate(&mut session, &tokens, &args.generate.options(), cancel, &sampler, streamed);
     match outcome {
         Ok(()) | Err(Failure::Library(Error::Cancelled)) => {}
         Err(failure) => return Err(failure),

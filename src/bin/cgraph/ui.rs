@@ -82,7 +82,10 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     Ok(String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
-        Error::malformed(path.display().to_string(), format!("it is not UTF-8 at byte {at}; save it as UTF-8"))
+        Error::malformed(
+            path.display().to_string(),
+            format!("it is not UTF-8 at byte {at}; save it as UTF-8"),
+        )
     })?)
 }
 
@@ -90,7 +93,11 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
 pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@\\".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// The ending that a source's converted file gets.
