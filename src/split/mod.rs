@@ -11,4 +11,4 @@ pub mod plan;
 pub mod verify;
 mod write;
 
-pub use write::{SplitOptions, SplitSummary, split};
+pub use write::{SplitOptions, SplitSummary, residence_counts, split};
