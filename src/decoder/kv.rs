@@ -10,6 +10,9 @@ pub(super) struct KvLayer {
     pub values: Vec<u16>,
 }
 
+/// Sizes above this are probed before they are taken.
+const PROBED_BYTES: usize = 256 << 20;
+
 /// Keys and values of every layer, for one sequence.
 #[derive(Debug)]
 pub struct KvCache {
@@ -24,15 +27,23 @@ impl KvCache {
     /// # Errors
     /// [`Error::Limit`] where it would exceed the address space or the system has no memory for it.
     pub fn new(params: &DecoderParams, capacity: usize) -> Result<Self> {
-        let layers = (0..params.block_count)
-            .map(|_| {
-                Ok(KvLayer {
-                    keys: zeroed(params.k_width(), capacity)?,
-                    values: zeroed(params.v_width(), capacity)?,
-                })
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { layers, capacity, len: 0 })
+        let limit = || {
+            Error::Limit(format!(
+                "a KV cache of {capacity} positions does not fit the memory; ask for a smaller context"
+            ))
+        };
+        let bytes = usize::try_from(Self::bytes_for(params, capacity)).map_err(|_| limit())?;
+        // Asked for at once and given back, so that an impossible size is an answer and not an abort. Small
+        // sizes are not probed: giving them back would make the allocator clear (and so commit) them later.
+        if bytes > PROBED_BYTES {
+            Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| limit())?;
+        }
+        let layer = |_| KvLayer {
+            // Zeroed pages come from the system on first use, so positions never reached cost nothing.
+            keys: vec![0; params.k_width() * capacity],
+            values: vec![0; params.v_width() * capacity],
+        };
+        Ok(Self { layers: (0..params.block_count).map(layer).collect(), capacity, len: 0 })
     }
 
     /// Bytes of a cache of `capacity` positions.
@@ -72,17 +83,4 @@ impl KvCache {
     pub(super) fn advance(&mut self, n: usize) {
         self.len += n;
     }
-}
-
-fn zeroed(width: usize, capacity: usize) -> Result<Vec<u16>> {
-    let elements = width.checked_mul(capacity).filter(|n| *n <= isize::MAX as usize / 2);
-    let limit = || {
-        Error::Limit(format!("a KV cache of {capacity} positions does not fit; ask for a smaller context"))
-    };
-    let elements = elements.ok_or_else(limit)?;
-    let mut probe = Vec::<u16>::new();
-    probe.try_reserve_exact(elements).map_err(|_| limit())?;
-    drop(probe);
-    // `vec![0; n]` takes pages that the system zeroes on first use, so untouched positions cost nothing.
-    Ok(vec![0; elements])
 }
