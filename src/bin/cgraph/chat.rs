@@ -65,7 +65,9 @@ pub fn converse(
             }
             Err(failure) => return Err(failure),
         }
-        ui::print("\n")?;
+        if !answer.text.ends_with('\n') {
+            ui::print("\n")?;
+        }
         remark_speeds(&session, ui);
         messages.push(ChatMessage::new("assistant", answer.text));
     }

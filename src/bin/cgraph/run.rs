@@ -17,6 +17,10 @@ use crate::{chat, interrupt};
 
 pub fn run(args: &RunArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     let Some(prompt) = args.prompt.read()? else {
+        if args.report.json || args.report.report.is_some() {
+            let why = "a report is of one prompt; give it with -p, --prompt-file or a pipe";
+            return Err(Error::InvalidArgument(why.into()).into());
+        }
         return chat::converse(&args.file, args.system.as_deref(), &args.generate, &args.compute, ui, cancel);
     };
     let sampler = MemorySampler::new();
