@@ -2,6 +2,8 @@
 //!
 //! `cargo xtask bless` rewrites the generated ones.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a failed set-up is a failed test
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 

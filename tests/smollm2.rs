@@ -9,6 +9,8 @@
 //!
 //! Needs the model's path in CAPSULEGRAPH_TEST_MODEL; `cargo xtask test` gets it and sets it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a failed set-up is a failed test
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 

@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// Bytes gathered before they are handed to the file.
 const BUFFER: usize = 1 << 20;
 
+/// Takes the bytes of a plane in pieces.
+pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
+
 /// A `.cgraph` file under construction. Calls come in file order: for each capsule `begin_capsule`, its
 /// planes, `end_capsule`; then `asset`s; then `finish`. Dropped before, it leaves nothing behind.
 #[derive(Debug)]
@@ -49,10 +52,7 @@ impl Writer {
     ///
     /// # Errors
     /// [`Error::Io`], or what `fill` returns.
-    pub fn plane(
-        &mut self,
-        fill: &mut dyn FnMut(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
-    ) -> Result<Plane> {
+    pub fn plane(&mut self, fill: &mut dyn FnMut(&mut Sink<'_>) -> Result<()>) -> Result<Plane> {
         let Some(extent_start) = self.extent_start else {
             return Err(Error::Internal("a plane was written outside of a capsule".into()));
         };

@@ -233,7 +233,7 @@ impl Session {
     /// [`Error::InvalidArgument`] for an empty prompt, a token out of range or sampling options out of
     /// range; [`Error::Limit`] where the prompt does not fit the context.
     pub fn start(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<()> {
-        let sampler = Sampler::new(options.sampling.clone())?;
+        let sampler = Sampler::new(options.sampling)?;
         let stop = StopMatcher::new(&options.stop)?;
         if prompt.is_empty() {
             return Err(Error::InvalidArgument("the prompt has no tokens".into()));

@@ -139,9 +139,9 @@ pub struct CapsuleReport {
     pub light: usize,
     /// Only linked.
     pub linked: usize,
-    /// Capsules brought in from the full file.
+    /// Uses of a capsule that went to the full file.
     pub fetches: u64,
-    /// Capsules that were wanted and still there.
+    /// Uses of a capsule that the opened file itself served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hits: Option<u64>,
     /// Bytes brought in while computing.
@@ -176,6 +176,7 @@ impl Report {
                 light: counts.light,
                 linked: counts.linked,
                 fetches: store.fetches(),
+                hits: Some(store.hits()),
                 ..CapsuleReport::default()
             },
             ..Self::default()

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::{Mode, Store};
+use super::Store;
 use crate::container::checksum::xxh3_hex;
-use crate::container::manifest::{Layout, Residence, Tensor};
+use crate::container::manifest::{Layout, Tensor};
 use crate::error::{Error, Result};
 use crate::kernels::encoding::{self, Encoding};
 use crate::kernels::pack;
@@ -74,10 +74,7 @@ impl Store {
             None => "full",
             Some(residence) => residence.name(),
         };
-        if self.mode() == Mode::Exact && self.manifest().capsules[index].residence == Some(Residence::Linked)
-        {
-            self.count_fetch();
-        }
+        self.count_use(index);
         let mut tensors = Vec::with_capacity(capsule.tensors.len());
         for tensor in &capsule.tensors {
             let bytes = file.plane(capsule, tensor)?;

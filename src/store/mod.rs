@@ -75,6 +75,7 @@ pub struct Store {
     mode: Mode,
     mode_reason: String,
     fetches: AtomicU64,
+    hits: AtomicU64,
 }
 
 impl Store {
@@ -111,10 +112,28 @@ impl Store {
         &self.mode_reason
     }
 
-    /// Capsules brought in from the full file through the link index so far.
+    /// Uses of a capsule so far that went to the full file through the link index.
     #[must_use]
     pub fn fetches(&self) -> u64 {
         self.fetches.load(Ordering::Relaxed)
+    }
+
+    /// Uses of a capsule so far that the opened file itself served.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// Counts one use of capsule `index`: by a batch on its way through the graph, or by a fetch.
+    pub(crate) fn count_use(&self, index: usize) {
+        let own = self.manifest().capsules.get(index);
+        let counter = if own.is_some_and(|c| self.is_from_full(c)) { &self.fetches } else { &self.hits };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the full file serves this capsule of the mini in the mode in force.
+    fn is_from_full(&self, own: &Capsule) -> bool {
+        self.mode == Mode::Exact && matches!(own.residence, Some(Residence::Light | Residence::Linked))
     }
 
     /// How many capsules the mini pins, holds light, links.
@@ -138,9 +157,7 @@ impl Store {
                 self.manifest().capsules.len()
             ))
         })?;
-        let from_full =
-            self.mode == Mode::Exact && matches!(own.residence, Some(Residence::Light | Residence::Linked));
-        match (&self.full, from_full) {
+        match (&self.full, self.is_from_full(own)) {
             (Some(full), true) => {
                 // Opening held the link index against the full file: same capsules in the same order.
                 let capsule = full
@@ -182,11 +199,6 @@ impl Store {
             Error::NotFound(format!("capsule {}: there is no tensor number {tensor}", capsule.id))
         })?;
         Ok(TensorData { tensor, bytes: file.plane(capsule, tensor)? })
-    }
-
-    /// Counts one capsule brought in through the link index.
-    pub(crate) fn count_fetch(&self) {
-        self.fetches.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Bytes of an asset.

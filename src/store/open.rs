@@ -64,7 +64,7 @@ impl Store {
             }
             Kind::Mini => resolve_mini(&primary, options)?,
         };
-        Ok(Self { primary, full, mode, mode_reason, fetches: AtomicU64::new(0) })
+        Ok(Self { primary, full, mode, mode_reason, fetches: AtomicU64::new(0), hits: AtomicU64::new(0) })
     }
 }
 
