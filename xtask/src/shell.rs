@@ -29,7 +29,11 @@ pub fn cargo() -> Command {
 }
 
 fn describe(command: &Command) -> String {
-    let args = command.get_args().map(|a| a.to_string_lossy());
+    // An argument of several lines is a script; its first words say enough.
+    let args = command.get_args().map(|a| match a.to_string_lossy() {
+        text if text.contains('\n') => "(script)".into(),
+        text => text,
+    });
     std::iter::once(command.get_program().to_string_lossy()).chain(args).collect::<Vec<_>>().join(" ")
 }
 
