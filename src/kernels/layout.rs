@@ -31,19 +31,6 @@ pub(super) fn group_bytes(encoding: &Encoding, cols: usize) -> usize {
     cols / encoding.block_len * encoding.block_bytes * GROUP
 }
 
-/// Gathers the block of row `r` from `packed`, the same block of all eight rows as a group stores it.
-pub(super) fn gather(encoding: &Encoding, packed: &[u8], r: usize, block: &mut [u8]) {
-    let mut start = 0;
-    for field in encoding.fields {
-        let source = &packed[start * GROUP..(start + field.len) * GROUP];
-        let units = source.chunks_exact(field.unit * GROUP);
-        for (to, unit) in block[start..start + field.len].chunks_exact_mut(field.unit).zip(units) {
-            to.copy_from_slice(&unit[r * field.unit..][..field.unit]);
-        }
-        start += field.len;
-    }
-}
-
 /// How a float encoding's elements are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Float {

@@ -217,8 +217,8 @@ fn gather(packed: &[u8], r: usize, unit: usize, out: &mut [u8]) {
     }
 }
 
-/// Gathers row `r`'s block out of eight interleaved ones.
-fn gather_block(enc: &Encoding, packed: &[u8], r: usize, out: &mut [u8]) {
+/// Gathers row `r`'s block out of eight interleaved ones, as a group stores them.
+pub(super) fn gather_block(enc: &Encoding, packed: &[u8], r: usize, out: &mut [u8]) {
     let mut at = 0;
     for field in enc.fields {
         gather(&packed[GROUP * at..][..GROUP * field.len], r, field.unit, &mut out[at..at + field.len]);

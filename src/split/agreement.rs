@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::write::SplitOptions;
+use super::options::SplitOptions;
 use crate::container::manifest::{Residence, SplitPlan};
 use crate::error::{Error, Result};
 use crate::generate::model::{Model, ModelOptions};

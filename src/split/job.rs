@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::write::{SplitOptions, SplitSummary, split};
+use super::options::SplitOptions;
+use super::write::{SplitSummary, split};
 use crate::convert::import::{ConvertOptions, Converted, ProgressFn, convert};
 use crate::error::{Error, Result};
 

@@ -7,8 +7,10 @@
 pub mod agreement;
 pub mod job;
 mod light;
+mod options;
 pub mod plan;
 pub mod verify;
 mod write;
 
-pub use write::{SplitOptions, SplitSummary, residence_counts, split};
+pub use options::SplitOptions;
+pub use write::{SplitSummary, residence_counts, split};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::write::{self, SplitOptions};
+use super::options::SplitOptions;
+use super::write;
 use crate::container::disk::{Disk, SystemDisk};
 use crate::container::header::Kind;
 use crate::container::reader::{Damage, check_payload};

@@ -1,14 +1,14 @@
 //! Writing a mini: the planned form of each capsule, the assets, the link index.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, json};
 
-use super::plan::{self, CapsuleForm, Light};
+use super::options::SplitOptions;
+use super::plan::{self, CapsuleForm};
 use super::{agreement, light};
-use crate::container::disk::{Disk, SystemDisk};
+use crate::container::disk::Disk;
 use crate::container::header::Kind;
 use crate::container::manifest::{
     Asset, Capsule, Extent, FullReference, LineageStep, Link, Manifest, Plane, Residence, SplitPlan, Tensor,
@@ -20,29 +20,6 @@ use crate::error::{Error, Result};
 use crate::pool::CancelToken;
 use crate::store::fetch::encoding_of;
 use crate::store::mapped::MappedFile;
-
-/// How to split.
-#[derive(Clone, Debug)]
-pub struct SplitOptions {
-    /// Length of the mini at most, in bytes; 0: by the full file's precision ([`plan::default_size`]),
-    /// or as short as possible where no mini is that short.
-    pub size: u64,
-    /// Light forms that may be used.
-    pub light: Light,
-    /// Text on which agreement with the full file is measured; `None`: a bundled sample, for files small
-    /// enough to run it in seconds.
-    pub calibrate: Option<String>,
-    /// Where files live.
-    pub disk: Arc<dyn Disk>,
-    /// Stops the split; nothing is left under the target's name.
-    pub cancel: Option<CancelToken>,
-}
-
-impl Default for SplitOptions {
-    fn default() -> Self {
-        Self { size: 0, light: Light::Auto, calibrate: None, disk: Arc::new(SystemDisk), cancel: None }
-    }
-}
 
 /// What a split wrote.
 #[derive(Clone, Debug, Serialize)]

@@ -2,8 +2,9 @@
 
 use crate::kernels::backend::Activations;
 use crate::kernels::encoding::{TILE, Tile};
-use crate::kernels::layout::{Float, GROUP, Part, Scheme, float, gather, scheme};
+use crate::kernels::layout::{Float, GROUP, Part, Scheme, float, scheme};
 use crate::kernels::math::{f16_to_f32, fma};
+use crate::kernels::pack::gather_block;
 
 /// Computes `part`.
 ///
@@ -41,7 +42,7 @@ fn tile_row(part: &Part<'_>, g: usize, r: usize, tiles: &mut Vec<Tile>) {
     let Some(decode) = encoding.tile else { return };
     let mut block = vec![0; encoding.block_bytes];
     for packed in part.group(g).chunks_exact(encoding.block_bytes * GROUP) {
-        gather(encoding, packed, r, &mut block);
+        gather_block(encoding, packed, r, &mut block);
         for t in 0..encoding.block_len / TILE {
             let mut tile = Tile { code: [0; TILE], scale: [0.0; 2], min: [0.0; 2] };
             decode(&block, t, &mut tile);

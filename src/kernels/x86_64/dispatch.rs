@@ -11,7 +11,8 @@ use super::{avx512, float};
 use crate::kernels::backend::Activations;
 use crate::kernels::cpu::Isa;
 use crate::kernels::encoding::{Encoding, TILE, Tile};
-use crate::kernels::layout::{self, GROUP, Part, gather};
+use crate::kernels::layout::{self, GROUP, Part};
+use crate::kernels::pack::gather_block;
 
 thread_local! {
     /// One expanded row group (or pair), kept between tasks.
@@ -123,7 +124,7 @@ unsafe fn expand_generic(
     let mut rows = vec![0; encoding.block_bytes * GROUP];
     for (b, packed) in group.chunks_exact(encoding.block_bytes * GROUP).enumerate() {
         for (r, row) in rows.chunks_exact_mut(encoding.block_bytes).enumerate() {
-            gather(encoding, packed, r, row);
+            gather_block(encoding, packed, r, row);
         }
         for t in 0..per_block {
             let mut codes = [[[0i8; 4]; GROUP]; 8];

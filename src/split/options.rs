@@ -1,0 +1,30 @@
+//! How to split.
+
+use std::sync::Arc;
+
+use super::plan::Light;
+use crate::container::disk::{Disk, SystemDisk};
+use crate::pool::CancelToken;
+
+/// How to split.
+#[derive(Clone, Debug)]
+pub struct SplitOptions {
+    /// Length of the mini at most, in bytes; 0: by the full file's precision ([`plan::default_size`]),
+    /// or as short as possible where no mini is that short.
+    pub size: u64,
+    /// Light forms that may be used.
+    pub light: Light,
+    /// Text on which agreement with the full file is measured; `None`: a bundled sample, for files small
+    /// enough to run it in seconds.
+    pub calibrate: Option<String>,
+    /// Where files live.
+    pub disk: Arc<dyn Disk>,
+    /// Stops the split; nothing is left under the target's name.
+    pub cancel: Option<CancelToken>,
+}
+
+impl Default for SplitOptions {
+    fn default() -> Self {
+        Self { size: 0, light: Light::Auto, calibrate: None, disk: Arc::new(SystemDisk), cancel: None }
+    }
+}
