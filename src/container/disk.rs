@@ -220,6 +220,31 @@ impl ReadAt for MemorySource {
     }
 }
 
+/// How the names of temporary files end.
+const TEMPORARY_END: &str = ".tmp";
+
+/// Removes what killed processes left beside `target`: temporary files whose names begin with `start` and whose
+/// locks, which end with their owner, are gone. What cannot be read or removed is left alone.
+fn remove_abandoned(target: &Path, start: &std::ffi::OsStr) {
+    let Ok(entries) = fs::read_dir(directory_of(target)) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let middle = name
+            .strip_prefix(start.as_encoded_bytes())
+            .and_then(|rest| rest.strip_suffix(TEMPORARY_END.as_bytes()));
+        // PID-SERIAL and nothing else: never a file of another's naming.
+        let ours = middle.is_some_and(|m| !m.is_empty() && m.iter().all(|b| b.is_ascii_digit() || *b == b'-'));
+        if ours && File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+/// The directory that holds `path`.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Distinguishes the temporary files of one process.
 static TEMPORARIES: AtomicU64 = AtomicU64::new(0);
 
@@ -241,8 +266,10 @@ impl AtomicFile {
         }
         let mut temporary_name = std::ffi::OsString::from(".");
         temporary_name.push(name);
+        temporary_name.push(".");
+        remove_abandoned(target, &temporary_name);
         let serial = TEMPORARIES.fetch_add(1, Ordering::Relaxed);
-        temporary_name.push(format!(".{}-{serial}.tmp", std::process::id()));
+        temporary_name.push(format!("{}-{serial}{TEMPORARY_END}", std::process::id()));
         let temporary = target.with_file_name(temporary_name);
         let file = OpenOptions::new()
             .write(true)
@@ -250,6 +277,8 @@ impl AtomicFile {
             .truncate(true)
             .open(&temporary)
             .map_err(|e| Error::io("create", &temporary, e))?;
+        // Says to `remove_abandoned` that the file is in use. Where locks do not exist nothing is ever removed.
+        let _ = file.try_lock();
         Ok(Self { file: Some(file), temporary, target: target.to_owned() })
     }
 
@@ -294,8 +323,7 @@ impl Drop for AtomicFile {
 fn sync_directory(target: &Path) {
     #[cfg(unix)]
     {
-        let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if let Ok(dir) = File::open(parent) {
+        if let Ok(dir) = File::open(directory_of(target)) {
             let _ = dir.sync_all();
         }
     }

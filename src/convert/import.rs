@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::graph::arch::{self, CapsuleRule, TensorKind, TensorRule};
 use crate::graph::vocab;
 use crate::pool::CancelToken;
+use crate::text::Tokenizer;
 
 /// Names of the assets of a file.
 pub mod assets {
@@ -85,7 +86,10 @@ pub fn convert(
         .ok_or_else(|| Error::Internal("a known architecture is not in the registry".into()))?;
     let rules = (architecture.capsules)(&params);
     let plan = match_tensors(&gguf, &rules)?;
-    let compiled = metadata.vocab()?.map(|v| vocab::compile(&v)).transpose()?;
+    let compiled = metadata.vocab()?.map(|v| vocab::compile(&v)).transpose()?.map(Arc::new);
+    if let Some(bytes) = &compiled {
+        check_tokenizer(&gguf, Arc::clone(bytes), params.vocab_size)?;
+    }
 
     let mut job = Job {
         gguf: &gguf,
@@ -122,6 +126,18 @@ pub fn convert(
     let bytes = writer.finish(Kind::Full, &manifest)?;
     let tensors = plan.iter().map(Vec::len).sum();
     Ok(Converted { path: target.to_owned(), bytes, capsules: manifest.capsules.len(), tensors })
+}
+
+/// What is written must open: the pre-tokenizer is known, and every token has its row of the embedding.
+fn check_tokenizer(gguf: &Gguf, compiled: Arc<Vec<u8>>, vocab_size: u32) -> Result<()> {
+    let tokens = Tokenizer::new(compiled)?.n_tokens();
+    if tokens > vocab_size {
+        return Err(Error::malformed(
+            gguf.name(),
+            format!("the tokenizer has {tokens} tokens, token_embd.weight only {vocab_size} rows"),
+        ));
+    }
+    Ok(())
 }
 
 /// Name and version of this library, as the manifest holds it.

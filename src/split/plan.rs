@@ -155,6 +155,15 @@ pub(super) fn plan(
     let reserve = 256 * forms.len() as u64;
     let size = if size == 0 { wanted.max(smallest + reserve) } else { size };
     if smallest > size {
+        // The plan records the size that was asked for: the smallest one holds its own digits too.
+        let mut smallest = smallest;
+        loop {
+            let length = length_of(&describe(smallest, &chosen))?;
+            if length <= smallest {
+                break;
+            }
+            smallest = length;
+        }
         return Err(Error::Limit(format!(
             "{}: a mini of {size} bytes is not possible with --light {}; the smallest is {smallest} bytes{}",
             full.name(),

@@ -37,7 +37,9 @@ pub struct SplitSummary {
     pub expected_agreement: Option<f64>,
 }
 
-/// Derives a mini at `target` from the full file at `source`.
+/// Derives a mini at `target` from the full file at `source`, then measures how well they agree.
+///
+/// The mini stays where only the measurement fails: it is whole by then, and has taken the place of an older one.
 ///
 /// # Errors
 /// [`Error::Limit`] naming the smallest possible length; [`Error::Mismatch`] where `source` is no full file;

@@ -183,6 +183,10 @@ pub fn check_link_index(mini: &MappedFile, full: &MappedFile) -> Result<()> {
         ));
     }
     let (own, theirs) = (&m.manifest.capsules, &f.manifest.capsules);
+    // A pinned capsule and every hyper-parameter come from the mini, in exact too.
+    if own.len() == theirs.len() && m.manifest.model.decoder != f.manifest.model.decoder {
+        return bad("their hyper-parameters differ".into());
+    }
     if own.len() != theirs.len() {
         return bad(format!("{} capsules against {}", own.len(), theirs.len()));
     }
@@ -221,6 +225,9 @@ fn check_link(mini: &Capsule, full: &Capsule) -> Result<(), String> {
         |c: &Capsule| c.tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect::<Vec<_>>();
     if shapes(mini) != shapes(full) {
         return Err("its tensors differ".into());
+    }
+    if mini.residence == Some(Residence::Pinned) && mini.checksum() != full.checksum() {
+        return Err("it is called pinned, but is not what the full file holds".into());
     }
     Ok(())
 }

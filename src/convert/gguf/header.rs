@@ -161,7 +161,7 @@ fn tensor_len(encoding: &Encoding, shape: &[u64]) -> Option<u64> {
 fn place_tensors(cursor: &Cursor<'_>, tensors: &mut [TensorInfo], alignment: u64) -> Result<()> {
     let file_len = cursor.source.len();
     let data = cursor.position.checked_next_multiple_of(alignment);
-    for tensor in tensors {
+    for tensor in tensors.iter_mut() {
         let start = data.and_then(|d| d.checked_add(tensor.offset));
         let end = start.and_then(|s| s.checked_add(tensor.len));
         match (start, end) {
@@ -175,6 +175,19 @@ fn place_tensors(cursor: &Cursor<'_>, tensors: &mut [TensorInfo], alignment: u64
                     ),
                 ));
             }
+        }
+    }
+    // Tensors that share bytes would let a small file describe a conversion of any length.
+    let mut order: Vec<&TensorInfo> = tensors.iter().collect();
+    order.sort_by_key(|tensor| tensor.offset);
+    for pair in order.windows(2) {
+        if let [before, after] = pair
+            && before.offset + before.len > after.offset
+        {
+            return Err(Error::malformed(
+                cursor.source.name(),
+                format!("tensors {} and {} overlap at byte {}", before.name, after.name, after.offset),
+            ));
         }
     }
     Ok(())

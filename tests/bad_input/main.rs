@@ -1,0 +1,16 @@
+//! Damaged and crafted input: always an error that names the place; never a panic, a hang or much memory.
+
+#[path = "../support/disk.rs"]
+mod disk;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod crafted;
+mod faults;
+mod full_and_mini;
+mod memory;
+mod mutations;
+mod payload;
+mod resealed;
+mod truncation;
+mod under_test;
