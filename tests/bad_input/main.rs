@@ -10,6 +10,7 @@ mod faults;
 mod full_and_mini;
 mod memory;
 mod mutations;
+mod parts;
 mod payload;
 mod resealed;
 mod truncation;
