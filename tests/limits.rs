@@ -2,7 +2,8 @@
 //! synthetic file.
 //!
 //! The file has CAPSULEGRAPH_TEST_MEGABYTES megabytes (600 where it is not set) and is removed afterwards.
-#![cfg(target_os = "linux")]
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+#![cfg(all(target_os = "linux", feature = "cli"))]
 
 mod support;
 
@@ -29,7 +30,9 @@ const MARKER: usize = 96;
 
 fn megabytes() -> usize {
     match std::env::var("CAPSULEGRAPH_TEST_MEGABYTES") {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("CAPSULEGRAPH_TEST_MEGABYTES={text} is no number")),
+        Ok(text) => {
+            text.parse().unwrap_or_else(|_| panic!("CAPSULEGRAPH_TEST_MEGABYTES={text} is no number"))
+        }
         Err(_) => 600,
     }
 }
@@ -119,6 +122,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 /// Starts a conversion and sends it `signal` once it writes; the child is then gone.
+#[allow(clippy::zombie_processes, reason = "`wait` waits for it, with its use of memory")]
 fn interrupted(dir: &Path, signal: i32) {
     let child = converting(&dir.join("large.gguf"));
     let begun = Instant::now();

@@ -83,7 +83,8 @@ fn change(value: &mut Value, random: &mut Random, strings: &[Value]) {
         }
         Value::Object(fields) if !fields.is_empty() => {
             let keys: Vec<String> = fields.keys().cloned().collect();
-            let (a, b) = (&keys[random.bits() as usize % keys.len()], &keys[random.bits() as usize % keys.len()]);
+            let (a, b) =
+                (&keys[random.bits() as usize % keys.len()], &keys[random.bits() as usize % keys.len()]);
             match random.bits() % 5 {
                 0 => drop(fields.remove(a)),
                 1 => {
