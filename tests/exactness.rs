@@ -1,5 +1,6 @@
 //! `exact` gives the same bits through every mini, with any threads, batches, time slices and instruction set; and
 //! a session gives the same tokens whatever came before.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
 
 #[path = "support/disk.rs"]
 mod disk;
@@ -27,7 +28,16 @@ use support::{Random, TinyModel};
 
 /// A model whose capsules take several units of 64 KiB, so that minis of several sizes differ.
 fn larger(encoding: &'static str) -> TinyModel {
-    TinyModel { width: 256, ffn: 512, blocks: 3, heads: 8, kv_heads: 2, head_dim: 32, encoding, ..TinyModel::default() }
+    TinyModel {
+        width: 256,
+        ffn: 512,
+        blocks: 3,
+        heads: 8,
+        kv_heads: 2,
+        head_dim: 32,
+        encoding,
+        ..TinyModel::default()
+    }
 }
 
 fn tokens(model: &TinyModel, n: usize) -> Vec<u32> {
@@ -106,7 +116,8 @@ fn exact_is_the_same_through_every_mini() {
             if share == 0.0 {
                 // The smallest: what the refusal of one byte names.
                 options.size = 1;
-                let refusal = split("m.cgraph".as_ref(), name.as_ref(), &options, &mut |_, _| {}).unwrap_err();
+                let refusal =
+                    split("m.cgraph".as_ref(), name.as_ref(), &options, &mut |_, _| {}).unwrap_err();
                 let text = refusal.to_string();
                 let number = text.split("the smallest is ").nth(1).and_then(|rest| rest.split(' ').next());
                 options.size = number.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{text}"));
@@ -155,7 +166,9 @@ fn every_instruction_set_gives_the_same_bits() {
                     assert!(finite, "{}: a logit is not finite", encoding.name);
                     match &wanted {
                         None => wanted = Some(own),
-                        Some(wanted) => same(&own, wanted, &format!("{} {isa} {threads} {batch}", encoding.name)),
+                        Some(wanted) => {
+                            same(&own, wanted, &format!("{} {isa} {threads} {batch}", encoding.name))
+                        }
                     }
                     compared += 1;
                 }
@@ -217,7 +230,11 @@ fn finish(session: &mut Session, gate: &mut dyn FnMut() -> Gate) -> (Vec<u32>, S
     }
 }
 
-fn generate(session: &mut Session, prompt: &[u32], options: &GenerateOptions) -> (Vec<u32>, String, FinishReason) {
+fn generate(
+    session: &mut Session,
+    prompt: &[u32],
+    options: &GenerateOptions,
+) -> (Vec<u32>, String, FinishReason) {
     session.start(prompt, options).unwrap();
     finish(session, &mut Gate::open)
 }
@@ -341,7 +358,8 @@ fn seeds_choose_the_text() {
     let model = model();
     let prompt = [4, 5, 6];
     let mut session = session(&model, 100);
-    let texts: Vec<Vec<u32>> = (0..8).map(|seed| generate(&mut session, &prompt, &sampled(30, seed)).0).collect();
+    let texts: Vec<Vec<u32>> =
+        (0..8).map(|seed| generate(&mut session, &prompt, &sampled(30, seed)).0).collect();
     for (seed, text) in texts.iter().enumerate() {
         assert_eq!(&generate(&mut session, &prompt, &sampled(30, seed as u64)).0, text, "seed {seed}");
     }

@@ -2,6 +2,7 @@
 //! (tests/tools/reference_f32.py: numpy, and the PyPI package `gguf` for every byte of the models).
 //!
 //! Needs a Python with `gguf` and `numpy` in CAPSULEGRAPH_TEST_PYTHON; `cargo xtask test` makes one and sets it.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -60,7 +61,8 @@ fn bytes(name: &str) -> Vec<u8> {
 fn converted(case: &str, caller: &str) -> PathBuf {
     let target = directory().join(format!("{case}.{caller}.cgraph"));
     let source = directory().join(format!("{case}.gguf"));
-    convert(&source, &target, &ConvertOptions::default(), &mut |_, _| {}).unwrap_or_else(|e| panic!("{case}: {e}"));
+    convert(&source, &target, &ConvertOptions::default(), &mut |_, _| {})
+        .unwrap_or_else(|e| panic!("{case}: {e}"));
     target
 }
 
@@ -76,9 +78,11 @@ fn logits_agree_with_the_reference() {
     for case in &cases {
         let name = case["name"].as_str().unwrap();
         let words = bytes(&format!("{name}.tokens"));
-        let ids: Vec<u32> = words.chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().unwrap())).collect();
+        let ids: Vec<u32> =
+            words.chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().unwrap())).collect();
         let reference = bytes(&format!("{name}.logits"));
-        let reference = reference.chunks_exact(4).map(|w| f64::from(f32::from_le_bytes(w.try_into().unwrap())));
+        let reference =
+            reference.chunks_exact(4).map(|w| f64::from(f32::from_le_bytes(w.try_into().unwrap())));
         let options = ModelOptions { threads: 2, ..ModelOptions::default() };
         let model = Model::open(&Origin::Path(converted(name, "logits")), &options).unwrap();
         let mut session = Session::new(Arc::new(model), &SessionOptions::default()).unwrap();
@@ -109,14 +113,16 @@ fn fetch_gives_the_source_and_its_values_back() {
         let ids: Vec<String> = store.manifest().capsules.iter().map(|c| c.id.clone()).collect();
         for (number, wanted) in case["tensors"].as_array().unwrap().iter().enumerate() {
             let tensor = wanted["name"].as_str().unwrap();
-            let holder = store.manifest().capsules.iter().find(|c| c.tensors.iter().any(|t| t.name == tensor));
+            let holder =
+                store.manifest().capsules.iter().find(|c| c.tensors.iter().any(|t| t.name == tensor));
             let id = &holder.unwrap_or_else(|| panic!("{name}: no capsule of {ids:?} holds {tensor}")).id;
             for (layout, file) in [(FetchLayout::Source, "raw"), (FetchLayout::F32, "f32")] {
                 let capsule = store.fetch(id, layout).unwrap();
                 let found = capsule.tensors.iter().find(|t| t.name == tensor).unwrap();
                 let expected = bytes(&format!("{name}.{number}.{file}"));
                 assert!(*found.bytes == *expected, "{name}: {tensor} differs in layout {}", layout.name());
-                let shape: Vec<u64> = wanted["shape"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+                let shape: Vec<u64> =
+                    wanted["shape"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
                 assert_eq!(found.shape, shape, "{name}: {tensor}");
                 compared += 1;
             }

@@ -91,7 +91,10 @@ fn shapes_and_counts_that_overflow() {
     says(Raw::with_tensor(tensor("t", &[1; 5], 0, 0)), &["tensor t has 5 dimensions; 1 to 4 are possible"]);
     says(Raw::with_tensor(tensor("t", &[4], 0, u64::MAX - 31)), &["tensor t", "past the end"]);
     says(Raw::with_tensor(tensor("t", &[4], 0, 1 << 40)), &["tensor t", "the download is incomplete"]);
-    says(Raw::with_tensor(tensor("t", &[17], 0, 0)), &["tensor t (68 bytes at data offset 0)", "past the end"]);
+    says(
+        Raw::with_tensor(tensor("t", &[17], 0, 0)),
+        &["tensor t (68 bytes at data offset 0)", "past the end"],
+    );
     says(Raw::with_tensor(tensor("t", &[4], 0, 4)), &["tensor t", "its offset 4 is no multiple of 32"]);
     for at in [8, 16] {
         let mut bytes = Raw::default().bytes();
@@ -144,7 +147,10 @@ fn alignments() {
 fn names_and_keys_used_twice() {
     let t = tensor("t", &[4], 0, 0);
     let other = tensor("t", &[4], 0, 32);
-    says(Raw { tensors: vec![t.clone(), other], data: 64, ..Raw::default() }.bytes(), &["tensor t is listed twice"]);
+    says(
+        Raw { tensors: vec![t.clone(), other], data: 64, ..Raw::default() }.bytes(),
+        &["tensor t is listed twice"],
+    );
     let overlap = tensor("u", &[4], 0, 0);
     says(
         Raw { tensors: vec![t, overlap], data: 64, ..Raw::default() }.bytes(),
@@ -241,7 +247,10 @@ fn missing_additional_and_misshapen_tensors() {
         let at = find(all, "blk.0.attn_k.weight");
         all[at].shape = vec![8, 64];
     });
-    says(transposed, &["tensor blk.0.attn_k.weight: its shape is [8, 64], the hyper-parameters demand [16, 32]"]);
+    says(
+        transposed,
+        &["tensor blk.0.attn_k.weight: its shape is [8, 64], the hyper-parameters demand [16, 32]"],
+    );
     let quantised_norm = with_tensors(|all| {
         let matrix = all[find(all, "blk.0.attn_k.weight")].clone();
         let at = find(all, "output_norm.weight");
@@ -334,12 +343,14 @@ fn byte_tokens_that_are_none() {
                 ..Raw::default()
             };
             let bytes: Arc<[u8]> = raw.bytes().into();
-            let gguf = capsulegraph::convert::gguf::Gguf::from_source(crate::under_test::view(&bytes, bytes.len()));
+            let gguf =
+                capsulegraph::convert::gguf::Gguf::from_source(crate::under_test::view(&bytes, bytes.len()));
             let source = capsulegraph::convert::metadata::vocab(&gguf.unwrap()).unwrap().unwrap();
             let compiled = match capsulegraph::graph::vocab::compile(&source) {
                 Ok(compiled) => compiled,
                 Err(error) => {
-                    let wanted = format!("token 1 has type byte but its text `{spelling}` is not of the form");
+                    let wanted =
+                        format!("token 1 has type byte but its text `{spelling}` is not of the form");
                     assert!(kind == 6 && error.to_string().contains(&wanted), "{error}");
                     continue;
                 }
@@ -380,7 +391,8 @@ fn shards(count: u16, numbers: &[u16], tensors: i32) -> MemoryDisk {
             out.extend(&whole[list_end.next_multiple_of(32)..]);
             out
         } else {
-            let mut out = [b"GGUF", &3u32.to_le_bytes()[..], &0u64.to_le_bytes(), &3u64.to_le_bytes()].concat();
+            let mut out =
+                [b"GGUF", &3u32.to_le_bytes()[..], &0u64.to_le_bytes(), &3u64.to_le_bytes()].concat();
             out.extend(keys(*number));
             out
         };

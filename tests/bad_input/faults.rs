@@ -80,7 +80,9 @@ fn a_failing_disk_leaves_nothing_behind() {
     assert_eq!(names(dir.path()), ["m.cgraph", "m.gguf", "m.mini.cgraph"]);
     let options = VerifyOptions { deep: true, ..VerifyOptions::default() };
     assert_eq!(verify(&at("m.mini.cgraph"), &options, &mut |_, _| {}).unwrap().problems, []);
-    println!("failures: {first} + {again} converting, {split_failures} splitting, {repair_failures} rebuilding");
+    println!(
+        "failures: {first} + {again} converting, {split_failures} splitting, {repair_failures} rebuilding"
+    );
     assert!(first > 15 && first == again && split_failures > 5 && repair_failures > 5);
 }
 

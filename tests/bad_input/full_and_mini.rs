@@ -5,7 +5,7 @@ use std::sync::Arc;
 use capsulegraph::store::{Mode, OpenOptions, Origin, Store};
 
 use crate::disk::MemoryDisk;
-use crate::resealed::Parts;
+use crate::parts::Parts;
 use crate::support::TinyModel;
 use crate::under_test::{files, make, two_extents};
 

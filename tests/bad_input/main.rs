@@ -1,4 +1,5 @@
 //! Damaged and crafted input: always an error that names the place; never a panic, a hang or much memory.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
 
 #[path = "../support/disk.rs"]
 mod disk;
@@ -10,6 +11,7 @@ mod faults;
 mod full_and_mini;
 mod memory;
 mod mutations;
+mod parts;
 mod payload;
 mod resealed;
 mod truncation;

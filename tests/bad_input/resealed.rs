@@ -2,54 +2,16 @@
 
 use std::sync::Arc;
 
-use capsulegraph::container::header::{HEADER_LEN, Header, Kind};
 use capsulegraph::store::Mode;
 use serde_json::{Value, json};
 
 use crate::mutations::{Tally, one};
+use crate::parts::Parts;
 use crate::support::Random;
 use crate::under_test::{files, use_graph, view};
 
 /// Changed manifests of each kind of file.
 const CASES: u64 = 100_000;
-
-/// A file taken apart: what lies before the manifest, and the manifest.
-pub struct Parts {
-    kind: Kind,
-    payload: Vec<u8>,
-    pub manifest: Value,
-}
-
-impl Parts {
-    pub fn new(file: &[u8]) -> Self {
-        let head: &[u8; HEADER_LEN] = file[..HEADER_LEN].try_into().unwrap();
-        let header = Header::decode("parts", head, file.len() as u64).unwrap();
-        let at = header.manifest_offset as usize;
-        Self {
-            kind: header.kind,
-            payload: file[..at].to_vec(),
-            manifest: serde_json::from_slice(&file[at..]).unwrap(),
-        }
-    }
-
-    /// The file with `manifest` in place of its own and all checksums of header and manifest right.
-    pub fn sealed(&self, manifest: &Value) -> Vec<u8> {
-        let text = manifest.to_string();
-        let header = Header {
-            version: (0, 1),
-            kind: self.kind,
-            manifest_offset: self.payload.len() as u64,
-            manifest_len: text.len() as u64,
-            manifest_blake3: *blake3::hash(text.as_bytes()).as_bytes(),
-            file_len: (self.payload.len() + text.len()) as u64,
-        };
-        let mut file = Vec::with_capacity(header.file_len as usize);
-        file.extend_from_slice(&self.payload);
-        file.extend_from_slice(text.as_bytes());
-        file[..HEADER_LEN].copy_from_slice(&header.encode());
-        file
-    }
-}
 
 fn count(value: &Value) -> usize {
     1 + match value {
@@ -121,7 +83,8 @@ fn change(value: &mut Value, random: &mut Random, strings: &[Value]) {
         }
         Value::Object(fields) if !fields.is_empty() => {
             let keys: Vec<String> = fields.keys().cloned().collect();
-            let (a, b) = (&keys[random.bits() as usize % keys.len()], &keys[random.bits() as usize % keys.len()]);
+            let (a, b) =
+                (&keys[random.bits() as usize % keys.len()], &keys[random.bits() as usize % keys.len()]);
             match random.bits() % 5 {
                 0 => drop(fields.remove(a)),
                 1 => {

@@ -14,6 +14,8 @@ pub fn run(seconds: &str) -> Outcome {
         let mut fuzz = Command::new("cargo");
         fuzz.current_dir(root()).args(["fuzz", "run", name, "--"]);
         fuzz.arg(format!("-max_total_time={seconds}")).arg("-rss_limit_mb=1024").arg("-timeout=10");
+        // Inputs are changes to sound files, eight bytes each: from the start long enough for a few of them.
+        fuzz.args(["-len_control=0", "-max_len=4096"]);
         // libFuzzer's instrumentation needs flags that a stable compiler accepts only so.
         shell::run(fuzz.env("RUSTC_BOOTSTRAP", "1"))?;
     }
