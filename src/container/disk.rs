@@ -233,7 +233,8 @@ fn remove_abandoned(target: &Path, start: &std::ffi::OsStr) {
             .strip_prefix(start.as_encoded_bytes())
             .and_then(|rest| rest.strip_suffix(TEMPORARY_END.as_bytes()));
         // PID-SERIAL and nothing else: never a file of another's naming.
-        let ours = middle.is_some_and(|m| !m.is_empty() && m.iter().all(|b| b.is_ascii_digit() || *b == b'-'));
+        let ours =
+            middle.is_some_and(|m| !m.is_empty() && m.iter().all(|b| b.is_ascii_digit() || *b == b'-'));
         if ours && File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
             let _ = fs::remove_file(&path);
         }
