@@ -214,33 +214,3 @@ proptest! {
         }
     }
 }
-
-#[test]
-#[ignore = "prints speed"]
-fn speed() {
-    let x = sample(256 * 4096, false);
-    for plain in PLAIN {
-        let enc = by_name(plain.name).unwrap();
-        let mut bytes = vec![0; enc.row_bytes(x.len()).unwrap()];
-        let start = std::time::Instant::now();
-        enc.encode(&x, None, &mut bytes).unwrap();
-        let quantised = start.elapsed().as_secs_f64();
-        let mut out = vec![0.0; x.len()];
-        let start = std::time::Instant::now();
-        enc.decode(&bytes, &mut out).unwrap();
-        let decoded = start.elapsed().as_secs_f64();
-        let cols = 4096;
-        let mut packed = vec![1; bytes.len()];
-        let start = std::time::Instant::now();
-        super::super::pack::pack(enc, cols, &bytes, &mut packed).unwrap();
-        let pack = start.elapsed().as_secs_f64();
-        let m = |s: f64| x.len() as f64 / s / 1e6;
-        println!(
-            "{}: quantise {:.1} decode {:.0} Melem/s, pack {:.2} GB/s",
-            plain.name,
-            m(quantised),
-            m(decoded),
-            bytes.len() as f64 / pack / 1e9
-        );
-    }
-}
