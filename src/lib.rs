@@ -26,6 +26,7 @@ pub mod generate;
 pub mod graph;
 pub mod kernels;
 pub mod pool;
+pub mod report;
 pub mod split;
 pub mod store;
 pub mod text;

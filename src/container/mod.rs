@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod disk;
 pub mod header;
 pub mod manifest;
+pub mod npy;
 pub mod reader;
 pub mod writer;
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::{Map, json};
 
 use super::gguf::{Gguf, TensorInfo};
@@ -51,7 +52,7 @@ impl Default for ConvertOptions {
 }
 
 /// What a conversion wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Converted {
     /// The file.
     pub path: PathBuf,

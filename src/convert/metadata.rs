@@ -12,7 +12,7 @@ use crate::graph::vocab::{TokenizerModel, VocabSource};
 const KEPT_ARRAY: usize = 1024;
 
 /// A model's metadata under its architecture's prefix.
-pub struct Metadata<'a> {
+pub(super) struct Metadata<'a> {
     gguf: &'a Gguf,
     arch: &'a str,
 }
@@ -163,9 +163,15 @@ impl<'a> Metadata<'a> {
 
     /// The metadata as JSON, without the vocabulary's arrays.
     pub fn preserved(&self) -> Json {
-        let entries = self.gguf.all_metadata().iter();
-        Json::Object(entries.map(|(k, v)| (k.clone(), v.to_json(KEPT_ARRAY))).collect::<Map<_, _>>())
+        preserved(self.gguf, KEPT_ARRAY)
     }
+}
+
+/// A model's metadata as JSON; of arrays with more than `max_array` elements only their length.
+#[must_use]
+pub fn preserved(gguf: &Gguf, max_array: usize) -> Json {
+    let entries = gguf.all_metadata().iter();
+    Json::Object(entries.map(|(k, v)| (k.clone(), v.to_json(max_array))).collect::<Map<_, _>>())
 }
 
 /// The tokenizer of a GGUF model, one without tensors too; `None` where it has none.

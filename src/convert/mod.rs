@@ -5,5 +5,5 @@
 
 pub mod gguf;
 pub mod import;
-mod metadata;
+pub mod metadata;
 mod weights;

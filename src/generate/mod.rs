@@ -4,6 +4,8 @@
 //! Calls `decoder`, `text` and `store`. May be called by everything above (`split`, `report`, `ffi`,
 //! `cgraph`). Must not know: the C API, the command line.
 
+pub mod bench;
+pub mod eval;
 pub mod model;
 mod sampler;
 pub mod session;

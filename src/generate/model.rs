@@ -1,12 +1,18 @@
 //! An opened model: its graph, its tokenizer, its chat template.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::container::disk::Disk;
+use crate::convert::gguf::{Gguf, is_gguf};
 use crate::convert::import::assets;
+use crate::convert::metadata;
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
+use crate::graph::vocab;
 use crate::kernels::cpu::Cpu;
+use crate::store::mapped::MappedFile;
 use crate::store::{OpenOptions, Origin, Store};
 use crate::text::{ChatMessage, ChatTemplate, Tokenizer};
 
@@ -92,6 +98,21 @@ impl Model {
         template.render(messages, add_generation_prompt)
     }
 
+    /// The tokens of a conversation, ready to be answered: [`render_chat`](Self::render_chat) with the
+    /// generation prompt, and the BOS token where the model demands one that the template left out.
+    ///
+    /// # Errors
+    /// Those of [`render_chat`](Self::render_chat) and [`Tokenizer::encode`].
+    pub fn chat_tokens(&self, messages: &[ChatMessage]) -> Result<Vec<u32>> {
+        let text = self.render_chat(messages, true)?;
+        let tokenizer = self.tokenizer()?;
+        let mut tokens = tokenizer.encode(&text, false, true)?;
+        if let Some(bos) = tokenizer.leading_bos().filter(|bos| tokens.first() != Some(bos)) {
+            tokens.insert(0, bos);
+        }
+        Ok(tokens)
+    }
+
     /// Whether the model has a chat template.
     #[must_use]
     pub fn has_chat_template(&self) -> bool {
@@ -113,6 +134,24 @@ impl Model {
         let owned = store.primary().owned_bytes() + full.map_or(0, |f| f.owned_bytes());
         (self.decoder.table_bytes() + owned) as u64
     }
+}
+
+/// The tokenizer of a `.cgraph` file or a GGUF model, one without tensors too.
+///
+/// # Errors
+/// [`Error::Unsupported`] where the model has no tokenizer or one that is not known; those of opening.
+pub fn open_tokenizer(path: &Path, disk: &dyn Disk) -> Result<Tokenizer> {
+    let none = |name: &str| Error::Unsupported(format!("{name}: the model has no tokenizer"));
+    if is_gguf(path, disk)? {
+        let gguf = Gguf::open(disk, path)?;
+        let source = metadata::vocab(&gguf)?.ok_or_else(|| none(&gguf.name()))?;
+        return Tokenizer::new(Arc::new(vocab::compile(&source)?));
+    }
+    let file = MappedFile::open(disk.open(path)?)?;
+    if file.contents().manifest.asset(assets::VOCAB).is_none() {
+        return Err(none(file.name()));
+    }
+    Tokenizer::new(Arc::new(file.shared_asset(assets::VOCAB)?))
 }
 
 fn template_text(store: &Store) -> Result<String> {

@@ -2,16 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::write::{SplitOptions, SplitSummary, split};
 use crate::convert::import::{ConvertOptions, Converted, ProgressFn, convert};
 use crate::error::{Error, Result};
 
 /// What a conversion with split wrote.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Produced {
     /// The full file.
     pub full: Converted,
     /// The mini, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mini: Option<SplitSummary>,
 }
 

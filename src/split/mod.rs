@@ -11,4 +11,4 @@ pub mod plan;
 mod write;
 pub mod verify;
 
-pub use write::{SplitOptions, SplitSummary, split};
+pub use write::{SplitOptions, SplitSummary, residence_counts, split};

@@ -5,6 +5,7 @@
 //! `container`. May be called by `decoder` and above. Must not know: what a model computes.
 
 pub mod fetch;
+pub mod fetch_files;
 pub mod mapped;
 mod open;
 

@@ -1,22 +1,51 @@
-//! dev driver
-use std::path::Path;
-use capsulegraph::{convert::import::*, generate::{model::*, session::*}, store::*, split::*};
-use std::sync::Arc;
-fn main() {
-    let a: Vec<String> = std::env::args().collect();
-    match a[1].as_str() {
-        "convert" => { println!("{:?}", convert(Path::new(&a[2]), Path::new(&a[3]), &ConvertOptions::default(), &mut |_, _| {})); }
-        "split" => { let o=SplitOptions{size: a.get(4).map_or(0,|s|s.parse().unwrap()), ..Default::default()}; println!("{:?}", split(Path::new(&a[2]), Path::new(&a[3]), &o, &mut |_, _| {})); }
-        _ => {
-            let mode = match a[1].as_str() {"fast"=>Mode::Fast,_=>Mode::Auto};
-            let m = Arc::new(Model::open(&Origin::Path(a[2].clone().into()), &ModelOptions{store: OpenOptions{mode,..Default::default()}, threads: a.get(4).map_or(0,|s|s.parse().unwrap())}).unwrap());
-            eprintln!("open {:?} {} {}", m.open_time(), m.decoder().backend().describe(), m.store().mode_reason());
-            let mut s = Session::new(m.clone(), &SessionOptions::default()).unwrap();
-            let t = m.tokenizer().unwrap().encode(&a[3], true, true).unwrap();
-            eprintln!("{t:?}");
-            s.start(&t, &GenerateOptions{max_tokens: 64, ..Default::default()}).unwrap();
-            loop { match s.step(&capsulegraph::pool::Gate::open()).unwrap() { Step::Token{text,..} => eprint!("{text}"), Step::Finished{reason,..} => {eprintln!("[{reason:?}]"); break}, Step::Paused => {} } }
-            let t=s.timings(); eprintln!("prefill {} tok {:?} = {:.1}/s; decode {} = {:.1}/s", t.prompt_tokens, t.prefill, t.prompt_tokens as f64/t.prefill.as_secs_f64(), t.generated_tokens, (t.generated_tokens-1) as f64/t.decode.as_secs_f64());
-        }
+//! `cgraph`: the command line of CapsuleGraph. Options and output live here; the work is the library's.
+
+mod args;
+mod bench;
+mod chat;
+mod convert;
+mod eval;
+mod failure;
+mod fetch;
+mod inspect;
+mod interrupt;
+mod run;
+mod session;
+mod size;
+mod split;
+mod tokenize;
+mod ui;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use failure::Failure;
+use ui::Ui;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ui = Ui::new(cli.quiet, cli.verbose);
+    match dispatch(cli.command, &ui) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn dispatch(command: Command, ui: &Ui) -> Result<(), Failure> {
+    let cancel = interrupt::install()?;
+    match command {
+        Command::Convert(args) => convert::convert(args, ui, &cancel),
+        Command::Split(args) => split::split(args, ui, &cancel),
+        Command::Run(args) => run::run(&args, ui, &cancel),
+        Command::Chat(args) => chat::chat(&args, ui, &cancel),
+        Command::Eval(args) => eval::eval(&args, ui, &cancel),
+        Command::Tokenize(args) => tokenize::tokenize(args),
+        Command::Fetch(args) => fetch::fetch(args, ui),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Verify(args) => verify::verify(args, ui, &cancel),
+        Command::Bench(args) => bench::bench(&args, ui, &cancel),
     }
 }

@@ -162,6 +162,17 @@ impl Gguf {
     }
 }
 
+/// Whether the file begins as a GGUF file does.
+///
+/// # Errors
+/// [`Error::Io`] naming the path.
+pub fn is_gguf(path: &Path, disk: &dyn Disk) -> Result<bool> {
+    let source = disk.open(path)?;
+    let mut magic = [0; 4];
+    // A file that is too short for the magic is no GGUF file; what it is, its reader says.
+    Ok(source.len() >= 4 && source.read_exact_at(0, &mut magic).is_ok() && magic == *b"GGUF")
+}
+
 /// The names of all shards, from the name of one: `NAME-00002-of-00005.gguf`.
 fn shard_paths(path: &Path, shards: u64) -> Result<Vec<PathBuf>> {
     let wrong = || {

@@ -1,0 +1,51 @@
+//! `cgraph convert`: a source model to a full file and its mini.
+
+use std::path::Path;
+
+use capsulegraph::convert::import::ConvertOptions;
+use capsulegraph::pool::CancelToken;
+use capsulegraph::split::job::{Phase, Targets, produce};
+
+use crate::args::ConvertArgs;
+use crate::failure::Failure;
+use crate::size::human;
+use crate::split;
+use crate::ui::{self, Ui};
+
+pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
+    let targets =
+        Targets::new(&args.source, args.output.as_deref(), args.mini.as_deref(), args.no_mini);
+    let options = ConvertOptions { cancel: Some(cancel.clone()), ..ConvertOptions::default() };
+    let split_options = split::options(args.plan, cancel)?;
+    let bar = ui.bytes_bar("converting");
+    let produced = produce(&args.source, &targets, &options, &split_options, &mut |phase, done, total| {
+        if phase == Phase::Split {
+            bar.set_message("splitting");
+        }
+        ui::show(&bar, done, total);
+    });
+    bar.finish_and_clear();
+    let produced = produced?;
+    if args.json {
+        return ui::print_json(&produced);
+    }
+    if ui.is_quiet() {
+        return Ok(());
+    }
+    let full = &produced.full;
+    ui::print(&format!(
+        "full  {}  {}, {} capsules, {} tensors\n",
+        name(&full.path),
+        human(full.bytes),
+        full.capsules,
+        full.tensors
+    ))?;
+    match &produced.mini {
+        Some(mini) => split::print_summary(mini, ui),
+        None => Ok(()),
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.display().to_string()
+}

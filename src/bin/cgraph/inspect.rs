@@ -1,0 +1,116 @@
+//! `cgraph inspect`: what a file holds.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use capsulegraph::Error;
+use capsulegraph::container::disk::SystemDisk;
+use capsulegraph::container::manifest::{Capsule, Residence};
+use capsulegraph::report::inspect::{GgufFacts, GraphFacts, Group, Inspection};
+
+use crate::args::InspectArgs;
+use crate::failure::Failure;
+use crate::size::human;
+use crate::ui;
+
+pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
+    let facts = capsulegraph::report::inspect::inspect(&args.file, &SystemDisk, args.capsules)?;
+    if args.json {
+        return ui::print_json(&facts);
+    }
+    if args.yaml {
+        let text = serde_saphyr::to_string(&facts)
+            .map_err(|e| Error::Internal(format!("the facts cannot be written as YAML: {e}")))?;
+        return ui::print(&text);
+    }
+    let mut out = String::new();
+    let written = match &facts {
+        Inspection::Graph(facts) => graph(facts, &mut out),
+        Inspection::Gguf(facts) => gguf(facts, &mut out),
+    };
+    written.map_err(|_| Error::Internal("a String refused text".into()))?;
+    ui::print(&out)
+}
+
+fn graph(facts: &GraphFacts, out: &mut String) -> std::fmt::Result {
+    let p = &facts.model.decoder;
+    writeln!(out, "{}", facts.file)?;
+    writeln!(out, "kind        {} (format {}), {}", facts.kind, facts.format, human(facts.bytes))?;
+    writeln!(out, "digest      {}", facts.digest)?;
+    writeln!(out, "written by  {}", facts.generator)?;
+    writeln!(out, "model       {} ({})", facts.model.name, facts.model.arch)?;
+    writeln!(
+        out,
+        "            {} blocks, width {}, feed-forward {}, {} heads ({} of keys and values), {} tokens, context {}",
+        p.block_count,
+        p.embedding_length,
+        p.feed_forward_length,
+        p.head_count,
+        p.head_count_kv,
+        p.vocab_size,
+        p.context_length
+    )?;
+    writeln!(out, "capsules    {}", facts.capsule_count)?;
+    for (residence, group) in facts.residences.iter().flatten() {
+        writeln!(out, "  {residence:10} {:4}  {:>10}", group.count, human(group.bytes))?;
+    }
+    encodings(&facts.encodings, out)?;
+    for asset in &facts.assets {
+        writeln!(out, "asset       {} {}", asset.name, human(asset.len))?;
+    }
+    if let Some(full) = &facts.full {
+        writeln!(out, "full file   {} {}, digest {}", full.file_name, human(full.len), full.digest)?;
+    }
+    for step in &facts.lineage {
+        let parameters: Vec<String> = step.parameters.iter().map(|(k, v)| format!("{k} {v}")).collect();
+        writeln!(out, "lineage     {}: {}", step.transform, parameters.join(", "))?;
+    }
+    facts.capsules.iter().flatten().try_for_each(|c| capsule(c, out))
+}
+
+fn capsule(capsule: &Capsule, out: &mut String) -> std::fmt::Result {
+    let residence = capsule.residence.map_or("", Residence::name);
+    let stored = human(capsule.stored_bytes());
+    writeln!(out, "{:24} {residence:7} {stored:>10}", capsule.id)?;
+    for tensor in &capsule.tensors {
+        let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
+        let place = if tensor.planes.is_empty() { "in the full file only" } else { "" };
+        let line = format!(
+            "  {:30} {:>14} {:8} {:8} {place}",
+            tensor.name,
+            shape.join("x"),
+            tensor.encoding,
+            tensor.layout.name()
+        );
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn gguf(facts: &GgufFacts, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "{}", facts.file)?;
+    writeln!(out, "kind        gguf, {} file(s)", facts.shards)?;
+    writeln!(out, "model       {} ({}), {} tokens", facts.name, facts.arch, facts.vocab_tokens)?;
+    writeln!(out, "tensors     {}, {}", facts.tensor_count, human(facts.tensor_bytes))?;
+    encodings(&facts.encodings, out)?;
+    for (key, value) in facts.metadata.as_object().into_iter().flatten() {
+        let text = value.to_string();
+        let short: String = text.chars().take(80).collect();
+        let more = if short.len() < text.len() { "..." } else { "" };
+        writeln!(out, "  {key} = {short}{more}")?;
+    }
+    for tensor in facts.tensors.iter().flatten() {
+        let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
+        let bytes = human(tensor.bytes);
+        writeln!(out, "  {:32} {:>14} {:8} {bytes:>10}", tensor.name, shape.join("x"), tensor.encoding)?;
+    }
+    Ok(())
+}
+
+fn encodings(groups: &BTreeMap<String, Group>, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "encodings")?;
+    for (name, group) in groups {
+        writeln!(out, "  {name:10} {:4} tensors  {:>10}", group.count, human(group.bytes))?;
+    }
+    Ok(())
+}

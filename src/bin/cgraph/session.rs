@@ -1,0 +1,89 @@
+//! From the shared options to an opened model and a session.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use capsulegraph::container::disk::SystemDisk;
+use capsulegraph::convert::gguf::is_gguf;
+use capsulegraph::generate::model::{Model, ModelOptions};
+use capsulegraph::generate::session::{Session, SessionOptions};
+use capsulegraph::store::{Mode, OpenOptions, Origin};
+use capsulegraph::{Error, Result};
+
+use crate::args::{ComputeArgs, FileArgs, ModeArg};
+use crate::ui::{Ui, converted_name, quoted};
+
+impl FileArgs {
+    /// The library's open options.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a mode that does not exist yet.
+    pub fn open_options(&self) -> Result<OpenOptions> {
+        let mode = match self.mode {
+            ModeArg::Auto => Mode::Auto,
+            ModeArg::Exact => Mode::Exact,
+            ModeArg::Fast => Mode::Fast,
+            ModeArg::Speculative => {
+                return Err(Error::Unsupported(
+                    "--mode speculative is not built yet and nothing was run; use --mode exact, whose tokens it \
+                     will give, or --mode fast"
+                        .into(),
+                ));
+            }
+        };
+        Ok(OpenOptions { mode, full: self.full.clone().map(Origin::Path), ..OpenOptions::default() })
+    }
+}
+
+impl ComputeArgs {
+    /// Opens the model at `file`.
+    pub fn open(&self, file: &Path, ui: &Ui) -> Result<Arc<Model>> {
+        if self.memory.is_some() {
+            return Err(Error::Unsupported(
+                "--memory: memory budgets are not built yet and nothing was run; leave --memory out to run with \
+                 the file mapped"
+                    .into(),
+            ));
+        }
+        let store = self.file.open_options()?;
+        refuse_gguf(file)?;
+        let options = ModelOptions { store, threads: self.threads };
+        let model = Arc::new(Model::open(&Origin::Path(file.to_owned()), &options)?);
+        let store = model.store();
+        ui.remark(&format!(
+            "mode {} ({}), {}, opened in {:.1} ms",
+            store.mode().name(),
+            store.mode_reason(),
+            model.decoder().backend().describe(),
+            model.open_time().as_secs_f64() * 1e3
+        ));
+        Ok(model)
+    }
+
+    /// Makes a session on `model` with `context` positions where `--ctx` says nothing (0: the library's choice).
+    pub fn session(&self, model: Arc<Model>, context: usize) -> Result<Session> {
+        self.session_of(model, self.ctx.unwrap_or(context))
+    }
+
+    /// Makes a session on `model` with exactly `context` positions.
+    pub fn session_of(&self, model: Arc<Model>, context: usize) -> Result<Session> {
+        Session::new(model, &SessionOptions { context, batch: self.batch })
+    }
+}
+
+/// Says of a GGUF model how to make it a file that can be run.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] with the command line.
+pub fn refuse_gguf(file: &Path) -> Result<()> {
+    if is_gguf(file, &SystemDisk)? {
+        let target = converted_name(file);
+        return Err(Error::InvalidArgument(format!(
+            "{} is a GGUF model; convert it once with: cgraph convert {} -o {}",
+            file.display(),
+            quoted(file),
+            quoted(&target)
+        )));
+    }
+    Ok(())
+}

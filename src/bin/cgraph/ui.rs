@@ -1,0 +1,112 @@
+//! What the program says besides its results: progress bars and remarks, on stderr.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use capsulegraph::Error;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// How much is said.
+#[derive(Clone, Copy, Debug)]
+pub struct Ui {
+    quiet: bool,
+    verbose: bool,
+}
+
+impl Ui {
+    pub fn new(quiet: bool, verbose: bool) -> Self {
+        Self { quiet, verbose }
+    }
+
+    /// Whether `-q` was given.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Whether `-v` was given.
+    pub fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
+    /// A line on stderr, with `-v` only.
+    pub fn remark(&self, text: &str) {
+        if self.verbose {
+            eprintln!("{text}");
+        }
+    }
+
+    /// A bar of bytes, seen on a terminal only.
+    pub fn bytes_bar(&self, what: &str) -> ProgressBar {
+        self.bar(what, "{msg:12} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}")
+    }
+
+    /// A bar of things counted, seen on a terminal only.
+    pub fn count_bar(&self, what: &str) -> ProgressBar {
+        self.bar(what, "{msg:12} {bar:30} {pos}/{len} {eta}")
+    }
+
+    fn bar(&self, what: &str, template: &str) -> ProgressBar {
+        let seen = !self.quiet && io::stderr().is_terminal();
+        let target = if seen { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(Some(0), target).with_style(style);
+        bar.set_message(what.to_owned());
+        bar
+    }
+}
+
+/// Tells a bar how far a job is.
+pub fn show(bar: &ProgressBar, done: u64, total: u64) {
+    bar.set_length(total);
+    bar.set_position(done);
+}
+
+/// Writes results to stdout.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)
+}
+
+/// Writes a value to stdout as JSON.
+pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::Internal(format!("the result cannot be written as JSON: {e}")))?;
+    print(&(text + "\n"))
+}
+
+/// Reads a text file.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    Ok(String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Error::malformed(path.display().to_string(), format!("it is not UTF-8 at byte {at}; save it as UTF-8"))
+    })?)
+}
+
+/// A path as a shell takes it, for command lines in messages.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@\\".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// The ending that a source's converted file gets.
+pub fn converted_name(source: &Path) -> PathBuf {
+    source.with_extension("cgraph")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+    use std::path::Path;
+
+    #[test]
+    fn paths_are_quoted_for_a_shell() {
+        assert_eq!(quoted(Path::new("/tmp/a-b_1.gguf")), "/tmp/a-b_1.gguf");
+        assert_eq!(quoted(Path::new("my model.gguf")), "'my model.gguf'");
+        assert_eq!(quoted(Path::new("it's")), r"'it'\''s'");
+    }
+}
