@@ -87,7 +87,9 @@ pub fn verify(path: &Path, options: &VerifyOptions, progress: &mut ProgressFn<'_
             if let Err(error) = check_model(&store) {
                 result.problems.push(Damage { capsule: None, detail: error.to_string() });
             }
-            if options.deep && let Some(full) = store.full().filter(|f| f.name() != result.file) {
+            if options.deep
+                && let Some(full) = store.full().filter(|f| f.name() != result.file)
+            {
                 deep(full, options, progress, &mut result.problems)?;
             }
         }
@@ -123,11 +125,40 @@ fn deep(
     let found = check_payload(file.source(), file.contents(), options.cancel.as_ref(), &mut |done| {
         progress(done, total);
     })?;
-    problems.extend(found.into_iter().map(|damage| Damage {
-        detail: format!("{}: {}", file.name(), damage.detail),
-        ..damage
-    }));
+    problems.extend(
+        found
+            .into_iter()
+            .map(|damage| Damage { detail: format!("{}: {}", file.name(), damage.detail), ..damage }),
+    );
     Ok(())
+}
+
+/// What [`check`] found and did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// The last verification.
+    #[serde(flatten)]
+    pub verified: Verified,
+    /// Whether the mini was rebuilt before it.
+    pub repaired: bool,
+}
+
+/// [`verify`], and where that finds problems and `may_repair` allows it, [`repair`] and [`verify`] again.
+///
+/// # Errors
+/// Those of [`verify`] and [`repair`].
+pub fn check(
+    path: &Path,
+    options: &VerifyOptions,
+    may_repair: bool,
+    progress: &mut ProgressFn<'_>,
+) -> Result<Outcome> {
+    let verified = verify(path, options, progress)?;
+    if verified.problems.is_empty() || !may_repair {
+        return Ok(Outcome { verified, repaired: false });
+    }
+    repair(path, options, progress)?;
+    Ok(Outcome { verified: verify(path, options, progress)?, repaired: true })
 }
 
 /// Rebuilds the mini at `path` from its full file with the plan that the mini recorded, or where that does
