@@ -9,31 +9,31 @@ use crate::error::Error;
 pub type capg_status = u32;
 
 /// Done; outputs are written.
-pub const CAPG_OK: capg_status = 0;
+pub const CAPG_OK: u32 = 0;
 /// An argument or option is NULL, out of range, not UTF-8 or contradicts another.
-pub const CAPG_ERROR_INVALID_ARGUMENT: capg_status = 1;
+pub const CAPG_ERROR_INVALID_ARGUMENT: u32 = 1;
 /// Valid, but this version of the library cannot do it.
-pub const CAPG_ERROR_UNSUPPORTED: capg_status = 2;
+pub const CAPG_ERROR_UNSUPPORTED: u32 = 2;
 /// The system refused to open, read, map, write or rename a file.
-pub const CAPG_ERROR_IO: capg_status = 3;
+pub const CAPG_ERROR_IO: u32 = 3;
 /// A file is not what its format demands.
-pub const CAPG_ERROR_MALFORMED: capg_status = 4;
+pub const CAPG_ERROR_MALFORMED: u32 = 4;
 /// A mini and a full file, or a file and a mode, do not belong together.
-pub const CAPG_ERROR_MISMATCH: capg_status = 5;
+pub const CAPG_ERROR_MISMATCH: u32 = 5;
 /// Stored bytes do not match their checksum.
-pub const CAPG_ERROR_CORRUPT: capg_status = 6;
+pub const CAPG_ERROR_CORRUPT: u32 = 6;
 /// Something asked for by name or number does not exist.
-pub const CAPG_ERROR_NOT_FOUND: capg_status = 7;
+pub const CAPG_ERROR_NOT_FOUND: u32 = 7;
 /// A limit (context, size, memory) does not allow the request.
-pub const CAPG_ERROR_LIMIT: capg_status = 8;
+pub const CAPG_ERROR_LIMIT: u32 = 8;
 /// The caller's cancel token was triggered.
-pub const CAPG_ERROR_CANCELLED: capg_status = 9;
+pub const CAPG_ERROR_CANCELLED: u32 = 9;
 /// The host's read callback reported a failure.
-pub const CAPG_ERROR_HOST: capg_status = 10;
+pub const CAPG_ERROR_HOST: u32 = 10;
 /// The session is in use by another call.
-pub const CAPG_ERROR_BUSY: capg_status = 11;
+pub const CAPG_ERROR_BUSY: u32 = 11;
 /// A defect of the library; please report it.
-pub const CAPG_ERROR_INTERNAL: capg_status = 12;
+pub const CAPG_ERROR_INTERNAL: u32 = 12;
 
 /// The status of a library error.
 pub(super) fn of(error: &Error) -> capg_status {
