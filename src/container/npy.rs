@@ -40,7 +40,8 @@ impl NpyWriter {
     /// [`Error::Io`]; [`Error::Limit`] where the shape's product overflows.
     pub fn create(disk: &dyn Disk, target: &Path, shape: &[u64]) -> Result<Self> {
         let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
-        let left = elements.ok_or_else(|| Error::Limit(format!("an array of shape {shape:?} is too large")))?;
+        let left =
+            elements.ok_or_else(|| Error::Limit(format!("an array of shape {shape:?} is too large")))?;
         let mut file = disk.create(target)?;
         file.append(&header(shape))?;
         Ok(Self { file, name: target.display().to_string(), left, bytes: Vec::new() })
@@ -80,7 +81,9 @@ mod tests {
 
     #[test]
     fn headers_are_those_of_numpy() {
-        for (shape, tuple) in [(&[3u64][..], "(3, )"), (&[2, 5], "(2, 5)"), (&[], "()"), (&[1, 2, 3], "(1, 2, 3)")] {
+        for (shape, tuple) in
+            [(&[3u64][..], "(3, )"), (&[2, 5], "(2, 5)"), (&[], "()"), (&[1, 2, 3], "(1, 2, 3)")]
+        {
             let bytes = header(shape);
             assert!(bytes.len().is_multiple_of(64) && bytes.ends_with(b"\n"));
             assert_eq!(usize::from(u16::from_le_bytes([bytes[8], bytes[9]])), bytes.len() - 10);

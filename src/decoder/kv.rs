@@ -24,6 +24,7 @@ impl KvCache {
     /// # Errors
     /// [`Error::Limit`] where it would exceed the address space or the system has no memory for it.
     pub fn new(params: &DecoderParams, capacity: usize) -> Result<Self> {
+        probe(params, capacity)?;
         let layers = (0..params.block_count)
             .map(|_| {
                 Ok(KvLayer {
@@ -74,13 +75,21 @@ impl KvCache {
     }
 }
 
+fn limit(capacity: usize) -> Error {
+    Error::Limit(format!("a KV cache of {capacity} positions does not fit; ask for a smaller context"))
+}
+
+/// Asks the system for the whole cache once and gives it back, so that a refusal is an error.
+///
+/// Once for all layers: an allocator keeps the room of a small probe and would have to clear, and so commit,
+/// every page that the next layer gets from it.
+fn probe(params: &DecoderParams, capacity: usize) -> Result<()> {
+    let bytes = usize::try_from(KvCache::bytes_for(params, capacity)).map_err(|_| limit(capacity))?;
+    Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| limit(capacity))
+}
+
 fn zeroed(width: usize, capacity: usize) -> Result<Vec<u16>> {
     let elements = width.checked_mul(capacity).filter(|n| *n <= isize::MAX as usize / 2);
-    let limit = || Error::Limit(format!("a KV cache of {capacity} positions does not fit; ask for a smaller context"));
-    let elements = elements.ok_or_else(limit)?;
-    let mut probe = Vec::<u16>::new();
-    probe.try_reserve_exact(elements).map_err(|_| limit())?;
-    drop(probe);
     // `vec![0; n]` takes pages that the system zeroes on first use, so untouched positions cost nothing.
-    Ok(vec![0; elements])
+    Ok(vec![0; elements.ok_or_else(|| limit(capacity))?])
 }

@@ -50,7 +50,8 @@ pub fn bench(
 ) -> Result<Vec<BenchRow>> {
     if options.repeat == 0 || (options.prompt == 0 && options.generate == 0) {
         return Err(Error::InvalidArgument(
-            "there is nothing to measure; give a prompt or a generation length and at least one repeat".into(),
+            "there is nothing to measure; give a prompt or a generation length and at least one repeat"
+                .into(),
         ));
     }
     let tests = [("pp", options.prompt, false), ("tg", options.generate, true)];
@@ -74,7 +75,12 @@ pub fn bench(
     Ok(rows)
 }
 
-fn run(session: &mut Session, ids: &[u32], one_by_one: bool, cancel: Option<&CancelToken>) -> Result<Duration> {
+fn run(
+    session: &mut Session,
+    ids: &[u32],
+    one_by_one: bool,
+    cancel: Option<&CancelToken>,
+) -> Result<Duration> {
     session.truncate(0);
     let begun = Instant::now();
     for part in ids.chunks(if one_by_one { 1 } else { ids.len() }) {

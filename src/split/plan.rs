@@ -121,7 +121,8 @@ pub(super) fn is_weight(tensor: &Tensor) -> bool {
     tensor.shape.len() > 1
 }
 
-/// Plans a mini of at most `size` bytes. `length_of` gives the exact file length of a plan.
+/// Plans a mini of at most `size` bytes; 0: [`default_size`], or where no mini is that short, the shortest.
+/// `length_of` gives the exact file length of a plan.
 ///
 /// # Errors
 /// [`Error::Limit`] naming the smallest possible length where `size` is below it.
@@ -137,12 +138,16 @@ pub(super) fn plan(
         forms.push(capsule_forms(full, index, capsule, light)?);
     }
     let mut chosen = vec![0; forms.len()];
-    let describe = |chosen: &[usize]| SplitPlan {
+    let describe = |size: u64, chosen: &[usize]| SplitPlan {
         size,
         light: light.name().to_owned(),
         capsules: manifest.capsules.iter().zip(&forms).zip(chosen).map(|((c, f), i)| planned(c, &f[*i])).collect(),
     };
-    let smallest = length_of(&describe(&chosen))?;
+    let wanted = if size == 0 { default_size(full) } else { size };
+    let smallest = length_of(&describe(wanted, &chosen))?;
+    // The manifest's text changes with the plan by a few bytes a capsule; this much is kept for it.
+    let reserve = 256 * forms.len() as u64;
+    let size = if size == 0 { wanted.max(smallest + reserve) } else { size };
     if smallest > size {
         return Err(Error::Limit(format!(
             "{}: a mini of {size} bytes is not possible with --light {}; the smallest is {smallest} bytes{}",
@@ -151,14 +156,12 @@ pub(super) fn plan(
             if light == Light::None { "" } else { " (--light none allows smaller ones of pins and links)" }
         )));
     }
-    // The manifest's text changes with the plan by a few bytes a capsule; this much is kept for it.
-    let reserve = 256 * forms.len() as u64;
     let mut room = (size - smallest).saturating_sub(reserve);
     while let Some((capsule, form)) = best_step(&forms, &chosen, room) {
         room -= forms[capsule][form].bytes - forms[capsule][chosen[capsule]].bytes;
         chosen[capsule] = form;
     }
-    Ok(describe(&chosen))
+    Ok(describe(size, &chosen))
 }
 
 /// The step that repairs the most damage per byte among those that fit.

@@ -24,7 +24,8 @@ use crate::store::mapped::MappedFile;
 /// How to split.
 #[derive(Clone, Debug)]
 pub struct SplitOptions {
-    /// Length of the mini at most, in bytes; 0: by the full file's precision ([`plan::default_size`]).
+    /// Length of the mini at most, in bytes; 0: by the full file's precision ([`plan::default_size`]),
+    /// or as short as possible where no mini is that short.
     pub size: u64,
     /// Light forms that may be used.
     pub light: Light,
@@ -72,8 +73,7 @@ pub fn split(
 ) -> Result<SplitSummary> {
     refuse_same_file(source, target)?;
     let full = open_full(source, options.disk.as_ref())?;
-    let size = if options.size == 0 { plan::default_size(&full) } else { options.size };
-    let chosen = plan::plan(&full, size, options.light, &|candidate| length_of(&full, candidate))?;
+    let chosen = plan::plan(&full, options.size, options.light, &|candidate| length_of(&full, candidate))?;
     let bytes = write(&full, target, &chosen, options, progress)?;
     let expected_agreement = agreement::after_split(source, target, &full, &chosen, options)?;
     Ok(SplitSummary {

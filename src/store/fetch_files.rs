@@ -121,7 +121,10 @@ pub fn safe_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "_-.".contains(c) { c } else { '_' };
     let mut safe: String = name.chars().map(plain).take(MAX_STEM).collect();
     let device = safe.split('.').next().unwrap_or_default().trim_end_matches(|c: char| c.is_ascii_digit());
-    if safe.is_empty() || safe.starts_with(['.', '-']) || RESERVED.contains(&device.to_ascii_lowercase().as_str()) {
+    if safe.is_empty()
+        || safe.starts_with(['.', '-'])
+        || RESERVED.contains(&device.to_ascii_lowercase().as_str())
+    {
         safe.insert(0, '_');
     }
     safe

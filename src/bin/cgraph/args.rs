@@ -16,12 +16,16 @@ use crate::size;
 /// A model is converted once to a .cgraph file (the full file) and a light .mini.cgraph beside it; either can then be
 /// run, evaluated, measured and taken apart. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 #[derive(Debug, Parser)]
-#[command(name = "cgraph", version, after_help = "\
+#[command(
+    name = "cgraph",
+    version,
+    after_help = "\
 Examples:
   cgraph convert model.gguf                 # writes model.cgraph and model.mini.cgraph
   cgraph run model.cgraph -p \"Once upon a time\" -n 64
   cgraph chat model.mini.cgraph --mode fast
-  cgraph COMMAND --help                     # more examples for each command")]
+  cgraph COMMAND --help                     # more examples for each command"
+)]
 pub struct Cli {
     /// Say nothing but results and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
@@ -88,8 +92,14 @@ impl From<LayoutArg> for FetchLayout {
 #[derive(Args, Debug)]
 pub struct FileArgs {
     /// What computes
-    #[arg(long, value_enum, default_value_t, value_name = "MODE", hide_possible_values = true,
-          help = "What computes: auto, exact or fast")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "MODE",
+        hide_possible_values = true,
+        help = "What computes: auto, exact or fast"
+    )]
     pub mode: ModeArg,
     /// The mini's full file, where it is not the one beside it
     #[arg(long, value_name = "PATH")]

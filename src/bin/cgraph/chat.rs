@@ -50,9 +50,10 @@ pub fn converse(
         }
         cancel.reset();
         let mut answer = Answer::default();
-        let outcome = model.chat_tokens(&messages).map_err(Failure::from).and_then(|tokens| {
-            answer.generate(&mut session, &tokens, &options, cancel, &sampler, true)
-        });
+        let outcome = model
+            .chat_tokens(&messages)
+            .map_err(Failure::from)
+            .and_then(|tokens| answer.generate(&mut session, &tokens, &options, cancel, &sampler, true));
         match outcome {
             Ok(()) => {}
             Err(Failure::Library(Error::Cancelled)) if interactive => {}
@@ -64,7 +65,9 @@ pub fn converse(
             }
             Err(failure) => return Err(failure),
         }
-        ui::print("\n")?;
+        if !answer.text.ends_with('\n') {
+            ui::print("\n")?;
+        }
         remark_speeds(&session, ui);
         messages.push(ChatMessage::new("assistant", answer.text));
     }

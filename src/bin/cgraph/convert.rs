@@ -13,8 +13,7 @@ use crate::split;
 use crate::ui::{self, Ui};
 
 pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
-    let targets =
-        Targets::new(&args.source, args.output.as_deref(), args.mini.as_deref(), args.no_mini);
+    let targets = Targets::new(&args.source, args.output.as_deref(), args.mini.as_deref(), args.no_mini);
     let options = ConvertOptions { cancel: Some(cancel.clone()), ..ConvertOptions::default() };
     let split_options = split::options(args.plan, cancel)?;
     let bar = ui.bytes_bar("converting");

@@ -73,6 +73,9 @@ fn tokens(args: &EvalArgs, model: &Model) -> Result<Vec<u32>, Failure> {
 fn read_ids(path: &Path) -> Result<Vec<u32>, Failure> {
     let text = ui::read_text(path)?;
     Ok(serde_json::from_str(&text).map_err(|e| {
-        Error::malformed(path.display().to_string(), format!("it is no JSON array of token ids such as [1, 2]: {e}"))
+        Error::malformed(
+            path.display().to_string(),
+            format!("it is no JSON array of token ids such as [1, 2]: {e}"),
+        )
     })?)
 }

@@ -25,7 +25,8 @@ pub fn fetch(args: FetchArgs, ui: &Ui) -> Result<(), Failure> {
     if ui.is_quiet() {
         return Ok(());
     }
-    let mut text = format!("{} ({}) from {} to {}\n", files.id, files.precision, files.source, directory.display());
+    let mut text =
+        format!("{} ({}) from {} to {}\n", files.id, files.precision, files.source, directory.display());
     for tensor in &files.tensors {
         let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
         text.push_str(&format!(

@@ -2,13 +2,13 @@
 
 use std::io::{self, IsTerminal, Read, Write};
 
+use capsulegraph::Error;
 use capsulegraph::container::disk::SystemDisk;
 use capsulegraph::generate::session::{FinishReason, GenerateOptions, Session, Step};
 use capsulegraph::pool::{CancelToken, Gate};
 use capsulegraph::report::Report;
 use capsulegraph::report::memory::MemorySampler;
 use capsulegraph::text::ChatMessage;
-use capsulegraph::Error;
 
 use crate::args::{PromptArgs, ReportArgs, RunArgs};
 use crate::failure::Failure;
@@ -17,6 +17,10 @@ use crate::{chat, interrupt};
 
 pub fn run(args: &RunArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     let Some(prompt) = args.prompt.read()? else {
+        if args.report.json || args.report.report.is_some() {
+            let why = "a report is of one prompt; give it with -p, --prompt-file or a pipe";
+            return Err(Error::InvalidArgument(why.into()).into());
+        }
         return chat::converse(&args.file, args.system.as_deref(), &args.generate, &args.compute, ui, cancel);
     };
     let sampler = MemorySampler::new();
@@ -32,7 +36,8 @@ pub fn run(args: &RunArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure>
     sampler.sample();
     let mut answer = Answer::default();
     let streamed = !args.report.json;
-    let outcome = answer.generate(&mut session, &tokens, &args.generate.options(), cancel, &sampler, streamed);
+    let outcome =
+        answer.generate(&mut session, &tokens, &args.generate.options(), cancel, &sampler, streamed);
     match outcome {
         Ok(()) | Err(Failure::Library(Error::Cancelled)) => {}
         Err(failure) => return Err(failure),

@@ -71,7 +71,8 @@ mod tests {
         ] {
             assert_eq!(parse(text), Ok(bytes), "{text}");
         }
-        for wrong in ["", "MiB", "-1", "1.", ".5GB", "1.2.3", "5 parsecs", "0", "99999999TiB", "1e9", "١MB"] {
+        for wrong in ["", "MiB", "-1", "1.", ".5GB", "1.2.3", "5 parsecs", "0", "99999999TiB", "1e9", "١MB"]
+        {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -61,7 +61,9 @@ pub fn print_summary(summary: &SplitSummary, ui: &Ui) -> Result<(), Failure> {
         counts.join(", ")
     );
     match summary.expected_agreement {
-        Some(share) => text.push_str(&format!("      agrees with the full file on {:.1} % of tokens\n", share * 100.0)),
+        Some(share) => {
+            text.push_str(&format!("      agrees with the full file on {:.1} % of tokens\n", share * 100.0))
+        }
         None => text.push_str("      agreement with the full file: not measured\n"),
     }
     if ui.is_verbose() {

@@ -22,7 +22,10 @@ pub fn tokenize(args: TokenizeArgs) -> Result<(), Failure> {
         return if args.json { ui::print_json(&text) } else { ui::print(&(text + "\n")) };
     }
     let Some(text) = args.prompt.read()? else {
-        return Err(Error::InvalidArgument("there is no text; give it with -p, --prompt-file or a pipe".into()).into());
+        return Err(Error::InvalidArgument(
+            "there is no text; give it with -p, --prompt-file or a pipe".into(),
+        )
+        .into());
     };
     let ids = tokenizer.encode(&text, args.bos, args.special)?;
     let listed: Vec<String> = ids.iter().map(u32::to_string).collect();

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use capsulegraph::Error;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -53,6 +53,8 @@ impl Ui {
         let target = if seen { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(Some(0), target).with_style(style);
+        // A bar that an error cuts short must not stay before the message.
+        let bar = bar.with_finish(ProgressFinish::AndClear);
         bar.set_message(what.to_owned());
         bar
     }
@@ -82,7 +84,10 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     Ok(String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
-        Error::malformed(path.display().to_string(), format!("it is not UTF-8 at byte {at}; save it as UTF-8"))
+        Error::malformed(
+            path.display().to_string(),
+            format!("it is not UTF-8 at byte {at}; save it as UTF-8"),
+        )
     })?)
 }
 
@@ -90,7 +95,11 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
 pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@\\".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// The ending that a source's converted file gets.

@@ -67,7 +67,10 @@ fn good_news(verified: &Verified, repaired: bool) -> String {
     let read = if verified.deep { "every checksum holds" } else { "structure and bounds hold" };
     let full = verified.full.as_ref().map(|f| format!(", full file {f}")).unwrap_or_default();
     let rebuilt = if repaired { "rebuilt; " } else { "" };
-    format!("{}: {rebuilt}{} file, {} capsules{full}: {read}\n", verified.file, verified.kind, verified.capsules)
+    format!(
+        "{}: {rebuilt}{} file, {} capsules{full}: {read}\n",
+        verified.file, verified.kind, verified.capsules
+    )
 }
 
 fn advice(verified: &Verified, problems: usize, repaired: bool) -> String {
