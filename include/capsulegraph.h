@@ -30,6 +30,71 @@
 #define CAPG_ABI_VERSION 1
 
 /**
+ * Done; outputs are written.
+ */
+#define CAPG_OK 0
+
+/**
+ * An argument or option is NULL, out of range, not UTF-8 or contradicts another.
+ */
+#define CAPG_ERROR_INVALID_ARGUMENT 1
+
+/**
+ * Valid, but this version of the library cannot do it.
+ */
+#define CAPG_ERROR_UNSUPPORTED 2
+
+/**
+ * The system refused to open, read, map, write or rename a file.
+ */
+#define CAPG_ERROR_IO 3
+
+/**
+ * A file is not what its format demands.
+ */
+#define CAPG_ERROR_MALFORMED 4
+
+/**
+ * A mini and a full file, or a file and a mode, do not belong together.
+ */
+#define CAPG_ERROR_MISMATCH 5
+
+/**
+ * Stored bytes do not match their checksum.
+ */
+#define CAPG_ERROR_CORRUPT 6
+
+/**
+ * Something asked for by name or number does not exist.
+ */
+#define CAPG_ERROR_NOT_FOUND 7
+
+/**
+ * A limit (context, size, memory) does not allow the request.
+ */
+#define CAPG_ERROR_LIMIT 8
+
+/**
+ * The caller's cancel token was triggered.
+ */
+#define CAPG_ERROR_CANCELLED 9
+
+/**
+ * The host's read callback reported a failure.
+ */
+#define CAPG_ERROR_HOST 10
+
+/**
+ * The session is in use by another call.
+ */
+#define CAPG_ERROR_BUSY 11
+
+/**
+ * A defect of the library; please report it.
+ */
+#define CAPG_ERROR_INTERNAL 12
+
+/**
  * A call failed.
  */
 #define CAPG_LOG_ERROR 1
@@ -663,71 +728,6 @@ typedef struct capg_tensor_view {
    */
   size_t data_len;
 } capg_tensor_view;
-
-/**
- * Done; outputs are written.
- */
-#define CAPG_OK 0
-
-/**
- * An argument or option is NULL, out of range, not UTF-8 or contradicts another.
- */
-#define CAPG_ERROR_INVALID_ARGUMENT 1
-
-/**
- * Valid, but this version of the library cannot do it.
- */
-#define CAPG_ERROR_UNSUPPORTED 2
-
-/**
- * The system refused to open, read, map, write or rename a file.
- */
-#define CAPG_ERROR_IO 3
-
-/**
- * A file is not what its format demands.
- */
-#define CAPG_ERROR_MALFORMED 4
-
-/**
- * A mini and a full file, or a file and a mode, do not belong together.
- */
-#define CAPG_ERROR_MISMATCH 5
-
-/**
- * Stored bytes do not match their checksum.
- */
-#define CAPG_ERROR_CORRUPT 6
-
-/**
- * Something asked for by name or number does not exist.
- */
-#define CAPG_ERROR_NOT_FOUND 7
-
-/**
- * A limit (context, size, memory) does not allow the request.
- */
-#define CAPG_ERROR_LIMIT 8
-
-/**
- * The caller's cancel token was triggered.
- */
-#define CAPG_ERROR_CANCELLED 9
-
-/**
- * The host's read callback reported a failure.
- */
-#define CAPG_ERROR_HOST 10
-
-/**
- * The session is in use by another call.
- */
-#define CAPG_ERROR_BUSY 11
-
-/**
- * A defect of the library; please report it.
- */
-#define CAPG_ERROR_INTERNAL 12
 
 #ifdef __cplusplus
 extern "C" {

@@ -20,7 +20,7 @@ pub mod convert;
 pub mod error;
 pub mod generate;
 mod handle;
-mod input;
+pub mod input;
 pub mod inspect;
 pub mod log;
 pub mod model;
