@@ -44,7 +44,8 @@ impl Handle for capg_error {}
 
 impl From<Failure> for capg_error {
     fn from(failure: Failure) -> Self {
-        Self { status: failure.status, message: failure.message.into() }
+        // A name out of a file may hold a NUL, at which a C program would cut the message.
+        Self { status: failure.status, message: failure.message.replace('\0', "\\0").into() }
     }
 }
 

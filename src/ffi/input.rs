@@ -74,7 +74,11 @@ pub(super) unsafe fn optional_path(
     parameter: &str,
 ) -> Result<Option<PathBuf>, Failure> {
     // SAFETY: passed on.
-    Ok(unsafe { optional_text(data, len, parameter) }?.map(PathBuf::from))
+    let text = unsafe { optional_text(data, len, parameter) }?;
+    match text.and_then(|t| t.find('\0')) {
+        Some(at) => Err(Failure::invalid(format!("{parameter} has a NUL at byte {at}; no path can"))),
+        None => Ok(text.map(PathBuf::from)),
+    }
 }
 
 /// A truth value.

@@ -76,7 +76,7 @@ static void files(const char *gguf, const char *full) {
     INVALID(capg_convert(gguf, strlen(gguf), "a\xC3", 2, NULL, NULL, &error));
     INVALID(capg_convert(gguf, strlen(gguf), gguf, strlen(gguf), NULL, NULL, &error));
     FAILS(CAPG_ERROR_IO, capg_convert("/nowhere", 8, full, strlen(full), NULL, NULL, &error));
-    FAILS(CAPG_ERROR_IO, capg_convert("a\0b", 3, full, strlen(full), NULL, NULL, &error));
+    INVALID(capg_convert("a\0b", 3, full, strlen(full), NULL, NULL, &error));
     INVALID(capg_split(NULL, 0, NULL, 0, NULL, NULL, &error));
     INVALID(capg_split("\xFF", 1, NULL, 0, NULL, NULL, &error));
     FAILS(CAPG_ERROR_IO, capg_split("/nowhere", 8, NULL, 0, NULL, NULL, &error));
