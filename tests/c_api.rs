@@ -1,6 +1,10 @@
 //! The C API from C and C++: tests/c/*.c and the examples, against the shared and the static library, under
 //! AddressSanitizer and valgrind.
 
+// The compilers, nm and valgrind are called as Linux has them.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -48,7 +52,8 @@ fn shared_library() -> PathBuf {
 
 /// A directory of this test run; its name has characters outside ASCII.
 fn directory(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("c_api ü {}", std::process::id())).join(name);
+    let path =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("c_api ü {}", std::process::id())).join(name);
     std::fs::create_dir_all(&path).unwrap();
     path
 }
@@ -58,7 +63,8 @@ fn gguf() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
         let path = directory("model").join("tiny.gguf");
-        TinyModel { width: 128, blocks: 4, ffn: 256, heads: 4, head_dim: 32, ..TinyModel::default() }.write(&path);
+        TinyModel { width: 128, blocks: 4, ffn: 256, heads: 4, head_dim: 32, ..TinyModel::default() }
+            .write(&path);
         path
     })
 }
@@ -98,7 +104,11 @@ fn run(mut command: Command, name: &str) {
     let work = directory(&format!("{name}.work"));
     let output = command.arg(gguf()).arg(&work).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && out == "ok\n" && err.is_empty(), "{name}: {}\n{out}{err}", output.status);
+    assert!(
+        output.status.success() && out == "ok\n" && err.is_empty(),
+        "{name}: {}\n{out}{err}",
+        output.status
+    );
     let left: Vec<_> = std::fs::read_dir(&work).unwrap().map(|f| f.unwrap().file_name()).collect();
     assert!(left.iter().all(|f| !f.to_string_lossy().ends_with(".tmp")), "{name} left {left:?}");
     std::fs::remove_dir_all(work).unwrap();
@@ -132,7 +142,8 @@ fn sanitized() {
     let proof = compile(&source("asan_proof.c"), Language::C, Link::Shared, &FLAGS[..1], "proof asan");
     for (arguments, wanted) in [(&[][..], "heap-buffer-overflow"), (&["leak"][..], "detected memory leaks")] {
         let mut command = Command::new(&proof);
-        let Output { status, stderr, .. } = command.args(arguments).env("ASAN_OPTIONS", ASAN).output().unwrap();
+        let Output { status, stderr, .. } =
+            command.args(arguments).env("ASAN_OPTIONS", ASAN).output().unwrap();
         let report = String::from_utf8_lossy(&stderr);
         assert!(!status.success() && report.contains(wanted), "{wanted} was not reported: {report}");
     }
@@ -154,7 +165,12 @@ fn under_valgrind() {
         let name = format!("{program} valgrind");
         let program = compile(&source(program), Language::C, Link::Shared, &[], &name);
         let mut command = Command::new("valgrind");
-        command.args(["-q", "--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=definite,indirect"]);
+        command.args([
+            "-q",
+            "--error-exitcode=9",
+            "--leak-check=full",
+            "--show-leak-kinds=definite,indirect",
+        ]);
         command.args(["--errors-for-leak-kinds=definite,indirect", "--fair-sched=yes"]).arg(program);
         run(command, &name);
     }
@@ -172,7 +188,8 @@ fn exported_symbols() -> Vec<String> {
     let output = Command::new("nm").args(["-D", "--defined-only"]).arg(shared_library()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
-    let mut names: Vec<String> = text.lines().filter_map(|l| Some(l.split_whitespace().last()?.to_owned())).collect();
+    let mut names: Vec<String> =
+        text.lines().filter_map(|l| Some(l.split_whitespace().last()?.to_owned())).collect();
     names.sort();
     names
 }
@@ -255,14 +272,21 @@ fn examples_work_as_printed() {
     capsulegraph::convert::import::convert(gguf(), &model, &Default::default(), &mut |_, _| {}).unwrap();
     let run = |program: &Path, model: &Path| {
         let output = Command::new(program).arg(model).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     };
     for language in [Language::C, Language::Cpp] {
         let program = compile(&quickstart, language, Link::Shared, &[], &format!("quickstart {language:?}"));
         let (code, out, err) = run(&program, &model);
         assert!(code == Some(0) && !out.is_empty() && err.is_empty(), "{code:?} {out:?} {err}");
         let (code, out, err) = run(&program, Path::new("missing.cgraph"));
-        assert!(code == Some(1) && out.is_empty() && err.contains("missing.cgraph"), "{code:?} {out:?} {err}");
+        assert!(
+            code == Some(1) && out.is_empty() && err.contains("missing.cgraph"),
+            "{code:?} {out:?} {err}"
+        );
     }
     let chat = compile(&root().join("examples/chat.c"), Language::C, Link::Shared, &[], "chat");
     let input = model.with_file_name("input.txt");

@@ -2,7 +2,10 @@
 //!
 //! With CAPSULEGRAPH_BLESS=1 the header is rewritten instead of compared.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
+#[cfg(unix)]
 use std::process::Command;
 
 /// The sources in the order of the header.
@@ -58,6 +61,7 @@ fn every_function_of_the_sources_is_declared() {
     assert!(count > 50, "only {count} functions were found");
 }
 
+#[cfg(unix)]
 #[test]
 fn compilers_take_the_header_alone_and_twice() {
     for (language, standard, compiler) in [("c", "c11", "cc"), ("c++", "c++17", "c++")] {

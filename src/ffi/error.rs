@@ -44,8 +44,9 @@ impl Handle for capg_error {}
 
 impl From<Failure> for capg_error {
     fn from(failure: Failure) -> Self {
-        // A name out of a file may hold a NUL, at which a C program would cut the message.
-        Self { status: failure.status, message: failure.message.replace('\0', "\\0").into() }
+        // One line to its end: what comes out of a file may hold a NUL, which would cut it, or line feeds.
+        let message = failure.message.replace('\0', "\\0").replace(['\n', '\r'], " ");
+        Self { status: failure.status, message: message.into() }
     }
 }
 

@@ -133,3 +133,34 @@ pub unsafe extern "C" fn capg_log_free(log: *mut capg_log) {
     // SAFETY: NULL or a handle that the host gives back, by contract.
     unsafe { release(log) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_lines_go_first() {
+        let log = capg_log { level: CAPG_LOG_INFO, queue: Mutex::default() };
+        for i in 0..CAPACITY + 3 {
+            log.write(CAPG_LOG_INFO, || format!("line\n{i}"));
+            log.write(CAPG_LOG_DEBUG, || unreachable!());
+        }
+        let lines: Vec<(u32, String)> = log
+            .take()
+            .into_iter()
+            .map(|(level, text)| {
+                // SAFETY: the view is of `text`, which lives, and ends in a NUL.
+                let line = unsafe { std::ffi::CStr::from_ptr(text.view().0) };
+                (level, line.to_string_lossy().into_owned())
+            })
+            .collect();
+        assert_eq!(lines.len(), CAPACITY + 1);
+        assert!(
+            lines[0].0 == CAPG_LOG_WARNING && lines[0].1.starts_with("3 older log lines"),
+            "{:?}",
+            lines[0]
+        );
+        assert_eq!(lines[1], (CAPG_LOG_INFO, "line 3".into()));
+        assert!(log.take().is_empty());
+    }
+}

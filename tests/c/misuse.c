@@ -309,6 +309,13 @@ static void sessions(const capg_model *model) {
     INVALID(capg_session_new(NULL, NULL, &session, &error));
     CHECK(session == NULL);
     INVALID(capg_session_new(model, NULL, NULL, &error));
+    capg_session_options options;
+    memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
+#ifndef __SANITIZE_ADDRESS__ /* which ends the program where malloc would return NULL */
+    options.context = UINT32_MAX;
+    FAILS(CAPG_ERROR_LIMIT, capg_session_new(model, &options, &session, &error));
+#endif
     OK(capg_session_new(model, NULL, &session, &error));
     INVALID(capg_session_generate(NULL, &id, 1, NULL, NULL, NULL, NULL, &number, &error));
     INVALID(capg_session_generate(session, NULL, 1, NULL, NULL, NULL, NULL, &number, &error));
