@@ -8,7 +8,7 @@
 //!
 //! | floor | modules | what lives there |
 //! |---|---|---|
-//! | 8 | `ffi`, `bin/cgraph` | the C API; the command line |
+//! | 8 | [`ffi`], `bin/cgraph` | the C API; the command line |
 //! | 7 | [`report`] | performance reports |
 //! | 6 | [`split`] | the mini: planner, light forms, link index, verify, repair |
 //! | 5 | [`generate`] | sessions, sampling, stop strings, streaming |
@@ -22,6 +22,7 @@ pub mod container;
 pub mod convert;
 pub mod decoder;
 pub mod error;
+pub mod ffi;
 pub mod generate;
 pub mod graph;
 pub mod kernels;

@@ -129,8 +129,13 @@ pub fn inspect(path: &Path, disk: &dyn Disk, details: bool) -> Result<Inspection
         let gguf = Gguf::open(disk, path)?;
         return Ok(Inspection::Gguf(Box::new(gguf_facts(&gguf, details))));
     }
-    let contents = Contents::read(disk.open(path)?.as_ref())?;
-    Ok(Inspection::Graph(Box::new(graph_facts(contents, details))))
+    Ok(inspect_contents(Contents::read(disk.open(path)?.as_ref())?, details))
+}
+
+/// The facts of a `.cgraph` file that was read already.
+#[must_use]
+pub fn inspect_contents(contents: Contents, details: bool) -> Inspection {
+    Inspection::Graph(Box::new(graph_facts(contents, details)))
 }
 
 fn graph_facts(contents: Contents, details: bool) -> GraphFacts {

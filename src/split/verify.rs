@@ -134,6 +134,34 @@ fn deep(
     Ok(())
 }
 
+/// What [`check`] found and did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// The last verification.
+    #[serde(flatten)]
+    pub verified: Verified,
+    /// Whether the mini was rebuilt before it.
+    pub repaired: bool,
+}
+
+/// [`verify`], and where that finds problems and `may_repair` allows it, [`repair`] and [`verify`] again.
+///
+/// # Errors
+/// Those of [`verify`] and [`repair`].
+pub fn check(
+    path: &Path,
+    options: &VerifyOptions,
+    may_repair: bool,
+    progress: &mut ProgressFn<'_>,
+) -> Result<Outcome> {
+    let verified = verify(path, options, progress)?;
+    if verified.problems.is_empty() || !may_repair {
+        return Ok(Outcome { verified, repaired: false });
+    }
+    repair(path, options, progress)?;
+    Ok(Outcome { verified: verify(path, options, progress)?, repaired: true })
+}
+
 /// Rebuilds the mini at `path` from its full file with the plan that the mini recorded, or where that does
 /// not suit the full file, with the same size and light option. Returns the new length.
 ///

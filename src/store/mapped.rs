@@ -69,7 +69,12 @@ impl MappedFile {
                 Bytes::Map(map.map_err(|e| Error::io("map", &contents.name, e))?)
             }
             None => {
-                let mut bytes = vec![0; len];
+                let mut bytes = Vec::new();
+                // The length is the host's: too large a one must be an error, not an abort.
+                bytes
+                    .try_reserve_exact(len)
+                    .map_err(|_| Error::Limit(format!("{}: no memory for its {len} bytes", contents.name)))?;
+                bytes.resize(len, 0);
                 source
                     .read_exact_at(0, &mut bytes)
                     .map_err(|e| Error::io(format!("read {len} bytes of"), &contents.name, e))?;

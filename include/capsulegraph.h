@@ -1,0 +1,1228 @@
+/*
+ * CapsuleGraph: language models inside a memory budget, from one file that opens at once.
+ *
+ * Generated from src/ffi by cbindgen (tests/header.rs); do not edit. docs/c-api.md is the contract. In short:
+ *
+ * - Every function that can fail returns a capg_status and takes a nullable capg_error ** last, which is set to NULL
+ *   at entry and to an error, which the caller frees, on failure. Other outputs are written on success only, but
+ *   handle outputs are set to NULL at entry. NULL is an error wherever a comment does not say nullable.
+ * - Handles belong to the caller, who frees each once with the _free function of its type; _free(NULL) does
+ *   nothing, and the order does not matter. No function takes ownership of an argument or keeps a pointer to it.
+ * - A view is borrowed from the handle that its comment names.
+ * - Strings are UTF-8 with a length in bytes; an optional one may be (NULL, 0). Returned strings are followed by a
+ *   NUL as well. Paths are UTF-8 on every system.
+ * - Options structs: set all bytes to zero and struct_size to sizeof; zero is the default. NULL: all defaults.
+ * - Thread class "any": from any thread at any time. "one": one call at a time on a session, else
+ *   CAPG_ERROR_BUSY. "free": no other call may use the handle then or later.
+ * - Callbacks run on the calling thread only, never after the call has returned, and must not throw or longjmp.
+ */
+
+#ifndef CAPSULEGRAPH_H
+#define CAPSULEGRAPH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/**
+ * The number of the contract that this header belongs to. A program or binding compares it with
+ * capg_abi_version() and refuses the library where they differ.
+ */
+#define CAPG_ABI_VERSION 1
+
+/**
+ * Done; outputs are written.
+ */
+#define CAPG_OK 0
+
+/**
+ * An argument or option is NULL, out of range, not UTF-8 or contradicts another.
+ */
+#define CAPG_ERROR_INVALID_ARGUMENT 1
+
+/**
+ * Valid, but this version of the library cannot do it.
+ */
+#define CAPG_ERROR_UNSUPPORTED 2
+
+/**
+ * The system refused to open, read, map, write or rename a file.
+ */
+#define CAPG_ERROR_IO 3
+
+/**
+ * A file is not what its format demands.
+ */
+#define CAPG_ERROR_MALFORMED 4
+
+/**
+ * A mini and a full file, or a file and a mode, do not belong together.
+ */
+#define CAPG_ERROR_MISMATCH 5
+
+/**
+ * Stored bytes do not match their checksum.
+ */
+#define CAPG_ERROR_CORRUPT 6
+
+/**
+ * Something asked for by name or number does not exist.
+ */
+#define CAPG_ERROR_NOT_FOUND 7
+
+/**
+ * A limit (context, size, memory) does not allow the request.
+ */
+#define CAPG_ERROR_LIMIT 8
+
+/**
+ * The caller's cancel token was triggered.
+ */
+#define CAPG_ERROR_CANCELLED 9
+
+/**
+ * The host's read callback reported a failure.
+ */
+#define CAPG_ERROR_HOST 10
+
+/**
+ * The session is in use by another call.
+ */
+#define CAPG_ERROR_BUSY 11
+
+/**
+ * A defect of the library; please report it.
+ */
+#define CAPG_ERROR_INTERNAL 12
+
+/**
+ * A call failed.
+ */
+#define CAPG_LOG_ERROR 1
+
+/**
+ * Something is not as it was asked for.
+ */
+#define CAPG_LOG_WARNING 2
+
+/**
+ * What was done.
+ */
+#define CAPG_LOG_INFO 3
+
+/**
+ * Details.
+ */
+#define CAPG_LOG_DEBUG 4
+
+/**
+ * Progress phase: the full file is being written.
+ */
+#define CAPG_PHASE_CONVERT 1
+
+/**
+ * Progress phase: the mini is being written.
+ */
+#define CAPG_PHASE_SPLIT 2
+
+/**
+ * Progress phase: a file is being read and checked, or rebuilt.
+ */
+#define CAPG_PHASE_VERIFY 3
+
+/**
+ * Run mode: exact where the full file can be reached, else fast. capg_model_mode says what it came to.
+ */
+#define CAPG_MODE_AUTO 0
+
+/**
+ * Run mode: every capsule at full precision.
+ */
+#define CAPG_MODE_EXACT 1
+
+/**
+ * Run mode: only what the mini holds; the full file is never opened.
+ */
+#define CAPG_MODE_FAST 2
+
+/**
+ * Run mode: the mini drafts, the full file verifies. Not built yet: CAPG_ERROR_UNSUPPORTED.
+ */
+#define CAPG_MODE_SPECULATIVE 3
+
+/**
+ * Tokenize flag: add the BOS and EOS tokens that the model asks for.
+ */
+#define CAPG_TOKENIZE_ADD_SPECIAL 1
+
+/**
+ * Tokenize flag: the text of a control token becomes that token. Leave it off for text from outside.
+ */
+#define CAPG_TOKENIZE_PARSE_SPECIAL 2
+
+/**
+ * Detokenize flag: print control tokens too.
+ */
+#define CAPG_DETOKENIZE_SPECIAL 1
+
+/**
+ * Chat flag: leave out the beginning of the next answer.
+ */
+#define CAPG_CHAT_NO_REPLY 1
+
+/**
+ * Eval flag: compute the logits of every token given, not of the last alone.
+ */
+#define CAPG_EVAL_ALL_LOGITS 1
+
+/**
+ * Finish reason: the generation is not over.
+ */
+#define CAPG_FINISH_NONE 0
+
+/**
+ * Finish reason: the model ended its text.
+ */
+#define CAPG_FINISH_END 1
+
+/**
+ * Finish reason: a stop string came.
+ */
+#define CAPG_FINISH_STOP 2
+
+/**
+ * Finish reason: max_tokens were generated.
+ */
+#define CAPG_FINISH_LENGTH 3
+
+/**
+ * Finish reason: the context is full.
+ */
+#define CAPG_FINISH_CONTEXT 4
+
+/**
+ * Finish reason: the token callback asked to stop; the generation can go on.
+ */
+#define CAPG_FINISH_CALLBACK 5
+
+/**
+ * Given to a token callback in place of a token with text that was held back for a stop string.
+ */
+#define CAPG_NO_TOKEN 4294967295
+
+/**
+ * Layout: the source's own bytes, row after row in its own encoding.
+ */
+#define CAPG_LAYOUT_SOURCE 0
+
+/**
+ * Layout: the bytes as they stand in the file.
+ */
+#define CAPG_LAYOUT_STORED 1
+
+/**
+ * Layout: decoded to floats, row after row.
+ */
+#define CAPG_LAYOUT_F32 2
+
+/**
+ * A flag that any thread puts up to stop the calls that were given it.
+ */
+typedef struct capg_cancel capg_cancel;
+
+/**
+ * A capsule's tensors. Owned by the host, immutable; keeps its model in memory.
+ */
+typedef struct capg_capsule capg_capsule;
+
+/**
+ * Why a call failed. Owned by the host, immutable.
+ */
+typedef struct capg_error capg_error;
+
+/**
+ * A queue of log lines.
+ */
+typedef struct capg_log capg_log;
+
+/**
+ * An opened model. Owned by the host, immutable, shared by any number of sessions on any threads.
+ */
+typedef struct capg_model capg_model;
+
+/**
+ * A sequence of tokens on a model, with its KV cache and at most one generation in progress. Owned by the host;
+ * used by one call at a time.
+ */
+typedef struct capg_session capg_session;
+
+/**
+ * A text that a call returned. Owned by the host, immutable.
+ */
+typedef struct capg_text capg_text;
+
+/**
+ * Token ids that a call returned. Owned by the host, immutable.
+ */
+typedef struct capg_tokens capg_tokens;
+
+/**
+ * What a call returns: CAPG_OK or one of CAPG_ERROR_*. Expect numbers that you do not know and treat them as
+ * failures. A number is never given another meaning.
+ */
+typedef uint32_t capg_status;
+
+/**
+ * Receives one line: its CAPG_LOG_* level and its text without a line feed, valid until the callback returns.
+ */
+typedef void (*capg_log_callback)(void *user_data, uint32_t level, const char *line, size_t line_len);
+
+/**
+ * Receives the progress of a job: CAPG_PHASE_*, bytes done, bytes in all. To stop the job, trigger its cancel
+ * token here.
+ */
+typedef void (*capg_progress_callback)(void *user_data, uint32_t phase, uint64_t done, uint64_t total);
+
+/**
+ * How to convert. All zero but struct_size: the defaults.
+ */
+typedef struct capg_convert_options {
+  /**
+   * sizeof(capg_convert_options).
+   */
+  size_t struct_size;
+  /**
+   * Path of the mini, UTF-8. Default: the target's name with .mini.cgraph.
+   */
+  const char *mini_path;
+  /**
+   * Its length in bytes.
+   */
+  size_t mini_path_len;
+  /**
+   * Light forms that the mini may use: "auto" (default), "none", or the name of an encoding.
+   */
+  const char *light;
+  /**
+   * Its length in bytes.
+   */
+  size_t light_len;
+  /**
+   * Text on which the agreement of mini and full file is measured. Default: a bundled sample, for small models.
+   */
+  const char *calibrate;
+  /**
+   * Its length in bytes.
+   */
+  size_t calibrate_len;
+  /**
+   * Stops the job; nothing is left under the targets' names. Nullable.
+   */
+  const struct capg_cancel *cancel;
+  /**
+   * Receives log lines. Nullable.
+   */
+  const struct capg_log *log;
+  /**
+   * Receives the progress. Nullable.
+   */
+  capg_progress_callback progress;
+  /**
+   * Handed to progress.
+   */
+  void *progress_user_data;
+  /**
+   * Length of the mini at most, in bytes. Default: by the precision of the model.
+   */
+  uint64_t mini_bytes;
+  /**
+   * 1: write no mini.
+   */
+  uint32_t no_mini;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved;
+} capg_convert_options;
+
+/**
+ * How to split. All zero but struct_size: the defaults.
+ */
+typedef struct capg_split_options {
+  /**
+   * sizeof(capg_split_options).
+   */
+  size_t struct_size;
+  /**
+   * Light forms that the mini may use: "auto" (default), "none", or the name of an encoding.
+   */
+  const char *light;
+  /**
+   * Its length in bytes.
+   */
+  size_t light_len;
+  /**
+   * Text on which the agreement of mini and full file is measured. Default: a bundled sample, for small models.
+   */
+  const char *calibrate;
+  /**
+   * Its length in bytes.
+   */
+  size_t calibrate_len;
+  /**
+   * Stops the job; nothing is left under the mini's name. Nullable.
+   */
+  const struct capg_cancel *cancel;
+  /**
+   * Receives log lines. Nullable.
+   */
+  const struct capg_log *log;
+  /**
+   * Receives the progress. Nullable.
+   */
+  capg_progress_callback progress;
+  /**
+   * Handed to progress.
+   */
+  void *progress_user_data;
+  /**
+   * Length of the mini at most, in bytes. Default: by the precision of the model.
+   */
+  uint64_t mini_bytes;
+} capg_split_options;
+
+/**
+ * How to verify. All zero but struct_size: the defaults.
+ */
+typedef struct capg_verify_options {
+  /**
+   * sizeof(capg_verify_options).
+   */
+  size_t struct_size;
+  /**
+   * Path of a mini's full file, UTF-8. Default: the file of the recorded name beside the mini.
+   */
+  const char *full_path;
+  /**
+   * Its length in bytes.
+   */
+  size_t full_path_len;
+  /**
+   * Stops the work. Nullable.
+   */
+  const struct capg_cancel *cancel;
+  /**
+   * Receives log lines. Nullable.
+   */
+  const struct capg_log *log;
+  /**
+   * Receives the progress. Nullable.
+   */
+  capg_progress_callback progress;
+  /**
+   * Handed to progress.
+   */
+  void *progress_user_data;
+  /**
+   * 1: read everything and hold it against the checksums.
+   */
+  uint32_t deep;
+  /**
+   * 1: where there are problems, rebuild the mini from its full file and verify again.
+   */
+  uint32_t repair;
+} capg_verify_options;
+
+/**
+ * Fills all of buffer, len bytes, from offset of the host's file and returns 0; any other number is a failure,
+ * which the message of the error names. offset + len never exceeds the reader's size.
+ */
+typedef int32_t (*capg_read_callback)(void *user_data, uint64_t offset, void *buffer, size_t len);
+
+/**
+ * A file that the host reads: out of its archive, decrypted, from a network. Used only inside the call that it
+ * is given to, and only on that thread.
+ */
+typedef struct capg_reader {
+  /**
+   * sizeof(capg_reader).
+   */
+  size_t struct_size;
+  /**
+   * Reads; required.
+   */
+  capg_read_callback read;
+  /**
+   * Handed to read.
+   */
+  void *user_data;
+  /**
+   * The file's name for messages, UTF-8. Default: "the host's file".
+   */
+  const char *name;
+  /**
+   * Its length in bytes.
+   */
+  size_t name_len;
+  /**
+   * The file's length in bytes.
+   */
+  uint64_t size;
+} capg_reader;
+
+/**
+ * How to open a model. All zero but struct_size: the defaults.
+ */
+typedef struct capg_model_options {
+  /**
+   * sizeof(capg_model_options).
+   */
+  size_t struct_size;
+  /**
+   * Path of a mini's full file, UTF-8. Default: the file of the recorded name beside the mini.
+   */
+  const char *full_path;
+  /**
+   * Its length in bytes.
+   */
+  size_t full_path_len;
+  /**
+   * The full file of a mini through the host; excludes full_path. Nullable.
+   */
+  const struct capg_reader *full_reader;
+  /**
+   * Receives log lines, those of the model's sessions too. Nullable.
+   */
+  const struct capg_log *log;
+  /**
+   * First byte of the model in its file, where it is part of a larger one (an archive).
+   */
+  uint64_t offset;
+  /**
+   * Bytes of the model in its file; 0: up to the file's end.
+   */
+  uint64_t length;
+  /**
+   * First byte of the full file in full_path.
+   */
+  uint64_t full_offset;
+  /**
+   * Bytes of the full file in full_path; 0: up to its end.
+   */
+  uint64_t full_length;
+  /**
+   * Upper bound on the library's memory for the model. Not built yet: anything but 0 is
+   * CAPG_ERROR_UNSUPPORTED.
+   */
+  uint64_t memory_budget_bytes;
+  /**
+   * CAPG_MODE_*.
+   */
+  uint32_t mode;
+  /**
+   * Threads that compute, the caller's included; 0: one per processor that the process may use.
+   */
+  uint32_t threads;
+} capg_model_options;
+
+/**
+ * One message of a conversation.
+ */
+typedef struct capg_chat_message {
+  /**
+   * Who speaks, UTF-8: "system", "user", "assistant", or what the template knows besides.
+   */
+  const char *role;
+  /**
+   * Its length in bytes.
+   */
+  size_t role_len;
+  /**
+   * What is said, UTF-8.
+   */
+  const char *content;
+  /**
+   * Its length in bytes.
+   */
+  size_t content_len;
+} capg_chat_message;
+
+/**
+ * How to make a session. All zero but struct_size: the defaults.
+ */
+typedef struct capg_session_options {
+  /**
+   * sizeof(capg_session_options).
+   */
+  size_t struct_size;
+  /**
+   * Positions that there is room for; 0: the model's own context, at most 4096.
+   */
+  uint32_t context;
+  /**
+   * Tokens that are evaluated together while a prompt is read; 0: what suits the machine. It never changes a
+   * bit of the results.
+   */
+  uint32_t batch;
+} capg_session_options;
+
+/**
+ * A UTF-8 string as an element of an array.
+ */
+typedef struct capg_string {
+  /**
+   * Bytes; may be NULL where len is 0.
+   */
+  const char *data;
+  /**
+   * Number of bytes.
+   */
+  size_t len;
+} capg_string;
+
+/**
+ * What to generate. All zero but struct_size: greedy, until the model ends its text or the context is full.
+ */
+typedef struct capg_generate_options {
+  /**
+   * sizeof(capg_generate_options).
+   */
+  size_t struct_size;
+  /**
+   * The text ends before the first of these.
+   */
+  const struct capg_string *stop;
+  /**
+   * Number of stop strings.
+   */
+  size_t stop_count;
+  /**
+   * Tokens at most; 0: as many as the context has room for.
+   */
+  uint64_t max_tokens;
+  /**
+   * Chooses one of the possible random sequences.
+   */
+  uint64_t seed;
+  /**
+   * Divides the logits: 0 takes the best token always, 1 leaves the model's own distribution. At most 100.
+   */
+  float temperature;
+  /**
+   * Keeps the fewest best tokens whose probabilities reach this sum; 0 and 1 keep all.
+   */
+  float top_p;
+  /**
+   * Drops tokens less probable than this share of the best one's probability; 0 keeps all.
+   */
+  float min_p;
+  /**
+   * Divides positive and multiplies negative logits of recent tokens; 0 and 1 change nothing.
+   */
+  float repeat_penalty;
+  /**
+   * Keeps this many best tokens; 0 keeps all.
+   */
+  uint32_t top_k;
+  /**
+   * How many recent tokens are penalised; 0 means 64.
+   */
+  uint32_t repeat_window;
+  /**
+   * 1: go on after an end-of-generation token (for measurements).
+   */
+  uint32_t ignore_end;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved;
+} capg_generate_options;
+
+/**
+ * Receives a token and the text that became complete with it: UTF-8, NUL-terminated, possibly empty, never a part
+ * of a character. Returns 0 to go on, anything else to stop.
+ */
+typedef int32_t (*capg_token_callback)(void *user_data, uint32_t token, const char *text, size_t text_len);
+
+/**
+ * What a slice of a generation gave. The host sets struct_size, the library the rest. Pointers are views of the
+ * session, valid until its next call that is not a view.
+ */
+typedef struct capg_slice {
+  /**
+   * sizeof(capg_slice), set by the host.
+   */
+  size_t struct_size;
+  /**
+   * Text that became complete: UTF-8, NUL-terminated, possibly empty, never a part of a character.
+   */
+  const char *text;
+  /**
+   * Its length in bytes.
+   */
+  size_t text_len;
+  /**
+   * Tokens that were generated.
+   */
+  const uint32_t *tokens;
+  /**
+   * Their number.
+   */
+  size_t token_count;
+  /**
+   * 1: the generation goes on, call again. 0: it is over.
+   */
+  uint32_t more;
+  /**
+   * CAPG_FINISH_NONE while there is more, else why it ended.
+   */
+  uint32_t finish_reason;
+} capg_slice;
+
+/**
+ * A tensor of a capsule. The host sets struct_size, the library the rest. Pointers are views of the capsule,
+ * valid until it is freed.
+ */
+typedef struct capg_tensor_view {
+  /**
+   * sizeof(capg_tensor_view), set by the host.
+   */
+  size_t struct_size;
+  /**
+   * Name, UTF-8, NUL-terminated.
+   */
+  const char *name;
+  /**
+   * Its length in bytes.
+   */
+  size_t name_len;
+  /**
+   * How the elements are stored: "f32", "f16", "q4_k", ...
+   */
+  const char *encoding;
+  /**
+   * Its length in bytes.
+   */
+  size_t encoding_len;
+  /**
+   * How rows are arranged: "rows" or "packed8" (only with CAPG_LAYOUT_STORED).
+   */
+  const char *layout;
+  /**
+   * Its length in bytes.
+   */
+  size_t layout_len;
+  /**
+   * Extents in elements, outermost first.
+   */
+  const uint64_t *shape;
+  /**
+   * Number of extents.
+   */
+  size_t dimensions;
+  /**
+   * The bytes, little-endian; of encoding "f32" aligned to 4 bytes, else of any alignment.
+   */
+  const void *data;
+  /**
+   * Their number.
+   */
+  size_t data_len;
+} capg_tensor_view;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The library's release, such as "0.1.0". Static, NUL-terminated. Thread class: any.
+ */
+const char *capg_version_string(void);
+
+/**
+ * The number of the contract that the library keeps; see CAPG_ABI_VERSION. Thread class: any.
+ */
+uint32_t capg_abi_version(void);
+
+/**
+ * The name of a status: "ok", "invalid_argument", ...; "unknown" for a number that this library does not have.
+ * Static, NUL-terminated. Thread class: any.
+ */
+const char *capg_status_name(capg_status status);
+
+/**
+ * The status that the failed call returned; CAPG_OK for NULL. Thread class: any.
+ */
+capg_status capg_error_status(const struct capg_error *error);
+
+/**
+ * One line for a person: what failed, where, why, what to do. UTF-8, NUL-terminated, valid until the error is
+ * freed; "" for NULL. len (nullable) receives its length in bytes. Thread class: any.
+ */
+const char *capg_error_message(const struct capg_error *error, size_t *len);
+
+/**
+ * Frees an error; does nothing for NULL. Thread class: free.
+ */
+void capg_error_free(struct capg_error *error);
+
+/**
+ * A view of a text: UTF-8, NUL-terminated (len does not count the NUL), valid until the text is freed.
+ * Thread class: any.
+ */
+capg_status capg_text_view(const struct capg_text *text,
+                           const char **data,
+                           size_t *len,
+                           struct capg_error **error);
+
+/**
+ * Frees a text; does nothing for NULL. Thread class: free.
+ */
+void capg_text_free(struct capg_text *text);
+
+/**
+ * A view of the ids, valid until the tokens are freed. Thread class: any.
+ */
+capg_status capg_tokens_view(const struct capg_tokens *tokens,
+                             const uint32_t **ids,
+                             size_t *count,
+                             struct capg_error **error);
+
+/**
+ * Frees tokens; does nothing for NULL. Thread class: free.
+ */
+void capg_tokens_free(struct capg_tokens *tokens);
+
+/**
+ * Makes a token that is not triggered. Thread class: any.
+ */
+capg_status capg_cancel_new(struct capg_cancel **cancel, struct capg_error **error);
+
+/**
+ * Asks every call that was given this token to stop and to return CAPG_ERROR_CANCELLED. The flag stays up
+ * until capg_cancel_reset. Thread class: any.
+ */
+capg_status capg_cancel_trigger(const struct capg_cancel *cancel, struct capg_error **error);
+
+/**
+ * Makes a triggered token usable again. Thread class: any.
+ */
+capg_status capg_cancel_reset(const struct capg_cancel *cancel, struct capg_error **error);
+
+/**
+ * Whether the token was triggered since it was last reset: 0 or 1. Thread class: any.
+ */
+capg_status capg_cancel_is_triggered(const struct capg_cancel *cancel,
+                                     uint32_t *triggered,
+                                     struct capg_error **error);
+
+/**
+ * Frees a token; does nothing for NULL. Not before the calls that use it have returned. Thread class: free.
+ */
+void capg_cancel_free(struct capg_cancel *cancel);
+
+/**
+ * Makes a log that keeps lines of this CAPG_LOG_* level and the more important ones (0: CAPG_LOG_INFO). Name it
+ * in the options of other calls, and take its lines with capg_log_deliver. Thread class: any.
+ */
+capg_status capg_log_new(uint32_t level,
+                         struct capg_log **log,
+                         struct capg_error **error);
+
+/**
+ * Empties the queue into the callback, oldest line first, on this thread, before it returns. Of more than 1024
+ * waiting lines the oldest are lost, and the first line delivered says how many. Thread class: any.
+ */
+capg_status capg_log_deliver(const struct capg_log *log,
+                             capg_log_callback callback,
+                             void *user_data,
+                             struct capg_error **error);
+
+/**
+ * Frees a log; does nothing for NULL. Models that were opened with it keep it alive. Thread class: free.
+ */
+void capg_log_free(struct capg_log *log);
+
+/**
+ * Converts the GGUF model at source (any shard of a sharded one) to a full .cgraph file and, unless no_mini,
+ * derives its mini. Files appear whole under their names or not at all; weights are stored without loss.
+ *
+ * target may be (NULL, 0): the source's name with .cgraph. options: nullable. summary (nullable) receives a JSON
+ * object about the files written. Errors: IO, MALFORMED, UNSUPPORTED (a kind of model that cannot be run yet),
+ * LIMIT (naming the smallest possible mini), CANCELLED. Thread class: any.
+ */
+capg_status capg_convert(const char *source,
+                         size_t source_len,
+                         const char *target,
+                         size_t target_len,
+                         const struct capg_convert_options *options,
+                         struct capg_text **summary,
+                         struct capg_error **error);
+
+/**
+ * Derives a mini from the full file. It appears whole under its name or not at all.
+ *
+ * mini may be (NULL, 0): the full file's name with .mini.cgraph. options: nullable. summary (nullable) receives a
+ * JSON object with the plan. Errors: IO, MALFORMED, MISMATCH (not a full file), LIMIT (naming the smallest
+ * possible mini), CANCELLED. Thread class: any.
+ */
+capg_status capg_split(const char *full,
+                       size_t full_len,
+                       const char *mini,
+                       size_t mini_len,
+                       const struct capg_split_options *options,
+                       struct capg_text **summary,
+                       struct capg_error **error);
+
+/**
+ * Verifies a .cgraph file: structure, bounds, and that every edge of the graph is served; of a mini also its
+ * links into the full file; with deep every checksum of both.
+ *
+ * options: nullable. problems (nullable) receives the number of problems, after the repair where one was made;
+ * report (nullable) a JSON object that lists them. Problems found do not make the call fail. Errors: IO, MALFORMED
+ * (the file itself cannot be read), MISMATCH (nothing to repair from), CANCELLED. Thread class: any.
+ */
+capg_status capg_verify(const char *path,
+                        size_t path_len,
+                        const struct capg_verify_options *options,
+                        size_t *problems,
+                        struct capg_text **report,
+                        struct capg_error **error);
+
+/**
+ * The facts of a .cgraph file or a GGUF model as a JSON object, read without opening it as a model. details 1
+ * lists every capsule (of a GGUF model every tensor), 0 does not. Errors: IO, MALFORMED, UNSUPPORTED.
+ * Thread class: any.
+ */
+capg_status capg_inspect(const char *path,
+                         size_t path_len,
+                         uint32_t details,
+                         struct capg_text **report,
+                         struct capg_error **error);
+
+/**
+ * The facts of capg_inspect about the file that the model was opened from. Thread class: any.
+ */
+capg_status capg_model_inspect(const struct capg_model *model,
+                               uint32_t details,
+                               struct capg_text **report,
+                               struct capg_error **error);
+
+/**
+ * Opens a full file, or a mini together with its full file (in mode fast without it). Weights are mapped, not
+ * read. The files must not be truncated or overwritten while the model lives.
+ *
+ * options: nullable. Errors: IO, MALFORMED, MISMATCH (the mode cannot be had from these files; mini and full do
+ * not belong together), UNSUPPORTED. Thread class: any.
+ */
+capg_status capg_model_open(const char *path,
+                            size_t path_len,
+                            const struct capg_model_options *options,
+                            struct capg_model **model,
+                            struct capg_error **error);
+
+/**
+ * As capg_model_open, with the file read by the host: all of it, into memory, inside this call. options.offset
+ * and options.length must be 0; a mini needs its full file named in the options, unless the mode is fast.
+ *
+ * Errors: also HOST, with the number that the callback returned. Thread class: any.
+ */
+capg_status capg_model_open_reader(const struct capg_reader *reader,
+                                   const struct capg_model_options *options,
+                                   struct capg_model **model,
+                                   struct capg_error **error);
+
+/**
+ * The mode in force: CAPG_MODE_EXACT or CAPG_MODE_FAST. Thread class: any.
+ */
+capg_status capg_model_mode(const struct capg_model *model, uint32_t *mode, struct capg_error **error);
+
+/**
+ * Why that mode was taken: a view, UTF-8, NUL-terminated, valid until the model is freed. Thread class: any.
+ */
+capg_status capg_model_mode_reason(const struct capg_model *model,
+                                   const char **data,
+                                   size_t *len,
+                                   struct capg_error **error);
+
+/**
+ * The model's own name: a view, UTF-8, NUL-terminated, valid until the model is freed. Thread class: any.
+ */
+capg_status capg_model_name(const struct capg_model *model,
+                            const char **data,
+                            size_t *len,
+                            struct capg_error **error);
+
+/**
+ * Tokens of the vocabulary: ids are below it, and it is the width of a row of logits. Thread class: any.
+ */
+capg_status capg_model_vocab_size(const struct capg_model *model, uint32_t *count, struct capg_error **error);
+
+/**
+ * Positions that the model was trained for. Thread class: any.
+ */
+capg_status capg_model_context_length(const struct capg_model *model,
+                                      uint32_t *count,
+                                      struct capg_error **error);
+
+/**
+ * Threads that compute, the caller's included. Thread class: any.
+ */
+capg_status capg_model_threads(const struct capg_model *model, uint32_t *count, struct capg_error **error);
+
+/**
+ * Anonymous memory that the model holds, in bytes: tables, and the file where the host read it. Mapped files
+ * are the system's. Thread class: any.
+ */
+capg_status capg_model_held_bytes(const struct capg_model *model, uint64_t *bytes, struct capg_error **error);
+
+/**
+ * Whether the model has a chat template: 0 or 1. Thread class: any.
+ */
+capg_status capg_model_has_chat_template(const struct capg_model *model,
+                                         uint32_t *has,
+                                         struct capg_error **error);
+
+/**
+ * Whether the model ends its answer with this token: 0 or 1. Errors: UNSUPPORTED where it has no tokenizer.
+ * Thread class: any.
+ */
+capg_status capg_model_is_end_token(const struct capg_model *model,
+                                    uint32_t id,
+                                    uint32_t *is_end,
+                                    struct capg_error **error);
+
+/**
+ * Frees a model; does nothing for NULL. Its sessions and capsules stay usable and keep it in memory.
+ * Thread class: free.
+ */
+void capg_model_free(struct capg_model *model);
+
+/**
+ * Turns text into tokens. flags: CAPG_TOKENIZE_*. Errors: UNSUPPORTED where the model has no tokenizer, LIMIT for
+ * text of 1 GiB and more. Thread class: any.
+ */
+capg_status capg_model_tokenize(const struct capg_model *model,
+                                const char *text,
+                                size_t text_len,
+                                uint32_t flags,
+                                struct capg_tokens **tokens,
+                                struct capg_error **error);
+
+/**
+ * Turns tokens into text; bytes that form no character become U+FFFD. flags: CAPG_DETOKENIZE_*. Errors:
+ * INVALID_ARGUMENT for ids out of range, UNSUPPORTED where the model has no tokenizer. Thread class: any.
+ */
+capg_status capg_model_detokenize(const struct capg_model *model,
+                                  const uint32_t *ids,
+                                  size_t count,
+                                  uint32_t flags,
+                                  struct capg_text **text,
+                                  struct capg_error **error);
+
+/**
+ * A conversation as the model's own chat template writes it, with the beginning of the next answer. flags:
+ * CAPG_CHAT_*. Errors: UNSUPPORTED where the model has no template, MALFORMED where the template fails.
+ * Thread class: any.
+ */
+capg_status capg_model_chat_prompt(const struct capg_model *model,
+                                   const struct capg_chat_message *messages,
+                                   size_t count,
+                                   uint32_t flags,
+                                   struct capg_text **text,
+                                   struct capg_error **error);
+
+/**
+ * A conversation as tokens, ready to be answered by capg_session_generate. Errors: as capg_model_chat_prompt.
+ * Thread class: any.
+ */
+capg_status capg_model_chat_tokens(const struct capg_model *model,
+                                   const struct capg_chat_message *messages,
+                                   size_t count,
+                                   struct capg_tokens **tokens,
+                                   struct capg_error **error);
+
+/**
+ * Makes a session; it keeps its model alive. options: nullable. Errors: LIMIT where the KV cache does not fit.
+ * Thread class: any.
+ */
+capg_status capg_session_new(const struct capg_model *model,
+                             const struct capg_session_options *options,
+                             struct capg_session **session,
+                             struct capg_error **error);
+
+/**
+ * Evaluates tokens after those that the session holds, and ends a generation in progress. capg_session_logits
+ * then gives the logits of the last token, or with the flag CAPG_EVAL_ALL_LOGITS of every token, which takes
+ * 4 * vocabulary bytes a token. cancel: nullable.
+ *
+ * Errors: INVALID_ARGUMENT for no tokens and for ids out of range, LIMIT where they do not fit the context,
+ * CANCELLED, after which the session holds the tokens that were through. Thread class: one.
+ */
+capg_status capg_session_eval(const struct capg_session *session,
+                              const uint32_t *ids,
+                              size_t count,
+                              uint32_t flags,
+                              const struct capg_cancel *cancel,
+                              struct capg_error **error);
+
+/**
+ * Logits of the last evaluation: rows * columns floats, row after row; a column a token of the vocabulary. Before
+ * any evaluation there are 0 rows. A view, valid until the session's next call that is not a view. After a
+ * generated token they are those that it was chosen from, with its penalties. Thread class: one.
+ */
+capg_status capg_session_logits(const struct capg_session *session,
+                                const float **data,
+                                size_t *rows,
+                                size_t *columns,
+                                struct capg_error **error);
+
+/**
+ * The tokens that the session holds. A view, valid until the session's next call that is not a view.
+ * Thread class: one.
+ */
+capg_status capg_session_tokens(const struct capg_session *session,
+                                const uint32_t **ids,
+                                size_t *count,
+                                struct capg_error **error);
+
+/**
+ * Positions that the session has room for. Thread class: any.
+ */
+capg_status capg_session_context(const struct capg_session *session,
+                                 size_t *count,
+                                 struct capg_error **error);
+
+/**
+ * Forgets every token from position count on, and a generation in progress. A count past the end keeps all
+ * tokens. Thread class: one.
+ */
+capg_status capg_session_truncate(const struct capg_session *session,
+                                  size_t count,
+                                  struct capg_error **error);
+
+/**
+ * Forgets all tokens, and a generation in progress. Thread class: one.
+ */
+capg_status capg_session_reset(const struct capg_session *session, struct capg_error **error);
+
+/**
+ * What the session did and cost, as a JSON object ("schema": "capsulegraph.report/1"): mode and why, times,
+ * memory, capsules, text and tokens of the last generation. Thread class: one.
+ */
+capg_status capg_session_report(const struct capg_session *session,
+                                struct capg_text **report,
+                                struct capg_error **error);
+
+/**
+ * Frees a session; does nothing for NULL. Thread class: free.
+ */
+void capg_session_free(struct capg_session *session);
+
+/**
+ * Generates after this prompt: each token and its text goes through the callback as it is chosen, until the
+ * model ends its text, a limit of the options is reached, or the callback returns other than 0. What the session
+ * holds of the same prefix is not evaluated again, so a conversation may be given anew each turn.
+ *
+ * options, callback, cancel and finish_reason (CAPG_FINISH_*) are nullable. Errors: INVALID_ARGUMENT (no tokens, an
+ * id or option out of range), LIMIT (the prompt does not fit the context), CANCELLED (after a reset of the token
+ * capg_session_advance goes on), BUSY. Thread class: one.
+ */
+capg_status capg_session_generate(const struct capg_session *session,
+                                  const uint32_t *ids,
+                                  size_t count,
+                                  const struct capg_generate_options *options,
+                                  capg_token_callback callback,
+                                  void *user_data,
+                                  const struct capg_cancel *cancel,
+                                  uint32_t *finish_reason,
+                                  struct capg_error **error);
+
+/**
+ * Begins a generation after this prompt without computing anything; capg_session_advance does the work. options:
+ * nullable. Errors: as capg_session_generate. Thread class: one.
+ */
+capg_status capg_session_start(const struct capg_session *session,
+                               const uint32_t *ids,
+                               size_t count,
+                               const struct capg_generate_options *options,
+                               struct capg_error **error);
+
+/**
+ * Goes on with the generation for about max_microseconds and for max_tokens at most (0 each: no limit), and fills
+ * slice with what became complete meanwhile. It pauses inside a capsule too, at most a millisecond of compute late,
+ * and takes up its work exactly there: the tokens are the same however they are sliced. Less than 100 microseconds
+ * count as 100.
+ *
+ * cancel: nullable. After CANCELLED nothing is lost: what the slice had produced comes with the next one. After the
+ * end every further call gives an empty slice with the same finish_reason. Errors: INVALID_ARGUMENT where no
+ * generation is in progress, CANCELLED, BUSY. Thread class: one.
+ */
+capg_status capg_session_advance(const struct capg_session *session,
+                                 uint64_t max_microseconds,
+                                 size_t max_tokens,
+                                 const struct capg_cancel *cancel,
+                                 struct capg_slice *slice,
+                                 struct capg_error **error);
+
+/**
+ * Number of capsules, in the order of computation. Thread class: any.
+ */
+capg_status capg_model_capsule_count(const struct capg_model *model,
+                                     size_t *count,
+                                     struct capg_error **error);
+
+/**
+ * The id of capsule number index, such as "block.0.attn": a view, UTF-8, NUL-terminated, valid until the model is
+ * freed. Errors: NOT_FOUND. Thread class: any.
+ */
+capg_status capg_model_capsule_id(const struct capg_model *model,
+                                  size_t index,
+                                  const char **data,
+                                  size_t *len,
+                                  struct capg_error **error);
+
+/**
+ * Takes a capsule out: at full precision in mode exact, as the mini holds it in mode fast. Every tensor is held
+ * against its checksum. layout: CAPG_LAYOUT_*. Errors: NOT_FOUND, CORRUPT naming the tensor. Thread class: any.
+ */
+capg_status capg_model_fetch(const struct capg_model *model,
+                             const char *id,
+                             size_t id_len,
+                             uint32_t layout,
+                             struct capg_capsule **capsule,
+                             struct capg_error **error);
+
+/**
+ * What the capsule came as: "full", "pinned" (bit for bit, out of the mini) or "light". A view, UTF-8,
+ * NUL-terminated, valid until the capsule is freed. Thread class: any.
+ */
+capg_status capg_capsule_precision(const struct capg_capsule *capsule,
+                                   const char **data,
+                                   size_t *len,
+                                   struct capg_error **error);
+
+/**
+ * Number of tensors, in the order of use. Thread class: any.
+ */
+capg_status capg_capsule_tensor_count(const struct capg_capsule *capsule,
+                                      size_t *count,
+                                      struct capg_error **error);
+
+/**
+ * Tensor number index. Errors: NOT_FOUND. Thread class: any.
+ */
+capg_status capg_capsule_tensor(const struct capg_capsule *capsule,
+                                size_t index,
+                                struct capg_tensor_view *tensor,
+                                struct capg_error **error);
+
+/**
+ * Frees a capsule; does nothing for NULL. Thread class: free.
+ */
+void capg_capsule_free(struct capg_capsule *capsule);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* CAPSULEGRAPH_H */

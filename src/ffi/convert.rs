@@ -1,0 +1,185 @@
+//! Conversion of a source model.
+
+use std::ffi::{c_char, c_void};
+
+use serde::Serialize;
+
+use super::cancel::{capg_cancel, token};
+use super::error::{Failure, capg_error};
+use super::handle::share_optional;
+use super::input::{flag, optional_path, optional_text, path};
+use super::log::{CAPG_LOG_INFO, capg_log, logged};
+use super::options::{Versioned, read};
+use super::output::HandleOut;
+use super::panic::guard;
+use super::status::{CAPG_ERROR_INTERNAL, capg_status};
+use super::text::capg_text;
+use crate::convert::import::ConvertOptions;
+use crate::split::SplitOptions;
+use crate::split::job::{Phase, Targets, produce};
+use crate::split::plan::Light;
+
+/// Progress phase: the full file is being written.
+pub const CAPG_PHASE_CONVERT: u32 = 1;
+/// Progress phase: the mini is being written.
+pub const CAPG_PHASE_SPLIT: u32 = 2;
+/// Progress phase: a file is being read and checked, or rebuilt.
+pub const CAPG_PHASE_VERIFY: u32 = 3;
+
+/// Receives the progress of a job: CAPG_PHASE_*, bytes done, bytes in all. To stop the job, trigger its cancel
+/// token here.
+pub type capg_progress_callback =
+    Option<unsafe extern "C" fn(user_data: *mut c_void, phase: u32, done: u64, total: u64)>;
+
+/// How to convert. All zero but struct_size: the defaults.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct capg_convert_options {
+    /// sizeof(capg_convert_options).
+    pub struct_size: usize,
+    /// Path of the mini, UTF-8. Default: the target's name with .mini.cgraph.
+    pub mini_path: *const c_char,
+    /// Its length in bytes.
+    pub mini_path_len: usize,
+    /// Light forms that the mini may use: "auto" (default), "none", or the name of an encoding.
+    pub light: *const c_char,
+    /// Its length in bytes.
+    pub light_len: usize,
+    /// Text on which the agreement of mini and full file is measured. Default: a bundled sample, for small models.
+    pub calibrate: *const c_char,
+    /// Its length in bytes.
+    pub calibrate_len: usize,
+    /// Stops the job; nothing is left under the targets' names. Nullable.
+    pub cancel: *const capg_cancel,
+    /// Receives log lines. Nullable.
+    pub log: *const capg_log,
+    /// Receives the progress. Nullable.
+    pub progress: capg_progress_callback,
+    /// Handed to progress.
+    pub progress_user_data: *mut c_void,
+    /// Length of the mini at most, in bytes. Default: by the precision of the model.
+    pub mini_bytes: u64,
+    /// 1: write no mini.
+    pub no_mini: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
+// SAFETY: integers, nullable pointers and nullable function pointers, without padding.
+unsafe impl Versioned for capg_convert_options {
+    const NAME: &'static str = "capg_convert_options";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+/// A progress callback with what it is called with.
+#[derive(Clone, Copy)]
+pub(super) struct Progress {
+    pub callback: capg_progress_callback,
+    pub user_data: *mut c_void,
+}
+
+impl Progress {
+    /// Tells the host; on its own thread, since jobs report on the thread that runs them.
+    pub fn report(self, phase: u32, done: u64, total: u64) {
+        if let Some(callback) = self.callback {
+            // SAFETY: the host's function, called inside the host's call.
+            unsafe { callback(self.user_data, phase, done, total) };
+        }
+    }
+}
+
+/// The split options that convert and split have in common.
+///
+/// # Safety
+/// The strings and the handle are NULL or valid.
+pub(super) unsafe fn split_options(
+    (light, light_len): (*const c_char, usize),
+    (calibrate, calibrate_len): (*const c_char, usize),
+    cancel: *const capg_cancel,
+    size: u64,
+) -> Result<SplitOptions, Failure> {
+    // SAFETY: passed on.
+    let (light, calibrate, cancel) = unsafe {
+        let light = optional_text(light, light_len, "options.light")?;
+        (light, optional_text(calibrate, calibrate_len, "options.calibrate")?, token(cancel))
+    };
+    let light = light.map(str::parse).transpose()?.unwrap_or(Light::Auto);
+    Ok(SplitOptions {
+        size,
+        light,
+        calibrate: calibrate.map(str::to_owned),
+        cancel,
+        ..SplitOptions::default()
+    })
+}
+
+/// One JSON object with a line feed at its end.
+pub(super) fn json(value: &impl Serialize) -> Result<capg_text, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| {
+        Failure::new(CAPG_ERROR_INTERNAL, format!("internal error: a result is no JSON: {e}"))
+    })?;
+    Ok(capg_text::from(text + "\n"))
+}
+
+pub(super) fn reserved(value: u32, parameter: &str) -> Result<(), Failure> {
+    match value {
+        0 => Ok(()),
+        _ => Err(Failure::invalid(format!("{parameter} must be 0"))),
+    }
+}
+
+/// Converts the GGUF model at source (any shard of a sharded one) to a full .cgraph file and, unless no_mini,
+/// derives its mini. Files appear whole under their names or not at all; weights are stored without loss.
+///
+/// target may be (NULL, 0): the source's name with .cgraph. options: nullable. summary (nullable) receives a JSON
+/// object about the files written. Errors: IO, MALFORMED, UNSUPPORTED (a kind of model that cannot be run yet),
+/// LIMIT (naming the smallest possible mini), CANCELLED. Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_convert(
+    source: *const c_char,
+    source_len: usize,
+    target: *const c_char,
+    target_len: usize,
+    options: *const capg_convert_options,
+    summary: *mut *mut capg_text,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    let body = || {
+        // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+        let (out, source, target, o) = unsafe {
+            let out = HandleOut::nullable(summary);
+            let source = path(source, source_len, "source")?;
+            (out, source, optional_path(target, target_len, "target")?, read(options)?)
+        };
+        // SAFETY: as above, for what the options point to.
+        let (mini, split, log) = unsafe {
+            let calibrate = (o.calibrate, o.calibrate_len);
+            let split = split_options((o.light, o.light_len), calibrate, o.cancel, o.mini_bytes)?;
+            (optional_path(o.mini_path, o.mini_path_len, "options.mini_path")?, split, share_optional(o.log))
+        };
+        reserved(o.reserved, "options.reserved")?;
+        let no_mini = flag(o.no_mini, "options.no_mini")?;
+        if no_mini && mini.is_some() {
+            return Err(Failure::invalid("options.mini_path and options.no_mini contradict each other"));
+        }
+        let targets = Targets::new(&source, target.as_deref(), mini.as_deref(), no_mini);
+        let convert = ConvertOptions { cancel: split.cancel.clone(), ..ConvertOptions::default() };
+        let host = Progress { callback: o.progress, user_data: o.progress_user_data };
+        let mut progress = |phase, done, total| match phase {
+            Phase::Convert => host.report(CAPG_PHASE_CONVERT, done, total),
+            Phase::Split => host.report(CAPG_PHASE_SPLIT, done, total),
+        };
+        let produced =
+            logged(log.as_ref(), || Ok(produce(&source, &targets, &convert, &split, &mut progress)?))?;
+        if let Some(log) = &log {
+            log.write(CAPG_LOG_INFO, || {
+                let full = &produced.full;
+                format!("{} written: {} bytes, {} capsules", full.path.display(), full.bytes, full.capsules)
+            });
+        }
+        out.set(json(&produced)?);
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { guard(error, body) }
+}

@@ -1,0 +1,410 @@
+//! Models.
+
+use std::ffi::c_char;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::error::{Failure, capg_error};
+use super::handle::{Handle, release, share, share_optional};
+use super::input::{optional_path, path};
+use super::log::{CAPG_LOG_INFO, CAPG_LOG_WARNING, capg_log, logged};
+use super::options::{Versioned, read};
+use super::output::{HandleOut, Out, ViewOut};
+use super::panic::guard;
+use super::reader::{HostSource, capg_reader};
+use super::status::{CAPG_ERROR_UNSUPPORTED, capg_status};
+use super::text::Utf8;
+use crate::generate::model::{Model, ModelOptions};
+use crate::store::{Mode, OpenOptions, Origin};
+
+/// Run mode: exact where the full file can be reached, else fast. capg_model_mode says what it came to.
+pub const CAPG_MODE_AUTO: u32 = 0;
+/// Run mode: every capsule at full precision.
+pub const CAPG_MODE_EXACT: u32 = 1;
+/// Run mode: only what the mini holds; the full file is never opened.
+pub const CAPG_MODE_FAST: u32 = 2;
+/// Run mode: the mini drafts, the full file verifies. Not built yet: CAPG_ERROR_UNSUPPORTED.
+pub const CAPG_MODE_SPECULATIVE: u32 = 3;
+
+/// How to open a model. All zero but struct_size: the defaults.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct capg_model_options {
+    /// sizeof(capg_model_options).
+    pub struct_size: usize,
+    /// Path of a mini's full file, UTF-8. Default: the file of the recorded name beside the mini.
+    pub full_path: *const c_char,
+    /// Its length in bytes.
+    pub full_path_len: usize,
+    /// The full file of a mini through the host; excludes full_path. Nullable.
+    pub full_reader: *const capg_reader,
+    /// Receives log lines, those of the model's sessions too. Nullable.
+    pub log: *const capg_log,
+    /// First byte of the model in its file, where it is part of a larger one (an archive).
+    pub offset: u64,
+    /// Bytes of the model in its file; 0: up to the file's end.
+    pub length: u64,
+    /// First byte of the full file in full_path.
+    pub full_offset: u64,
+    /// Bytes of the full file in full_path; 0: up to its end.
+    pub full_length: u64,
+    /// Upper bound on the library's memory for the model. Not built yet: anything but 0 is
+    /// CAPG_ERROR_UNSUPPORTED.
+    pub memory_budget_bytes: u64,
+    /// CAPG_MODE_*.
+    pub mode: u32,
+    /// Threads that compute, the caller's included; 0: one per processor that the process may use.
+    pub threads: u32,
+}
+
+// SAFETY: integers, nullable pointers and nullable function pointers, without padding.
+unsafe impl Versioned for capg_model_options {
+    const NAME: &'static str = "capg_model_options";
+    const FIRST_SIZE: usize = size_of::<Self>();
+}
+
+/// An opened model. Owned by the host, immutable, shared by any number of sessions on any threads.
+pub struct capg_model {
+    pub(super) model: Arc<Model>,
+    pub(super) log: Option<Arc<capg_log>>,
+    name: Utf8,
+    mode_reason: Utf8,
+    /// The capsules' ids, in the order of computation.
+    pub(super) capsules: Vec<Utf8>,
+}
+
+impl Handle for capg_model {}
+
+impl capg_model {
+    fn new(model: Model, log: Option<Arc<capg_log>>) -> Self {
+        let store = model.store();
+        let manifest = store.manifest();
+        Self {
+            name: manifest.model.name.as_str().into(),
+            mode_reason: store.mode_reason().into(),
+            capsules: manifest.capsules.iter().map(|c| c.id.as_str().into()).collect(),
+            model: Arc::new(model),
+            log,
+        }
+    }
+
+    /// Writes what was opened into the log; that mode auto had to do without the full file is a warning.
+    fn announce(&self, asked: Mode) {
+        let Some(log) = &self.log else { return };
+        let store = self.model.store();
+        let level = match (asked, store.mode()) {
+            (Mode::Auto, Mode::Fast) => CAPG_LOG_WARNING,
+            _ => CAPG_LOG_INFO,
+        };
+        log.write(level, || {
+            let (file, mode, reason) = (store.primary().name(), store.mode().name(), store.mode_reason());
+            let backend = self.model.decoder().backend().describe();
+            let time = self.model.open_time().as_secs_f64() * 1e3;
+            format!("{file} opened in {time:.1} ms: mode {mode} ({reason}), {backend}")
+        });
+    }
+}
+
+/// What the options say, and the readers that must be closed when the call ends.
+struct Opening {
+    options: ModelOptions,
+    readers: Vec<Arc<HostSource>>,
+}
+
+impl Opening {
+    /// # Safety
+    /// What the options point to is valid.
+    unsafe fn new(o: &capg_model_options) -> Result<Self, Failure> {
+        if o.memory_budget_bytes != 0 {
+            return Err(Failure::new(
+                CAPG_ERROR_UNSUPPORTED,
+                "options.memory_budget_bytes: memory budgets are not built yet and nothing was opened; leave it 0 \
+                 to run with the file mapped",
+            ));
+        }
+        let mode = match o.mode {
+            CAPG_MODE_AUTO => Mode::Auto,
+            CAPG_MODE_EXACT => Mode::Exact,
+            CAPG_MODE_FAST => Mode::Fast,
+            CAPG_MODE_SPECULATIVE => {
+                return Err(Failure::new(
+                    CAPG_ERROR_UNSUPPORTED,
+                    "options.mode: speculative is not built yet and nothing was opened; use exact, whose tokens it \
+                     will give, or fast",
+                ));
+            }
+            other => return Err(Failure::invalid(format!("options.mode is {other}, no CAPG_MODE_*"))),
+        };
+        let mut readers = Vec::new();
+        // SAFETY: passed on.
+        let full_path = unsafe { optional_path(o.full_path, o.full_path_len, "options.full_path") }?;
+        let full = match (full_path, o.full_reader.is_null()) {
+            (Some(_), false) => {
+                return Err(Failure::invalid("options.full_path and options.full_reader exclude each other"));
+            }
+            (Some(path), true) => Some(origin(path, o.full_offset, o.full_length)),
+            (None, _) if o.full_offset != 0 || o.full_length != 0 => {
+                return Err(Failure::invalid("options.full_offset and full_length need options.full_path"));
+            }
+            (None, true) => None,
+            (None, false) => {
+                // SAFETY: passed on.
+                let reader = unsafe { HostSource::new(o.full_reader, "options.full_reader") }?;
+                readers.push(Arc::clone(&reader));
+                Some(Origin::Source(reader))
+            }
+        };
+        let store = OpenOptions { mode, full, ..OpenOptions::default() };
+        Ok(Self { options: ModelOptions { store, threads: o.threads as usize }, readers })
+    }
+
+    /// Opens the model; the readers are closed whatever happens.
+    fn open(self, origin: &Origin, log: Option<Arc<capg_log>>) -> Result<capg_model, Failure> {
+        logged(log.as_ref(), || {
+            let opened = Model::open(origin, &self.options);
+            // All are closed before the first failure is looked at.
+            let failures: Vec<Failure> = self.readers.iter().filter_map(|reader| reader.close()).collect();
+            let failure = failures.into_iter().next();
+            match (opened, failure) {
+                (Ok(model), _) => {
+                    let model = capg_model::new(model, log.clone());
+                    model.announce(self.options.store.mode);
+                    Ok(model)
+                }
+                (Err(_), Some(failure)) => Err(failure),
+                (Err(error), None) => Err(error.into()),
+            }
+        })
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        // Also where opening panicked: no reader survives the call.
+        self.readers.iter().for_each(|reader| drop(reader.close()));
+    }
+}
+
+fn origin(path: PathBuf, offset: u64, length: u64) -> Origin {
+    match (offset, length) {
+        (0, 0) => Origin::Path(path),
+        _ => Origin::Part(path, offset, length),
+    }
+}
+
+/// Opens a full file, or a mini together with its full file (in mode fast without it). Weights are mapped, not
+/// read. The files must not be truncated or overwritten while the model lives.
+///
+/// options: nullable. Errors: IO, MALFORMED, MISMATCH (the mode cannot be had from these files; mini and full do
+/// not belong together), UNSUPPORTED. Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_open(
+    path: *const c_char,
+    path_len: usize,
+    options: *const capg_model_options,
+    model: *mut *mut capg_model,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    let body = || {
+        // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+        let (out, file, o, opening, log) = unsafe {
+            let out = HandleOut::required(model, "model")?;
+            let file = self::path(path, path_len, "path")?;
+            let o = read(options)?;
+            (out, file, o, Opening::new(&o)?, share_optional(o.log))
+        };
+        out.set(opening.open(&origin(file, o.offset, o.length), log)?);
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { guard(error, body) }
+}
+
+/// As capg_model_open, with the file read by the host: all of it, into memory, inside this call. options.offset
+/// and options.length must be 0; a mini needs its full file named in the options, unless the mode is fast.
+///
+/// Errors: also HOST, with the number that the callback returned. Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_open_reader(
+    reader: *const capg_reader,
+    options: *const capg_model_options,
+    model: *mut *mut capg_model,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    let body = || {
+        // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+        let (out, source, o, mut opening, log) = unsafe {
+            let out = HandleOut::required(model, "model")?;
+            let source = HostSource::new(reader, "reader")?;
+            let o = read(options)?;
+            (out, source, o, Opening::new(&o)?, share_optional(o.log))
+        };
+        if o.offset != 0 || o.length != 0 {
+            return Err(Failure::invalid("options.offset and options.length do not apply to a reader"));
+        }
+        opening.readers.push(Arc::clone(&source));
+        out.set(opening.open(&Origin::Source(source), log)?);
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { guard(error, body) }
+}
+
+/// # Safety
+/// As every function: pointers are NULL or valid, handles live.
+unsafe fn get<T: Copy>(
+    model: *const capg_model,
+    (place, name): (*mut T, &str),
+    error: *mut *mut capg_error,
+    value: impl FnOnce(&capg_model) -> Result<T, Failure>,
+) -> capg_status {
+    let body = || {
+        // SAFETY: passed on.
+        let (out, model) = unsafe { (Out::required(place, name)?, share(model, "model")?) };
+        out.set(value(&model)?);
+        Ok(())
+    };
+    // SAFETY: passed on.
+    unsafe { guard(error, body) }
+}
+
+/// # Safety
+/// As every function: pointers are NULL or valid, handles live.
+unsafe fn get_text(
+    model: *const capg_model,
+    (data, len): (*mut *const c_char, *mut usize),
+    error: *mut *mut capg_error,
+    value: impl FnOnce(&capg_model) -> &Utf8,
+) -> capg_status {
+    let body = || {
+        // SAFETY: passed on.
+        let (out, model) =
+            unsafe { (ViewOut::required(data, len, ["data", "len"])?, share(model, "model")?) };
+        out.set(value(&model).view());
+        Ok(())
+    };
+    // SAFETY: passed on.
+    unsafe { guard(error, body) }
+}
+
+/// The mode in force: CAPG_MODE_EXACT or CAPG_MODE_FAST. Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_mode(
+    model: *const capg_model,
+    mode: *mut u32,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    let value = |m: &capg_model| {
+        Ok(match m.model.store().mode() {
+            Mode::Auto => CAPG_MODE_AUTO,
+            Mode::Exact => CAPG_MODE_EXACT,
+            Mode::Fast => CAPG_MODE_FAST,
+        })
+    };
+    // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+    unsafe { get(model, (mode, "mode"), error, value) }
+}
+
+/// Why that mode was taken: a view, UTF-8, NUL-terminated, valid until the model is freed. Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_mode_reason(
+    model: *const capg_model,
+    data: *mut *const c_char,
+    len: *mut usize,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+    unsafe { get_text(model, (data, len), error, |m| &m.mode_reason) }
+}
+
+/// The model's own name: a view, UTF-8, NUL-terminated, valid until the model is freed. Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_name(
+    model: *const capg_model,
+    data: *mut *const c_char,
+    len: *mut usize,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+    unsafe { get_text(model, (data, len), error, |m| &m.name) }
+}
+
+/// Tokens of the vocabulary: ids are below it, and it is the width of a row of logits. Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_vocab_size(
+    model: *const capg_model,
+    count: *mut u32,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+    unsafe { get(model, (count, "count"), error, |m| Ok(m.model.decoder().params().vocab_size)) }
+}
+
+/// Positions that the model was trained for. Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_context_length(
+    model: *const capg_model,
+    count: *mut u32,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+    unsafe { get(model, (count, "count"), error, |m| Ok(m.model.decoder().params().context_length)) }
+}
+
+/// Threads that compute, the caller's included. Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_threads(
+    model: *const capg_model,
+    count: *mut u32,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    // The number was given as a u32 or is that of the machine's processors.
+    let value = |m: &capg_model| Ok(m.model.decoder().backend().threads() as u32);
+    // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+    unsafe { get(model, (count, "count"), error, value) }
+}
+
+/// Anonymous memory that the model holds, in bytes: tables, and the file where the host read it. Mapped files
+/// are the system's. Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_held_bytes(
+    model: *const capg_model,
+    bytes: *mut u64,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+    unsafe { get(model, (bytes, "bytes"), error, |m| Ok(m.model.held_bytes())) }
+}
+
+/// Whether the model has a chat template: 0 or 1. Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_has_chat_template(
+    model: *const capg_model,
+    has: *mut u32,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+    unsafe { get(model, (has, "has"), error, |m| Ok(u32::from(m.model.has_chat_template()))) }
+}
+
+/// Whether the model ends its answer with this token: 0 or 1. Errors: UNSUPPORTED where it has no tokenizer.
+/// Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_is_end_token(
+    model: *const capg_model,
+    id: u32,
+    is_end: *mut u32,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    let value = |m: &capg_model| Ok(u32::from(m.model.tokenizer()?.is_end_of_generation(id)));
+    // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+    unsafe { get(model, (is_end, "is_end"), error, value) }
+}
+
+/// Frees a model; does nothing for NULL. Its sessions and capsules stay usable and keep it in memory.
+/// Thread class: free.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_free(model: *mut capg_model) {
+    // SAFETY: NULL or a handle that the host gives back, by contract.
+    unsafe { release(model) };
+}

@@ -1,0 +1,301 @@
+//! The C API from C and C++: tests/c/*.c and the examples, against the shared and the static library, under
+//! AddressSanitizer and valgrind.
+
+// The compilers, nm and valgrind are called as Linux has them.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use support::TinyModel;
+
+const WARNINGS: &[&str] = &["-Wall", "-Wextra", "-pedantic", "-Werror"];
+/// What a program that links the static library needs besides: rustc --print native-static-libs.
+const SYSTEM_LIBRARIES: &[&str] = &["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The language that a program is compiled as.
+#[derive(Clone, Copy, Debug)]
+enum Language {
+    C,
+    Cpp,
+}
+
+/// The library that a program is linked to.
+#[derive(Clone, Copy, Debug)]
+enum Link {
+    Shared,
+    Static,
+}
+
+/// The newest library of this build: cargo puts it beside the tests, and `cargo build` a directory above.
+fn library(file_name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    let places = [tests.join(file_name), tests.parent().unwrap().join(file_name)];
+    let found = places.iter().filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)));
+    match found.max() {
+        Some((_, path)) => path.clone(),
+        None => panic!("{file_name} is neither in {} nor above it", tests.display()),
+    }
+}
+
+fn shared_library() -> PathBuf {
+    library("libcapsulegraph.so")
+}
+
+/// A directory of this test run; its name has characters outside ASCII.
+fn directory(name: &str) -> PathBuf {
+    let path =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("c_api ü {}", std::process::id())).join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A tiny random model as GGUF.
+fn gguf() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let path = directory("model").join("tiny.gguf");
+        TinyModel { width: 128, blocks: 4, ffn: 256, heads: 4, head_dim: 32, ..TinyModel::default() }
+            .write(&path);
+        path
+    })
+}
+
+/// Compiles `source` and returns the program.
+fn compile(source: &Path, language: Language, link: Link, flags: &[&str], name: &str) -> PathBuf {
+    let program = directory(name).join(source.file_stem().unwrap());
+    let (compiler, kind, standard) = match language {
+        Language::C => ("cc", "c", "-std=c11"),
+        Language::Cpp => ("c++", "c++", "-std=c++17"),
+    };
+    let mut command = Command::new(compiler);
+    command.args(["-x", kind, standard, "-g", "-O1"]).args(WARNINGS).args(flags);
+    command.arg("-I").arg(root().join("include")).arg(source).args(["-x", "none", "-o"]).arg(&program);
+    match link {
+        Link::Shared => {
+            let library = shared_library();
+            command.arg(&library).arg(format!("-Wl,-rpath,{}", library.parent().unwrap().display()));
+        }
+        Link::Static => {
+            command.arg(library("libcapsulegraph.a"));
+        }
+    }
+    let output = command.args(SYSTEM_LIBRARIES).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {errors}", source.display());
+    program
+}
+
+fn source(name: &str) -> PathBuf {
+    root().join("tests/c").join(name)
+}
+
+/// Runs a program on the tiny model and an empty directory. It must print "ok" and nothing else: the library
+/// itself never writes.
+fn run(mut command: Command, name: &str) {
+    let work = directory(&format!("{name}.work"));
+    let output = command.arg(gguf()).arg(&work).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && out == "ok\n" && err.is_empty(),
+        "{name}: {}\n{out}{err}",
+        output.status
+    );
+    let left: Vec<_> = std::fs::read_dir(&work).unwrap().map(|f| f.unwrap().file_name()).collect();
+    assert!(left.iter().all(|f| !f.to_string_lossy().ends_with(".tmp")), "{name} left {left:?}");
+    std::fs::remove_dir_all(work).unwrap();
+}
+
+fn check(program: &str, language: Language, link: Link) {
+    let name = format!("{program} {language:?} {link:?}");
+    run(Command::new(compile(&source(program), language, link, &[], &name)), &name);
+}
+
+#[test]
+fn main_path() {
+    for (language, link) in [(Language::C, Link::Shared), (Language::Cpp, Link::Static)] {
+        check("main_path.c", language, link);
+    }
+}
+
+#[test]
+fn misuse_and_threads() {
+    for program in ["misuse.c", "threads.c"] {
+        check(program, Language::C, Link::Static);
+        check(program, Language::Cpp, Link::Shared);
+    }
+}
+
+#[test]
+fn sanitized() {
+    const FLAGS: &[&str] = &["-fsanitize=address", "-fsanitize=undefined", "-fno-sanitize-recover=all"];
+    const ASAN: &str = "detect_leaks=1:detect_stack_use_after_return=1";
+    // The proof that the sanitizer is at work comes first: it sees a wrong access, and a leak in the library.
+    let proof = compile(&source("asan_proof.c"), Language::C, Link::Shared, &FLAGS[..1], "proof asan");
+    for (arguments, wanted) in [(&[][..], "heap-buffer-overflow"), (&["leak"][..], "detected memory leaks")] {
+        let mut command = Command::new(&proof);
+        let Output { status, stderr, .. } =
+            command.args(arguments).env("ASAN_OPTIONS", ASAN).output().unwrap();
+        let report = String::from_utf8_lossy(&stderr);
+        assert!(!status.success() && report.contains(wanted), "{wanted} was not reported: {report}");
+    }
+    for program in ["main_path.c", "misuse.c", "threads.c"] {
+        let name = format!("{program} asan");
+        let mut command = Command::new(compile(&source(program), Language::C, Link::Shared, FLAGS, &name));
+        command.env("ASAN_OPTIONS", ASAN);
+        run(command, &name);
+    }
+}
+
+#[test]
+fn under_valgrind() {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "valgrind is not installed");
+        return;
+    }
+    for program in ["main_path.c", "misuse.c", "threads.c"] {
+        let name = format!("{program} valgrind");
+        let program = compile(&source(program), Language::C, Link::Shared, &[], &name);
+        let mut command = Command::new("valgrind");
+        command.args([
+            "-q",
+            "--error-exitcode=9",
+            "--leak-check=full",
+            "--show-leak-kinds=definite,indirect",
+        ]);
+        command.args(["--errors-for-leak-kinds=definite,indirect", "--fair-sched=yes"]).arg(program);
+        run(command, &name);
+    }
+}
+
+#[test]
+fn every_function_is_misused() {
+    let text = std::fs::read_to_string(source("misuse.c")).unwrap();
+    let symbols = exported_symbols();
+    let missing: Vec<&String> = symbols.iter().filter(|s| !text.contains(&format!("{s}("))).collect();
+    assert!(missing.is_empty(), "misuse.c does not call {missing:?}");
+}
+
+fn exported_symbols() -> Vec<String> {
+    let output = Command::new("nm").args(["-D", "--defined-only"]).arg(shared_library()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut names: Vec<String> =
+        text.lines().filter_map(|l| Some(l.split_whitespace().last()?.to_owned())).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn exported_symbols_are_those_of_the_list() {
+    let path = root().join("tests/data/exported-symbols.txt");
+    let found = exported_symbols().join("\n") + "\n";
+    if std::env::var_os("CAPSULEGRAPH_BLESS").is_some() {
+        std::fs::write(&path, &found).unwrap();
+    }
+    let listed = std::fs::read_to_string(&path).unwrap_or_default().replace('\r', "");
+    assert_eq!(listed, found, "rewrite the list with: CAPSULEGRAPH_BLESS=1 cargo test --test c_api exported");
+    assert!(found.lines().all(|name| name.starts_with("capg_")));
+}
+
+/// Sizes and offsets as Rust has them, and a C program that prints them as C has them.
+macro_rules! layouts {
+    ($($name:ident { $($field:ident),* })*) => {{
+        use capsulegraph::ffi::{capsule::*, convert::*, generate::*, input::capg_string, model::*, reader::*};
+        use capsulegraph::ffi::{session::*, split::*, tokenize::*, verify::*};
+        let mut rust = String::new();
+        let mut c = String::from("#include \"test.h\"\nint main(void) {\n");
+        $(
+            rust += &format!("{} {}\n", stringify!($name), size_of::<$name>());
+            c += concat!("    printf(\"", stringify!($name), " %zu\\n\", sizeof(", stringify!($name), "));\n");
+            c += "    size_t sum_"; c += stringify!($name); c += " = 0;\n";
+            $(
+                rust += &format!("{} {}\n", stringify!($field), std::mem::offset_of!($name, $field));
+                c += concat!("    printf(\"", stringify!($field), " %zu\\n\", offsetof(", stringify!($name), ", ",
+                    stringify!($field), "));\n");
+                c += concat!("    sum_", stringify!($name), " += sizeof(((", stringify!($name), " *)0)->",
+                    stringify!($field), ");\n");
+            )*
+            // Every field is in this list, and there is no padding.
+            c += concat!("    CHECK(sum_", stringify!($name), " == sizeof(", stringify!($name), "));\n");
+        )*
+        (rust, c + "    return 0;\n}\n")
+    }};
+}
+
+#[test]
+fn structs_have_one_layout() {
+    let (rust, c) = layouts! {
+        capg_string { data, len }
+        capg_chat_message { role, role_len, content, content_len }
+        capg_convert_options { struct_size, mini_path, mini_path_len, light, light_len, calibrate, calibrate_len,
+            cancel, log, progress, progress_user_data, mini_bytes, no_mini, reserved }
+        capg_split_options { struct_size, light, light_len, calibrate, calibrate_len, cancel, log, progress,
+            progress_user_data, mini_bytes }
+        capg_verify_options { struct_size, full_path, full_path_len, cancel, log, progress, progress_user_data,
+            deep, repair }
+        capg_reader { struct_size, read, user_data, name, name_len, size }
+        capg_model_options { struct_size, full_path, full_path_len, full_reader, log, offset, length, full_offset,
+            full_length, memory_budget_bytes, mode, threads }
+        capg_session_options { struct_size, context, batch }
+        capg_generate_options { struct_size, stop, stop_count, max_tokens, seed, temperature, top_p, min_p,
+            repeat_penalty, top_k, repeat_window, ignore_end, reserved }
+        capg_slice { struct_size, text, text_len, tokens, token_count, more, finish_reason }
+        capg_tensor_view { struct_size, name, name_len, encoding, encoding_len, layout, layout_len, shape,
+            dimensions, data, data_len }
+    };
+    let path = directory("layout").join("layout.c");
+    std::fs::write(&path, c).unwrap();
+    let include = format!("-I{}", root().join("tests/c").display());
+    for language in [Language::C, Language::Cpp] {
+        let program = compile(&path, language, Link::Shared, &[&include], &format!("layout {language:?}"));
+        let output = Command::new(program).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), rust, "{language:?}");
+    }
+}
+
+#[test]
+fn examples_work_as_printed() {
+    let quickstart = root().join("examples/quickstart.c");
+    let lines = std::fs::read_to_string(&quickstart).unwrap().lines().count();
+    assert!(lines <= 30, "quickstart.c has {lines} lines");
+    let model = directory("examples").join("tiny.cgraph");
+    capsulegraph::convert::import::convert(gguf(), &model, &Default::default(), &mut |_, _| {}).unwrap();
+    let run = |program: &Path, model: &Path| {
+        let output = Command::new(program).arg(model).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    for language in [Language::C, Language::Cpp] {
+        let program = compile(&quickstart, language, Link::Shared, &[], &format!("quickstart {language:?}"));
+        let (code, out, err) = run(&program, &model);
+        assert!(code == Some(0) && !out.is_empty() && err.is_empty(), "{code:?} {out:?} {err}");
+        let (code, out, err) = run(&program, Path::new("missing.cgraph"));
+        assert!(
+            code == Some(1) && out.is_empty() && err.contains("missing.cgraph"),
+            "{code:?} {out:?} {err}"
+        );
+    }
+    let chat = compile(&root().join("examples/chat.c"), Language::C, Link::Shared, &[], "chat");
+    let input = model.with_file_name("input.txt");
+    std::fs::write(&input, "Hello.\n\nAnd then?\n").unwrap();
+    let mut command = Command::new(&chat);
+    command.arg(&model).arg("Be brief.").stdin(std::fs::File::open(&input).unwrap());
+    let output = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    // A random model may fill the context, after which the second question does not fit; both ends are clean.
+    assert!(out.len() > 10 && (output.status.success() || err.starts_with("limit: ")), "{out}{err}");
+    assert_eq!(Command::new(&chat).output().unwrap().status.code(), Some(2));
+}
