@@ -4,9 +4,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
 #[cfg(unix)]
-use std::process::Command;
+#[path = "support/compiler.rs"]
+mod compiler;
+
+#[cfg(unix)]
+use compiler::Language;
+use std::path::Path;
 
 /// The sources in the order of the header.
 const SOURCES: &[&str] = &[
@@ -64,17 +68,13 @@ fn every_function_of_the_sources_is_declared() {
 #[cfg(unix)]
 #[test]
 fn compilers_take_the_header_alone_and_twice() {
-    for (language, standard, compiler) in [("c", "c11", "cc"), ("c++", "c++17", "c++")] {
-        let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("header.{standard}.txt"));
+    for language in [Language::C, Language::Cpp] {
+        let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("header.{language:?}.txt"));
         let twice = "#include \"capsulegraph.h\"\n#include \"capsulegraph.h\"\nint capg_header_test;\n";
         std::fs::write(&source, twice).unwrap();
-        let output = Command::new(compiler)
-            .args(["-x", language, &format!("-std={standard}"), "-fsyntax-only"])
-            .args(["-Wall", "-Wextra", "-pedantic", "-Werror", "-I"])
-            .arg(root().join("include"))
-            .arg(&source)
-            .output()
-            .unwrap();
+        let mut command = language.compiler();
+        command.args(["-fsyntax-only", "-I"]).arg(root().join("include")).arg(&source);
+        let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }

@@ -3,11 +3,12 @@
 //! Needs the model: set `CAPSULEGRAPH_TEST_MODEL` to the path of SmolLM2-135M-Instruct's `.gguf`.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-#[path = "support/gguf_vocab.rs"]
-mod gguf_vocab;
 #[path = "support/golden.rs"]
 mod golden;
 
+use capsulegraph::container::disk::SystemDisk;
+use capsulegraph::convert::gguf::Gguf;
+use capsulegraph::convert::metadata;
 use golden::{differences, ids, load, strings, tokenizer};
 
 #[test]
@@ -15,7 +16,8 @@ fn smollm2_equals_llama_cpp() {
     let path = std::env::var("CAPSULEGRAPH_TEST_MODEL").expect(
         "set CAPSULEGRAPH_TEST_MODEL to the path of SmolLM2-135M-Instruct.Q4_1.gguf to run this test",
     );
-    let source = gguf_vocab::read(&path);
+    let gguf = Gguf::open(&SystemDisk, path.as_ref()).unwrap();
+    let source = metadata::vocab(&gguf).unwrap().unwrap();
     let tokenizer = tokenizer(&source);
     let golden = load("smollm2.tokens.json");
     let texts = strings(&golden["texts"]);

@@ -16,6 +16,7 @@ use crate::container::{EXTENT_ALIGN, PLANE_ALIGN, align_up};
 use crate::error::{Error, Result};
 use crate::kernels::encoding::{self, Encoding};
 use crate::kernels::pack;
+use crate::pool::CancelToken;
 use crate::store::fetch::{encoding_of, rows_cols};
 use crate::store::mapped::MappedFile;
 
@@ -125,16 +126,20 @@ pub(super) fn is_weight(tensor: &Tensor) -> bool {
 /// `length_of` gives the exact file length of a plan.
 ///
 /// # Errors
-/// [`Error::Limit`] naming the smallest possible length where `size` is below it.
+/// [`Error::Limit`] naming the smallest possible length where `size` is below it; [`Error::Cancelled`].
 pub(super) fn plan(
     full: &MappedFile,
     size: u64,
     light: Light,
+    cancel: Option<&CancelToken>,
     length_of: &dyn Fn(&SplitPlan) -> Result<u64>,
 ) -> Result<SplitPlan> {
     let manifest = &full.contents().manifest;
     let mut forms = Vec::with_capacity(manifest.capsules.len());
     for (index, capsule) in manifest.capsules.iter().enumerate() {
+        if cancel.is_some_and(CancelToken::is_cancelled) {
+            return Err(Error::Cancelled);
+        }
         forms.push(capsule_forms(full, index, capsule, light)?);
     }
     let mut chosen = vec![0; forms.len()];

@@ -142,6 +142,9 @@ pub struct Outcome {
     pub verified: Verified,
     /// Whether the mini was rebuilt before it.
     pub repaired: bool,
+    /// What had been wrong before the mini was rebuilt.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<Damage>,
 }
 
 /// [`verify`], and where that finds problems and `may_repair` allows it, [`repair`] and [`verify`] again.
@@ -156,10 +159,11 @@ pub fn check(
 ) -> Result<Outcome> {
     let verified = verify(path, options, progress)?;
     if verified.problems.is_empty() || !may_repair {
-        return Ok(Outcome { verified, repaired: false });
+        return Ok(Outcome { verified, repaired: false, mended: Vec::new() });
     }
     repair(path, options, progress)?;
-    Ok(Outcome { verified: verify(path, options, progress)?, repaired: true })
+    let mended = verified.problems;
+    Ok(Outcome { verified: verify(path, options, progress)?, repaired: true, mended })
 }
 
 /// Rebuilds the mini at `path` from its full file with the plan that the mini recorded, or where that does

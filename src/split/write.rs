@@ -52,7 +52,9 @@ pub fn split(
 ) -> Result<SplitSummary> {
     refuse_same_file(source, target)?;
     let full = open_full(source, options.disk.as_ref())?;
-    let chosen = plan::plan(&full, options.size, options.light, &|candidate| length_of(&full, candidate))?;
+    let chosen = plan::plan(&full, options.size, options.light, options.cancel.as_ref(), &|candidate| {
+        length_of(&full, candidate)
+    })?;
     let bytes = write(&full, target, &chosen, options, progress)?;
     let expected_agreement = agreement::after_split(source, target, &full, &chosen, options)?;
     Ok(SplitSummary {

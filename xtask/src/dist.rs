@@ -10,6 +10,12 @@ use crate::shell::{self, Outcome, cargo, root, target};
 /// What goes where: path in the checkout or the target folder, folder in the archive.
 const FILES: &[(&str, &str)] = &[
     ("include/capsulegraph.h", "include"),
+    ("docs/c-api.md", "docs"),
+    ("docs/format.md", "docs"),
+    ("docs/manifest.schema.json", "docs"),
+    ("docs/performance.md", "docs"),
+    ("examples/quickstart.c", "examples"),
+    ("examples/chat.c", "examples"),
     ("README.md", "."),
     ("CHANGELOG.md", "."),
     ("LICENSE-MIT", "."),
@@ -32,8 +38,12 @@ pub fn run() -> Outcome {
     for library in ["libcapsulegraph.so", "libcapsulegraph.a"] {
         copy(&target().join("release").join(library), &folder.join("lib"))?;
     }
-    for stripped in ["bin/cgraph", "lib/libcapsulegraph.so"] {
-        shell::run(Command::new("strip").arg("--strip-unneeded").arg(folder.join(stripped)))?;
+    for (option, file) in [
+        ("--strip-unneeded", "bin/cgraph"),
+        ("--strip-unneeded", "lib/libcapsulegraph.so"),
+        ("--strip-debug", "lib/libcapsulegraph.a"),
+    ] {
+        shell::run(Command::new("strip").arg(option).arg(folder.join(file)))?;
     }
     let archive = format!("{name}.tar.gz");
     shell::run(Command::new("tar").current_dir(&dist).args(["czf", &archive, &name]))?;

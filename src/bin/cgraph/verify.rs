@@ -1,23 +1,14 @@
 //! `cgraph verify`: checks, and repair of a mini.
 
 use capsulegraph::Error;
+use capsulegraph::container::reader::Damage;
 use capsulegraph::pool::CancelToken;
-use capsulegraph::split::verify::{Verified, VerifyOptions, repair, verify as check};
-use serde::Serialize;
+use capsulegraph::split::verify::{Outcome, Verified, VerifyOptions, check};
 
 use crate::args::VerifyArgs;
 use crate::failure::Failure;
 use crate::session::refuse_gguf;
 use crate::ui::{self, Ui};
-
-/// What is printed as JSON.
-#[derive(Serialize)]
-struct Outcome<'a> {
-    #[serde(flatten)]
-    verified: &'a Verified,
-    /// Whether the mini was rebuilt before this.
-    repaired: bool,
-}
 
 pub fn verify(args: VerifyArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     refuse_gguf(&args.file)?;
@@ -29,22 +20,15 @@ pub fn verify(args: VerifyArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Fai
     };
     let bar = ui.bytes_bar("verifying");
     let mut progress = |done: u64, total: u64| ui::show(&bar, done, total);
-    let mut verified = check(&args.file, &options, &mut progress)?;
-    let repaired = args.repair && !verified.problems.is_empty();
-    if repaired {
-        if !args.json {
-            list(&verified)?;
-        }
-        bar.set_message("rebuilding");
-        let bytes = repair(&args.file, &options, &mut progress)?;
-        ui.remark(&format!("{} rebuilt, {bytes} bytes", args.file.display()));
-        verified = check(&args.file, &options, &mut progress)?;
-    }
+    let outcome = check(&args.file, &options, args.repair, &mut progress)?;
     bar.finish_and_clear();
     if args.json {
-        ui::print_json(&Outcome { verified: &verified, repaired })?;
-    } else {
-        list(&verified)?;
+        ui::print_json(&outcome)?;
+    }
+    let Outcome { verified, repaired, mended } = outcome;
+    if !args.json {
+        list(&mended)?;
+        list(&verified.problems)?;
         if verified.problems.is_empty() && !ui.is_quiet() {
             ui::print(&good_news(&verified, repaired))?;
         }
@@ -55,12 +39,12 @@ pub fn verify(args: VerifyArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Fai
     }
 }
 
-fn list(verified: &Verified) -> Result<(), Failure> {
-    let line = |p: &capsulegraph::container::reader::Damage| match &p.capsule {
+fn list(problems: &[Damage]) -> Result<(), Failure> {
+    let line = |p: &Damage| match &p.capsule {
         Some(capsule) => format!("problem: capsule {capsule}: {}\n", p.detail),
         None => format!("problem: {}\n", p.detail),
     };
-    ui::print(&verified.problems.iter().map(line).collect::<String>())
+    ui::print(&problems.iter().map(line).collect::<String>())
 }
 
 fn good_news(verified: &Verified, repaired: bool) -> String {

@@ -1,0 +1,26 @@
+//! The C and C++ compilers of this machine, found as `cc` finds them (CC, CXX and CFLAGS are obeyed).
+
+use std::process::Command;
+
+/// The language of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    C,
+    Cpp,
+}
+
+impl Language {
+    /// A command that compiles it as C11 or C++17, whatever the source's ending, with every warning an error.
+    pub fn compiler(self) -> Command {
+        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let mut build = cc::Build::new();
+        build.cpp(self == Self::Cpp).target(&triple).host(&triple).opt_level(1).cargo_metadata(false);
+        let mut command = build.get_compiler().to_command();
+        command.args(match self {
+            Self::C => ["-x", "c", "-std=c11"],
+            Self::Cpp => ["-x", "c++", "-std=c++17"],
+        });
+        command.args(["-Wall", "-Wextra", "-pedantic", "-Werror"]);
+        command
+    }
+}
