@@ -205,11 +205,6 @@
 #define CAPG_FINISH_CALLBACK 5
 
 /**
- * Given to a token callback in place of a token with text that was held back for a stop string.
- */
-#define CAPG_NO_TOKEN 4294967295
-
-/**
  * Layout: the source's own bytes, row after row in its own encoding.
  */
 #define CAPG_LAYOUT_SOURCE 0

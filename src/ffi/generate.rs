@@ -33,9 +33,6 @@ pub const CAPG_FINISH_CONTEXT: u32 = 4;
 /// Finish reason: the token callback asked to stop; the generation can go on.
 pub const CAPG_FINISH_CALLBACK: u32 = 5;
 
-/// Given to a token callback in place of a token with text that was held back for a stop string.
-pub const CAPG_NO_TOKEN: u32 = 0xFFFF_FFFF;
-
 /// A shorter slice might end before any work was begun, and the generation would never go on.
 const SHORTEST_SLICE: Duration = Duration::from_micros(100);
 
@@ -174,10 +171,7 @@ impl State {
                 self.tokens.push(*id);
                 self.text.push_str(text);
             }
-            Step::Finished { reason, text } => {
-                self.finished = Some(*reason);
-                self.text.push_str(text);
-            }
+            Step::Finished(reason) => self.finished = Some(*reason),
         }
         Ok(step)
     }
@@ -197,12 +191,7 @@ impl State {
                         return Ok(None);
                     }
                 }
-                Step::Finished { reason, text } => {
-                    if !text.is_empty() {
-                        sink(CAPG_NO_TOKEN, text); // it is over whatever the answer
-                    }
-                    return Ok(Some(reason));
-                }
+                Step::Finished(reason) => return Ok(Some(reason)),
             }
         }
     }
@@ -224,10 +213,7 @@ impl State {
                         return Ok(());
                     }
                 }
-                Step::Finished { text, .. } => {
-                    self.slice.text.push_str(&text);
-                    return Ok(());
-                }
+                Step::Finished(_) => return Ok(()),
             }
         }
     }

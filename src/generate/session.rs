@@ -68,20 +68,15 @@ impl FinishReason {
 pub enum Step {
     /// The gate closed; call again to go on.
     Paused,
-    /// A token and the text that is now complete (it may be empty).
+    /// A token and the text that is now complete (it may be empty). The token that ends a text comes too.
     Token {
         /// The token.
         id: u32,
         /// Text that became complete with it.
         text: String,
     },
-    /// The generation is over.
-    Finished {
-        /// Why.
-        reason: FinishReason,
-        /// Text that was still held back.
-        text: String,
-    },
+    /// The generation is over: every token and all text was given before.
+    Finished(FinishReason),
 }
 
 /// Times and counts of the last generation.
@@ -275,7 +270,7 @@ impl Session {
             return Err(Error::InvalidArgument("no generation is in progress; start one first".into()));
         };
         if let Some(reason) = generation.finished {
-            return Ok(Step::Finished { reason, text: String::new() });
+            return Ok(Step::Finished(reason));
         }
         let begun = Instant::now();
         let first = self.timings.generated_tokens == 0;
@@ -336,15 +331,10 @@ impl Session {
         if reason.is_none() {
             self.pending.push(id);
         }
-        let Some(reason) = reason else { return Ok(Step::Token { id, text }) };
-        if ended || stopped {
-            if ended {
-                text.push_str(&flush(generation));
-            }
-            return Ok(Step::Finished { reason, text });
+        if reason.is_some() && !stopped {
+            text.push_str(&flush(generation));
         }
-        // The last token of a bounded generation is reported as a token; its end comes with the next step.
-        text.push_str(&flush(generation));
+        // The last token is reported like any other; the end comes with the next step.
         Ok(Step::Token { id, text })
     }
 

@@ -10,12 +10,14 @@ typedef struct {
     size_t stop_after; /* 0: never */
 } output;
 
+#define NO_TOKEN 0xFFFFFFFFu /* collects text only */
+
 static int32_t collect(void *user_data, uint32_t token, const char *text, size_t len) {
     output *out = (output *)user_data;
     CHECK(out->text_len + len < sizeof out->text && text[len] == 0);
     memcpy(out->text + out->text_len, text, len);
     out->text_len += len;
-    if (token != CAPG_NO_TOKEN) {
+    if (token != NO_TOKEN) {
         CHECK(out->count < 256);
         out->ids[out->count++] = token;
     }
@@ -104,7 +106,7 @@ static void slices(const capg_model *model, uint64_t microseconds, size_t max_to
         CHECK(max_tokens == 0 || slice.token_count <= max_tokens);
         CHECK((slice.finish_reason == CAPG_FINISH_NONE) == (slice.more == 1));
         for (size_t i = 0; i < slice.token_count; i++) collect(&out, slice.tokens[i], "", 0);
-        collect(&out, CAPG_NO_TOKEN, slice.text, slice.text_len);
+        collect(&out, NO_TOKEN, slice.text, slice.text_len);
     } while (slice.more);
     CHECK(slice.finish_reason == CAPG_FINISH_LENGTH && same(&out, wanted));
     OK(capg_session_advance(session, microseconds, max_tokens, NULL, &slice, &error));
@@ -140,7 +142,7 @@ static void stop_and_go_on(const capg_model *model, const output *wanted) {
     OK(capg_session_advance(session, 0, 0, cancel, &slice, &error));
     capg_cancel_free(cancel);
     for (size_t i = 0; i < slice.token_count; i++) collect(&out, slice.tokens[i], "", 0);
-    collect(&out, CAPG_NO_TOKEN, slice.text, slice.text_len);
+    collect(&out, NO_TOKEN, slice.text, slice.text_len);
     CHECK(same(&out, wanted));
     capg_session_free(session);
     capg_tokens_free(prompt);

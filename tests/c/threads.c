@@ -17,7 +17,8 @@ typedef struct {
 /* The first token lets the other thread work and waits for it; so no timing decides. */
 static int32_t meet(void *user_data, uint32_t token, const char *text, size_t len) {
     shared_state *s = (shared_state *)user_data;
-    CHECK(text[len] == 0 && token != CAPG_NO_TOKEN);
+    (void)token;
+    CHECK(text[len] == 0);
     pthread_mutex_lock(&s->lock);
     s->tokens++;
     s->inside = 1;
@@ -80,7 +81,8 @@ typedef struct {
 /* Everything that the running call uses is freed; it lives until the call returns. */
 static int32_t free_all(void *user_data, uint32_t token, const char *text, size_t len) {
     owned *o = (owned *)user_data;
-    CHECK(token != CAPG_NO_TOKEN && text[len] == 0);
+    (void)token;
+    CHECK(text[len] == 0);
     if (o->session != NULL) {
         const float *logits;
         size_t rows, columns;
@@ -120,7 +122,7 @@ typedef struct {
 static int32_t remember(void *user_data, uint32_t token, const char *text, size_t len) {
     worker *w = (worker *)user_data;
     CHECK(text[len] == 0);
-    if (token != CAPG_NO_TOKEN) w->last = w->last * 31 + token;
+    w->last = w->last * 31 + token;
     return 0;
 }
 

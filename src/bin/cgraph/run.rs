@@ -88,9 +88,9 @@ impl Answer {
                     self.token_ids.push(id);
                     text
                 }
-                Step::Finished { reason, text } => {
+                Step::Finished(reason) => {
                     self.reason = Some(reason);
-                    text
+                    continue;
                 }
             };
             if streamed && !text.is_empty() {
