@@ -16,6 +16,7 @@ use capsulegraph::decoder::Decoder;
 use capsulegraph::decoder::forward::{Forward, Logits};
 use capsulegraph::decoder::kv::KvCache;
 use capsulegraph::generate::SamplingOptions;
+use capsulegraph::generate::eval::evaluate;
 use capsulegraph::generate::model::{Model, ModelOptions};
 use capsulegraph::generate::session::{FinishReason, GenerateOptions, Session, SessionOptions, Step};
 use capsulegraph::kernels::cpu::{Cpu, Isa};
@@ -369,4 +370,24 @@ fn seeds_choose_the_text() {
     let seeded = SamplingOptions { seed: 9, ..SamplingOptions::default() };
     let greedy_seeded = GenerateOptions { sampling: seeded, ..options(30) };
     assert_eq!(generate(&mut session, &prompt, &greedy_seeded).0, greedy, "greedy has no use for a seed");
+}
+
+#[test]
+fn an_evaluation_holds_the_logits_of_few_tokens() {
+    let model = model();
+    let tokens: Vec<u32> = (0..700).map(|i| i % 289).collect();
+    let run = |batch: usize| {
+        let (mut session, mut rows, mut largest) = (session(&model, 700), 0, 0);
+        let mut sink = |logits: &[f32]| {
+            rows += logits.len() / 289;
+            largest = largest.max(logits.len() / 289);
+            Ok(())
+        };
+        let found = evaluate(&mut session, &tokens, batch, None, &mut sink, &mut |_| {}).unwrap();
+        (found, rows, largest)
+    };
+    let (wanted, rows, largest) = run(usize::MAX);
+    assert_eq!(rows, tokens.len());
+    assert!(largest <= model.decoder().backend().max_batch(false), "{largest}");
+    assert_eq!(run(50), (wanted, rows, 50));
 }

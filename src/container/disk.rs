@@ -246,6 +246,22 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Makes a temporary file beside `target` whose name begins with `start` and that no other process has: two
+/// containers that share a volume may well have the same process id.
+fn create_temporary(target: &Path, start: &std::ffi::OsStr) -> Result<(File, PathBuf)> {
+    loop {
+        let mut name = start.to_owned();
+        let serial = TEMPORARIES.fetch_add(1, Ordering::Relaxed);
+        name.push(format!("{}-{serial}{TEMPORARY_END}", std::process::id()));
+        let temporary = target.with_file_name(name);
+        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+            Ok(file) => return Ok((file, temporary)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(Error::io("create", &temporary, e)),
+        }
+    }
+}
+
 /// Distinguishes the temporary files of one process.
 static TEMPORARIES: AtomicU64 = AtomicU64::new(0);
 
@@ -255,6 +271,7 @@ struct AtomicFile {
     file: Option<File>,
     temporary: PathBuf,
     target: PathBuf,
+    renamed: bool,
 }
 
 impl AtomicFile {
@@ -269,18 +286,10 @@ impl AtomicFile {
         temporary_name.push(name);
         temporary_name.push(".");
         remove_abandoned(target, &temporary_name);
-        let serial = TEMPORARIES.fetch_add(1, Ordering::Relaxed);
-        temporary_name.push(format!("{}-{serial}{TEMPORARY_END}", std::process::id()));
-        let temporary = target.with_file_name(temporary_name);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temporary)
-            .map_err(|e| Error::io("create", &temporary, e))?;
+        let (file, temporary) = create_temporary(target, &temporary_name)?;
         // Says to `remove_abandoned` that the file is in use. Where locks do not exist nothing is ever removed.
         let _ = file.try_lock();
-        Ok(Self { file: Some(file), temporary, target: target.to_owned() })
+        Ok(Self { file: Some(file), temporary, target: target.to_owned(), renamed: false })
     }
 
     fn with_file<T>(&mut self, action: &str, f: impl FnOnce(&mut File) -> io::Result<T>) -> Result<T> {
@@ -307,6 +316,7 @@ impl WriteFile for AtomicFile {
         self.with_file("sync", |file| file.sync_all())?;
         self.file = None;
         fs::rename(&self.temporary, &self.target).map_err(|e| Error::io("replace", &self.target, e))?;
+        self.renamed = true;
         sync_directory(&self.target);
         Ok(())
     }
@@ -315,8 +325,10 @@ impl WriteFile for AtomicFile {
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         self.file = None;
-        // After a commit the temporary name is gone and this fails, which is what is wanted.
-        let _ = fs::remove_file(&self.temporary);
+        // After a commit the temporary name is free, and may be another process's by now.
+        if !self.renamed {
+            let _ = fs::remove_file(&self.temporary);
+        }
     }
 }
 
@@ -330,4 +342,37 @@ fn sync_directory(target: &Path) {
     }
     #[cfg(not(unix))]
     let _ = target;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault<T>(error: impl std::fmt::Display) -> T {
+        panic!("{error}")
+    }
+
+    #[test]
+    fn a_temporary_file_of_another_process_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap_or_else(fault);
+        let target = dir.path().join("m.cgraph");
+        let first = AtomicFile::create(&target).unwrap_or_else(fault);
+        // Another container's process of the same id has taken the names that come next.
+        let next = TEMPORARIES.load(Ordering::Relaxed);
+        let foreign: Vec<(PathBuf, File)> = (next..next + 64)
+            .map(|serial| {
+                let path = dir.path().join(format!(".m.cgraph.{}-{serial}.tmp", std::process::id()));
+                let mut file = File::create(&path).unwrap_or_else(fault);
+                file.write_all(b"theirs").and_then(|()| Ok(file.try_lock()?)).unwrap_or_else(fault);
+                (path, file)
+            })
+            .collect();
+        let mut second = Box::new(AtomicFile::create(&target).unwrap_or_else(fault));
+        second.append(b"ours").unwrap_or_else(fault);
+        assert_ne!(first.temporary, second.temporary);
+        second.commit().unwrap_or_else(fault);
+        drop(first);
+        assert_eq!(fs::read(&target).ok(), Some(b"ours".to_vec()));
+        assert!(foreign.iter().all(|(path, _)| fs::read(path).is_ok_and(|bytes| bytes == b"theirs")));
+    }
 }

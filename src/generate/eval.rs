@@ -24,7 +24,8 @@ pub struct Evaluation {
 }
 
 /// Evaluates `tokens` in windows of the session's context, from position 0 each and without overlap, in batches
-/// of `batch` tokens (0: [`DEFAULT_BATCH`]; it never changes a bit).
+/// of `batch` tokens (0: [`DEFAULT_BATCH`]; at most what suits the machine, as a batch's logits are all in memory;
+/// it never changes a bit).
 ///
 /// Every token but the first of each window is predicted from those before it in its window. Every row of
 /// logits is given to `sink`, in order; `progress` is told the tokens done.
@@ -43,7 +44,8 @@ pub fn evaluate(
         return Err(Error::InvalidArgument("there are no tokens to evaluate; the text is empty".into()));
     }
     let vocab = session.model().decoder().params().vocab_size as usize;
-    let batch = if batch == 0 { DEFAULT_BATCH } else { batch };
+    let most = session.model().decoder().backend().max_batch(false);
+    let batch = if batch == 0 { DEFAULT_BATCH } else { batch }.min(most);
     let mut result = Evaluation { tokens: tokens.len(), ..Evaluation::default() };
     let mut sum = 0.0;
     let mut done = 0;

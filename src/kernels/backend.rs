@@ -49,10 +49,11 @@ impl Activations {
     /// Bytes of the buffers.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.values.capacity() * 4
-            + self.codes.capacity()
-            + self.scales.capacity() * 4
-            + self.sums.capacity() * 4
+        let floats = [&self.values, &self.scales, &self.offsets, &self.half_offsets];
+        let integers = [&self.sums, &self.half_sums];
+        self.codes.capacity()
+            + floats.iter().map(|v| v.capacity() * size_of::<f32>()).sum::<usize>()
+            + integers.iter().map(|v| v.capacity() * size_of::<i32>()).sum::<usize>()
     }
 }
 

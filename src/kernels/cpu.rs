@@ -175,6 +175,11 @@ macro_rules! by_isa {
     };
 }
 
+/// The product of dimensions; `None` on overflow, so that no wrapped length lets parts of a slice overlap.
+fn product(dims: &[usize]) -> Option<usize> {
+    dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim))
+}
+
 impl Backend for Cpu {
     fn describe(&self) -> String {
         let threads = self.threads();
@@ -289,9 +294,11 @@ impl Backend for Cpu {
         start: usize,
         cache: &mut [u16],
     ) {
-        let width = kv_heads * dim;
+        let fits = product(&[kv_heads, capacity, dim]) == Some(cache.len()) && !cache.is_empty();
+        // Not more than the cache's length, where that fits and is not 0.
+        let width = if fits { kv_heads * dim } else { 0 };
         let n = x.len().checked_div(width).unwrap_or(0);
-        debug_assert!(x.len() == n * width && start + n <= capacity && cache.len() == width * capacity);
+        debug_assert!(fits && x.len() == n * width && n <= capacity && start <= capacity - n);
         let cache = Shared::new(cache);
         self.each_row(n.min(capacity.saturating_sub(start)), width, &|t| {
             for head in 0..kv_heads {
@@ -317,10 +324,10 @@ impl Backend for Cpu {
         let fits = s.kv_heads > 0
             && s.heads.is_multiple_of(s.kv_heads)
             && s.start.checked_add(s.n).is_some_and(|end| end <= s.capacity)
-            && q.len() == s.n * s.heads * s.key_dim
-            && out.len() == s.n * s.heads * s.value_dim
-            && keys.len() >= s.kv_heads * s.capacity * s.key_dim
-            && values.len() >= s.kv_heads * s.capacity * s.value_dim;
+            && product(&[s.n, s.heads, s.key_dim]) == Some(q.len())
+            && product(&[s.n, s.heads, s.value_dim]) == Some(out.len())
+            && product(&[s.kv_heads, s.capacity, s.key_dim]).is_some_and(|len| keys.len() >= len)
+            && product(&[s.kv_heads, s.capacity, s.value_dim]).is_some_and(|len| values.len() >= len);
         debug_assert!(fits, "shapes of attention do not fit: {s:?}");
         if !fits {
             out.fill(f32::NAN);

@@ -30,7 +30,10 @@ pub struct Field {
 pub type Quantize = fn(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
 
 /// How a weight tensor's elements are stored. Blocks run along k, the tensor's innermost dimension.
+///
+/// Only the registry makes them: vector kernels are chosen by name and rely on that encoding's block sizes.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Encoding {
     /// GGUF's own name in lower case: `q4_1`.
     pub name: &'static str,

@@ -269,3 +269,11 @@ fn the_variable_names_an_instruction_set() {
     assert!(Cpu::new(0).expect("available").threads() >= 1);
     assert!(Cpu::with_isa(2, Isa::Scalar).expect("available").describe().contains("scalar, 2 threads"));
 }
+
+#[test]
+fn every_buffer_of_activations_is_accounted_for() {
+    let (n, k) = (3, 70);
+    let a = prepare(&cpu(1, Isa::Scalar), &vec![1.0; n * k], k);
+    let tiles = 3 * n;
+    assert!(a.bytes() >= 4 * n * k + 32 * tiles + 3 * 4 * tiles + 2 * 8 * tiles, "{}", a.bytes());
+}

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::options::SplitOptions;
 use super::write::{SplitSummary, split};
-use crate::convert::import::{ConvertOptions, Converted, ProgressFn, convert};
+use crate::convert::import::{ConvertOptions, Converted, ProgressFn, convert, refuse_same_file};
 use crate::error::{Error, Result};
 
 /// What a conversion with split wrote.
@@ -48,7 +48,8 @@ pub fn default_mini(full: &Path) -> PathBuf {
 /// Converts a source model and derives its mini.
 ///
 /// # Errors
-/// Those of [`convert`] and [`split`]; [`Error::InvalidArgument`] where both files have one name.
+/// Those of [`convert`] and [`split`]; [`Error::InvalidArgument`] where both files have one name or the mini that of
+/// the source.
 pub fn produce(
     source: &Path,
     targets: &Targets,
@@ -56,6 +57,9 @@ pub fn produce(
     split_options: &SplitOptions,
     progress: &mut dyn FnMut(Phase, u64, u64),
 ) -> Result<Produced> {
+    if let Some(mini) = &targets.mini {
+        refuse_same_file(source, mini)?;
+    }
     if targets.mini.as_ref() == Some(&targets.full) {
         return Err(Error::InvalidArgument(format!(
             "{} cannot be both the full file and the mini",
@@ -83,4 +87,20 @@ pub enum Phase {
     Convert,
     /// The mini is being written.
     Split,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_is_never_written_to() {
+        let source = Path::new("no-such-folder/m.gguf");
+        for mini in [Some(source.to_owned()), Some("a.cgraph".into())] {
+            let targets = Targets { full: "a.cgraph".into(), mini };
+            let (convert, split) = (ConvertOptions::default(), SplitOptions::default());
+            let error = produce(source, &targets, &convert, &split, &mut |_, _, _| {}).err();
+            assert!(matches!(error, Some(Error::InvalidArgument(_))), "{error:?}");
+        }
+    }
 }

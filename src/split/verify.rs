@@ -8,8 +8,7 @@ use serde::Serialize;
 use super::options::SplitOptions;
 use super::write;
 use crate::container::disk::{Disk, SystemDisk};
-use crate::container::header::Kind;
-use crate::container::reader::{Damage, check_payload};
+use crate::container::reader::{Contents, Damage, check_payload};
 use crate::convert::import::{ProgressFn, assets};
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
@@ -76,11 +75,7 @@ pub fn verify(path: &Path, options: &VerifyOptions, progress: &mut ProgressFn<'_
         full: None,
         problems: Vec::new(),
     };
-    let store = match contents.header.kind {
-        Kind::Full => open_store(path, Mode::Exact, options),
-        Kind::Mini => open_store(path, Mode::Exact, options),
-    };
-    match store {
+    match open_store(path, options) {
         Err(error) => result.problems.push(Damage { capsule: None, detail: error.to_string() }),
         Ok(store) => {
             let store = Arc::new(store);
@@ -101,9 +96,9 @@ pub fn verify(path: &Path, options: &VerifyOptions, progress: &mut ProgressFn<'_
     Ok(result)
 }
 
-fn open_store(path: &Path, mode: Mode, options: &VerifyOptions) -> Result<Store> {
+fn open_store(path: &Path, options: &VerifyOptions) -> Result<Store> {
     let full = options.full.clone().map(Origin::Path);
-    let open = OpenOptions { mode, full, disk: Arc::clone(&options.disk) };
+    let open = OpenOptions { mode: Mode::Exact, full, disk: Arc::clone(&options.disk) };
     Store::open(&Origin::Path(path.to_owned()), &open)
 }
 
@@ -172,17 +167,16 @@ pub fn check(
 /// # Errors
 /// [`Error::Mismatch`] where no full file can be reached or `path` is no mini.
 pub fn repair(path: &Path, options: &VerifyOptions, progress: &mut ProgressFn<'_>) -> Result<u64> {
-    let mini = MappedFile::open(options.disk.open(path)?)?;
-    let manifest = &mini.contents().manifest;
+    // Not mapped: Windows replaces no file that is.
+    let Contents { name, manifest, .. } = Contents::read(options.disk.open(path)?.as_ref())?;
     let (Some(plan), Some(reference)) = (&manifest.plan, &manifest.full) else {
         return Err(Error::Mismatch(format!(
-            "{}: this is a full file; only a mini can be rebuilt (convert the source again)",
-            mini.name()
+            "{name}: this is a full file; only a mini can be rebuilt (convert the source again)"
         )));
     };
     let beside = Path::new(&reference.file_name).file_name().map(|name| path.with_file_name(name));
     let source = options.full.clone().or(beside).ok_or_else(|| {
-        Error::Mismatch(format!("{}: the mini names no full file; give it with --full", mini.name()))
+        Error::Mismatch(format!("{name}: the mini names no full file; give it with --full"))
     })?;
     let full = write::open_full(&source, options.disk.as_ref())?;
     if full.contents().manifest.model.arch != manifest.model.arch

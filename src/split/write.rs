@@ -43,7 +43,7 @@ pub struct SplitSummary {
 ///
 /// # Errors
 /// [`Error::Limit`] naming the smallest possible length; [`Error::Mismatch`] where `source` is no full file;
-/// [`Error::Cancelled`]; those of reading and writing.
+/// [`Error::Corrupt`] where bytes that the mini needs do not match their checksum; [`Error::Cancelled`]; those of reading and writing.
 pub fn split(
     source: &Path,
     target: &Path,
@@ -99,6 +99,8 @@ pub(super) fn write(
         writer.begin_capsule()?;
         for ((tensor, encoding), out) in capsule.tensors.iter().zip(form).zip(&mut slot.tensors) {
             let Some(encoding) = encoding else { continue };
+            // The mini gets checksums of its own, which must not cover up damage of the full file.
+            let bytes = full.checked_plane(capsule, tensor)?;
             let plane = writer.plane(&mut |sink| {
                 let mut checked = |bytes: &[u8]| {
                     if options.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
@@ -107,7 +109,7 @@ pub(super) fn write(
                     sink(bytes)
                 };
                 if *encoding == encoding_of(tensor)? {
-                    copy(full.plane(capsule, tensor)?, &mut checked)
+                    copy(bytes, &mut checked)
                 } else {
                     light::stream(full, capsule, tensor, encoding, &mut checked)
                 }
@@ -120,7 +122,7 @@ pub(super) fn write(
     }
     manifest.assets.clear();
     for asset in &source.assets {
-        manifest.assets.push(writer.asset(&asset.name, full.asset(&asset.name)?)?);
+        manifest.assets.push(writer.asset(&asset.name, full.checked_asset(asset)?)?);
     }
     writer.finish(Kind::Mini, &manifest)
 }

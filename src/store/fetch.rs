@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use super::Store;
-use crate::container::checksum::xxh3_hex;
 use crate::container::manifest::{Layout, Tensor};
 use crate::error::{Error, Result};
 use crate::kernels::encoding::{self, Encoding};
@@ -77,15 +76,7 @@ impl Store {
         self.count_use(index);
         let mut tensors = Vec::with_capacity(capsule.tensors.len());
         for tensor in &capsule.tensors {
-            let bytes = file.plane(capsule, tensor)?;
-            if tensor.planes.first().map(|p| &p.xxh3) != Some(&xxh3_hex(bytes)) {
-                return Err(Error::Corrupt(format!(
-                    "{}: capsule {id}: tensor {} does not match its checksum; convert the model again",
-                    file.name(),
-                    tensor.name
-                )));
-            }
-            tensors.push(lay_out(tensor, bytes, layout)?);
+            tensors.push(lay_out(tensor, file.checked_plane(capsule, tensor)?, layout)?);
         }
         Ok(FetchedCapsule { id: &capsule.id, file: file.name(), precision, tensors })
     }

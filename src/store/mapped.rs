@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use memmap2::{Mmap, MmapOptions};
 
+use crate::container::checksum::xxh3_hex;
 use crate::container::disk::ReadAt;
-use crate::container::manifest::{Capsule, Tensor};
+use crate::container::manifest::{Asset, Capsule, Tensor};
 use crate::container::reader::Contents;
 use crate::error::{Error, Result};
 
@@ -127,6 +128,38 @@ impl MappedFile {
                     tensor.name
                 ))
             })
+    }
+
+    /// As [`plane`](Self::plane), held against its checksum: for bytes that leave the file.
+    ///
+    /// # Errors
+    /// Those of [`plane`](Self::plane); [`Error::Corrupt`] naming capsule and tensor.
+    pub fn checked_plane(&self, capsule: &Capsule, tensor: &Tensor) -> Result<&[u8]> {
+        let bytes = self.plane(capsule, tensor)?;
+        if tensor.planes.first().map(|p| &p.xxh3) == Some(&xxh3_hex(bytes)) {
+            return Ok(bytes);
+        }
+        Err(self.damaged(&format!("capsule {}: tensor {}", capsule.id, tensor.name)))
+    }
+
+    /// As [`asset`](Self::asset), held against its checksum.
+    ///
+    /// # Errors
+    /// Those of [`asset`](Self::asset); [`Error::Corrupt`] naming the asset.
+    pub fn checked_asset(&self, asset: &Asset) -> Result<&[u8]> {
+        let bytes = self.asset(&asset.name)?;
+        if xxh3_hex(bytes) == asset.xxh3 {
+            Ok(bytes)
+        } else {
+            Err(self.damaged(&format!("asset \"{}\"", asset.name)))
+        }
+    }
+
+    fn damaged(&self, what: &str) -> Error {
+        Error::Corrupt(format!(
+            "{}: {what} does not match its checksum; convert the model again",
+            self.name()
+        ))
     }
 
     /// Bytes of the asset called `name`.

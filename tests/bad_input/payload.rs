@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use capsulegraph::Error;
 use capsulegraph::container::manifest::Manifest;
 use capsulegraph::container::reader::{Contents, Damage};
 use capsulegraph::convert::import::{ConvertOptions, convert};
 use capsulegraph::split::verify::{VerifyOptions, verify};
+use capsulegraph::split::{SplitOptions, split};
 
 use crate::disk::MemoryDisk;
 use crate::support::TinyModel;
@@ -136,4 +138,24 @@ fn a_cut_source_is_refused_by_the_converter() {
     let error = convert("m.gguf".as_ref(), "m.cgraph".as_ref(), &options, &mut |_, _| {}).unwrap_err();
     assert!(error.to_string().contains("the download is incomplete"), "{error}");
     assert!(disk.get("m.cgraph").is_none());
+}
+
+#[test]
+fn damage_of_a_full_file_does_not_pass_into_a_mini() {
+    let files = make(&two_extents());
+    let sound = manifest(&files.full);
+    let planes = sound.capsules.iter().flat_map(|c| {
+        let offset = c.extent.unwrap().offset;
+        c.tensors.iter().map(move |t| (offset + t.planes[0].offset, t.planes[0].len, t.name.as_str()))
+    });
+    let assets = sound.assets.iter().map(|a| (a.offset, a.len, a.name.as_str()));
+    let options = SplitOptions { disk: Arc::new(files.disk.clone()), ..SplitOptions::default() };
+    for (offset, len, name) in planes.chain(assets) {
+        let mut bytes = files.full.to_vec();
+        bytes[(offset + len / 2) as usize] ^= 1;
+        files.disk.put("m.cgraph", bytes);
+        let error = split("m.cgraph".as_ref(), "new.cgraph".as_ref(), &options, &mut |_, _| {}).unwrap_err();
+        assert!(matches!(&error, Error::Corrupt(why) if why.contains(name)), "{name}: {error}");
+        assert!(files.disk.get("new.cgraph").is_none(), "{name}");
+    }
 }

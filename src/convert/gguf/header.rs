@@ -225,7 +225,7 @@ impl Cursor<'_> {
         while done < buf.len() {
             let at = (self.position - self.window_start) as usize;
             if self.position < self.window_start || at >= self.window.len() {
-                let size = (self.left() as usize).min(WINDOW);
+                let size = self.left().min(WINDOW as u64) as usize;
                 self.window.resize(size, 0);
                 self.window_start = self.position;
                 let name = self.source.name();
