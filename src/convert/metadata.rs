@@ -162,7 +162,7 @@ impl<'a> Metadata<'a> {
 
     /// The chat template; `None` where the model has none.
     pub fn chat_template(&self) -> Option<&str> {
-        self.gguf.metadata("tokenizer.chat_template").and_then(Value::as_str)
+        self.gguf.metadata("tokenizer.chat_template").and_then(Value::as_str).filter(|t| !t.is_empty())
     }
 
     /// The metadata as JSON, without the vocabulary's arrays.

@@ -5,7 +5,7 @@ use super::kv::KvCache;
 use super::weights::Projection;
 use crate::error::{Error, Result};
 use crate::kernels::backend::{Activations, AttentionShape, Product};
-use crate::pool::{Gate, Progress};
+use crate::pool::{Gate, Progress, StandardFloats};
 
 /// Whose logits a batch computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +178,7 @@ impl Decoder {
     /// # Errors
     /// Those of the store; the batch is then given up.
     pub fn advance(&self, forward: &mut Forward, cache: &mut KvCache, gate: &Gate) -> Result<Progress> {
+        let _floats = StandardFloats::enter();
         while forward.stage != Stage::Done {
             if gate.is_closed() {
                 return Ok(Progress::Paused(forward.task));

@@ -8,6 +8,7 @@ use std::sync::Once;
 use super::error::{Failure, capg_error};
 use super::handle::give;
 use super::status::{CAPG_ERROR_INTERNAL, CAPG_OK, capg_status};
+use crate::pool::StandardFloats;
 
 /// Runs the body of a function: sets `*error` to NULL, turns a failure or a panic into a status and an error.
 ///
@@ -40,11 +41,14 @@ pub(super) unsafe fn guard(
     status
 }
 
-/// Runs `body`; a panic in it is caught and not printed.
+/// Runs `body` in the default floating-point mode; a panic in it is caught and not printed.
 pub(super) fn quietly<T>(body: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
     silence_own_panics();
     DEPTH.set(DEPTH.get() + 1);
-    let result = catch_unwind(AssertUnwindSafe(body));
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let _floats = StandardFloats::enter();
+        body()
+    }));
     DEPTH.set(DEPTH.get() - 1);
     result
 }

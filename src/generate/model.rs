@@ -42,7 +42,7 @@ impl Model {
     pub fn open(origin: &Origin, options: &ModelOptions) -> Result<Self> {
         let begun = Instant::now();
         let store = Arc::new(Store::open(origin, &options.store)?);
-        let backend = Arc::new(Cpu::new(thread_count(options.threads)?)?);
+        let backend = Arc::new(Cpu::new(options.threads)?);
         let decoder = Decoder::new(Arc::clone(&store), backend)?;
         let manifest = store.manifest();
         let tokenizer = match manifest.asset(assets::VOCAB) {
@@ -159,17 +159,4 @@ fn template_text(store: &Store) -> Result<String> {
     String::from_utf8(bytes.to_vec()).map_err(|_| {
         Error::malformed(store.primary().name(), "the chat template is not UTF-8; verify --deep tells more")
     })
-}
-
-/// Most threads that a host may ask for.
-const MAX_THREADS: usize = 1024;
-
-fn thread_count(wanted: usize) -> Result<usize> {
-    match wanted {
-        0 => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
-        n if n <= MAX_THREADS => Ok(n),
-        n => Err(Error::InvalidArgument(format!(
-            "{n} threads; 1 to {MAX_THREADS} are possible, 0 for one per processor"
-        ))),
-    }
 }

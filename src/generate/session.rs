@@ -8,11 +8,14 @@ use super::{Sampler, SamplingOptions, StopMatcher};
 use crate::decoder::forward::{Forward, Logits};
 use crate::decoder::kv::KvCache;
 use crate::error::{Error, Result};
-use crate::pool::{CancelToken, Gate, Progress};
+use crate::pool::{CancelToken, Gate, Progress, StandardFloats};
 use crate::text::Detokenizer;
 
 /// Context length where neither caller nor model ask for less.
 const DEFAULT_CONTEXT: usize = 4096;
+
+/// Bytes of logits that one evaluation may return.
+const MAX_LOGITS: u64 = 4 << 30;
 
 /// How to make a session.
 #[derive(Clone, Debug, Default)]
@@ -191,11 +194,19 @@ impl Session {
     /// `[n, vocab]`, where `all` is set, else of the last, `[1, vocab]`. With `all` they are one batch.
     ///
     /// # Errors
-    /// Those of [`Decoder::begin`](crate::decoder::Decoder::begin); [`Error::Cancelled`], after which the
+    /// Those of [`Decoder::begin`](crate::decoder::Decoder::begin); [`Error::Limit`] where the logits of all
+    /// exceed 4 GiB; [`Error::Cancelled`], after which the
     /// session holds the tokens of the batches that were through.
     pub fn eval(&mut self, tokens: &[u32], all: bool, cancel: Option<&CancelToken>) -> Result<&[f32]> {
         self.truncate(self.tokens.len());
         self.check_room(tokens)?;
+        let vocab = self.model.decoder().params().vocab_size as u64;
+        if all && tokens.len() as u64 * vocab * 4 > MAX_LOGITS {
+            return Err(Error::Limit(format!(
+                "the logits of {} tokens over a vocabulary of {vocab} exceed 4 GiB; evaluate fewer tokens at a time",
+                tokens.len()
+            )));
+        }
         let gate = Gate { deadline: None, cancel: cancel.cloned() };
         self.pending.extend_from_slice(tokens);
         let wanted = if all { Logits::All } else { Logits::Last };
@@ -298,6 +309,7 @@ impl Session {
 
     /// Samples the next token and decides whether the generation goes on.
     fn choose(&mut self) -> Result<Step> {
+        let _floats = StandardFloats::enter();
         let position = self.tokens.len();
         let room = self.cache.capacity() - position;
         let Some(generation) = &mut self.generation else {

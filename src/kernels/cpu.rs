@@ -89,12 +89,16 @@ pub struct Cpu {
     pool: Pool,
 }
 
+/// Most threads that a host may ask for.
+const MAX_THREADS: usize = 1024;
+
 impl Cpu {
     /// `threads` threads (0: as many as the process may use at once) with the fastest instruction set, or the
     /// one that the environment variable [`ISA_VARIABLE`] names.
     ///
     /// # Errors
-    /// `InvalidArgument` where that variable names no instruction set or one that this machine lacks.
+    /// `InvalidArgument` where that variable names no instruction set or one that this machine lacks, and for
+    /// more than 1024 threads.
     pub fn new(threads: usize) -> Result<Self> {
         let Some(name) = std::env::var_os(ISA_VARIABLE) else {
             return Self::with_isa(threads, Isa::detect());
@@ -112,11 +116,16 @@ impl Cpu {
     /// As [`new`](Self::new), with the kernels of `isa`.
     ///
     /// # Errors
-    /// `InvalidArgument` where this machine lacks `isa`.
+    /// `InvalidArgument` where this machine lacks `isa`, and for more than 1024 threads.
     pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
         if !isa.is_available() {
             let best = Isa::detect();
             return Err(Error::InvalidArgument(format!("this processor has no {isa}; it has {best}")));
+        }
+        if threads > MAX_THREADS {
+            return Err(Error::InvalidArgument(format!(
+                "{threads} threads; 1 to {MAX_THREADS} are possible, 0 for one per processor"
+            )));
         }
         let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if threads == 0 { all() } else { threads };

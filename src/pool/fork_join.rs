@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use super::{Gate, Progress};
+use super::{Gate, Progress, StandardFloats};
 
 /// How long a thread with nothing to do stays awake. Loops of one forward pass follow each other within a
 /// few microseconds, so that waking a parked thread (5 to 50 us) would cost more than it saves.
@@ -106,6 +106,8 @@ struct Shared {
 impl Shared {
     /// A worker's life: take a newly posted job, work, look again; spin briefly, then sleep.
     fn serve(&self) {
+        // A thread starts in its creator's mode.
+        let _floats = StandardFloats::enter();
         let mut seen = 0;
         loop {
             spin_until(|| self.epoch.load(Ordering::Acquire) != seen);

@@ -3,10 +3,12 @@
 //! Lives here: who computes and when to stop. May be called by `kernels` and everything above.
 //! Must not know: what is computed.
 
+mod float_mode;
 mod fork_join;
 #[cfg(test)]
 mod tests;
 
+pub use float_mode::StandardFloats;
 pub use fork_join::Pool;
 
 use std::sync::Arc;

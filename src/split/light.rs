@@ -6,6 +6,7 @@ use crate::container::manifest::{Capsule, Layout, Tensor};
 use crate::error::{Error, Result};
 use crate::kernels::encoding::Encoding;
 use crate::kernels::pack;
+use crate::pool::StandardFloats;
 use crate::store::fetch::{encoding_of, rows_cols};
 use crate::store::mapped::MappedFile;
 
@@ -50,6 +51,7 @@ pub fn sampled_error(
     tensor: &Tensor,
     target: &Encoding,
 ) -> Result<f64> {
+    let _floats = StandardFloats::enter();
     let source = Rows::new(file, capsule, tensor)?;
     let sampled = source.rows.min(SAMPLED_ROWS);
     let len = pack::row_bytes(target, source.cols)
@@ -78,6 +80,8 @@ pub fn stream(
     target: &'static Encoding,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
+    // The threads below start in this thread's mode.
+    let _floats = StandardFloats::enter();
     let source = Rows::new(file, capsule, tensor)?;
     let row = pack::row_bytes(target, source.cols)
         .ok_or_else(|| Error::Internal(format!("{} does not suit {}", target.name, tensor.name)))?;

@@ -177,11 +177,20 @@ pub(super) fn plan(
         )));
     }
     let mut room = (size - smallest).saturating_sub(reserve);
+    let mut steps = Vec::new();
     while let Some((capsule, form)) = best_step(&forms, &chosen, room) {
         room -= forms[capsule][form].bytes - forms[capsule][chosen[capsule]].bytes;
-        chosen[capsule] = form;
+        steps.push((capsule, std::mem::replace(&mut chosen[capsule], form)));
     }
-    Ok(describe(size, &chosen))
+    // The reserve is an estimate; the exact length decides.
+    let mut plan = describe(size, &chosen);
+    while length_of(&plan)? > size
+        && let Some((capsule, before)) = steps.pop()
+    {
+        chosen[capsule] = before;
+        plan = describe(size, &chosen);
+    }
+    Ok(plan)
 }
 
 /// The step that repairs the most damage per byte among those that fit.

@@ -91,6 +91,8 @@ fn resolve_mini(mini: &MappedFile, options: &OpenOptions) -> Result<(Option<Mapp
                 let reason = format!("the full file {} is at hand and no budget was set", full.name());
                 Ok((Some(full), Mode::Exact, reason))
             }
+            // A full file that was named must be the right one; only the one beside the mini may be absent.
+            Err(wrong) if options.full.is_some() => Err(wrong),
             Err(unreachable) => {
                 require_all_held(mini).map_err(|linked| {
                     Error::Mismatch(format!("{linked}; and exact is not possible either: {unreachable}"))

@@ -1,0 +1,116 @@
+//! The floating-point mode in which everything is computed.
+
+use std::marker::PhantomData;
+
+/// Holds the calling thread in the default floating-point mode (round to nearest even, subnormals kept, no
+/// traps) and gives the former one back on drop.
+///
+/// Games and audio programs often flush subnormals to zero or round otherwise; the same inputs would then give
+/// other bits, and others again where the work is shared with threads in another mode. Rust itself assumes the
+/// default mode.
+#[derive(Debug)]
+pub struct StandardFloats {
+    former: Option<u64>,
+    /// The mode is the thread's own.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl StandardFloats {
+    /// Enters the default mode.
+    #[must_use]
+    pub fn enter() -> Self {
+        let former = control::read();
+        let other = (former & control::MODE) != control::DEFAULT;
+        if other {
+            control::write(control::DEFAULT);
+        }
+        Self { former: other.then_some(former), _not_send: PhantomData }
+    }
+}
+
+impl Drop for StandardFloats {
+    fn drop(&mut self) {
+        if let Some(former) = self.former {
+            control::write(former);
+        }
+    }
+}
+
+/// MXCSR (Intel SDM volume 1, 10.2.3).
+#[cfg(target_arch = "x86_64")]
+mod control {
+    use std::arch::asm;
+
+    /// Every bit but the six sticky exception flags.
+    pub const MODE: u64 = 0xffc0;
+    /// All exceptions masked, round to nearest, no flushing.
+    pub const DEFAULT: u64 = 0x1f80;
+
+    pub fn read() -> u64 {
+        let mut value = 0u32;
+        // SAFETY: stores MXCSR into `value`, which is writable and of the right size.
+        unsafe { asm!("stmxcsr [{}]", in(reg) &raw mut value, options(nostack, preserves_flags)) };
+        u64::from(value)
+    }
+
+    pub fn write(value: u64) {
+        let value = value as u32;
+        // SAFETY: the value is the default or one that was read before, so no reserved bit is set.
+        unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const value, options(nostack, preserves_flags)) };
+    }
+}
+
+/// FPCR (Arm architecture reference manual, C5.2.8).
+#[cfg(target_arch = "aarch64")]
+mod control {
+    use std::arch::asm;
+
+    /// Rounding mode, flush-to-zero, default NaN, half-precision forms and trap enables.
+    pub const MODE: u64 = 0x07f7_9f00;
+    pub const DEFAULT: u64 = 0;
+
+    pub fn read() -> u64 {
+        let value: u64;
+        // SAFETY: reads a register that every thread may read.
+        unsafe { asm!("mrs {}, fpcr", out(reg) value, options(nomem, nostack, preserves_flags)) };
+        value
+    }
+
+    pub fn write(value: u64) {
+        // SAFETY: the value is the default or one that was read before.
+        unsafe { asm!("msr fpcr, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
+    }
+}
+
+/// Other processors: the mode is left as it is.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod control {
+    pub const MODE: u64 = 0;
+    pub const DEFAULT: u64 = 0;
+
+    pub fn read() -> u64 {
+        0
+    }
+
+    pub fn write(_: u64) {}
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_mode_is_left_and_given_back() {
+        let before = control::read();
+        let flushing = control::DEFAULT | 0x8040; // flush to zero, denormals are zero
+        control::write(flushing);
+        let tiny = std::hint::black_box(f32::MIN_POSITIVE);
+        assert_eq!(std::hint::black_box(tiny * 0.5), 0.0, "the host's mode flushes");
+        {
+            let _mode = StandardFloats::enter();
+            assert!(std::hint::black_box(tiny * 0.5) > 0.0);
+        }
+        assert_eq!(control::read() & control::MODE, flushing);
+        control::write(before);
+    }
+}
