@@ -94,7 +94,7 @@ impl Header {
         }
         if xxh3_64(&bytes[..120]) != u64_at(120) {
             return Err(bad(
-                "the header's checksum does not match: the file is damaged; convert it again".into()
+                "the header's checksum does not match: the file is damaged; make it again (cgraph convert; a mini: cgraph split)".into()
             ));
         }
         if bytes[72..120].iter().any(|b| *b != 0) {
@@ -123,7 +123,7 @@ impl Header {
         let bad = |detail: String| Err(Error::malformed(file, detail));
         if self.file_len != actual_len {
             return bad(format!(
-                "the file has {actual_len} bytes where its header says {}: it was cut or extended; copy or convert it again",
+                "the file has {actual_len} bytes where its header says {}: it was cut or extended; copy it again or make it again (cgraph convert; a mini: cgraph split)",
                 self.file_len
             ));
         }
@@ -134,7 +134,8 @@ impl Header {
             ));
         }
         let end = self.manifest_offset.checked_add(self.manifest_len);
-        if self.manifest_offset < HEADER_LEN as u64 || end != Some(self.file_len) {
+        let aligned = self.manifest_offset.is_multiple_of(super::PLANE_ALIGN);
+        if !aligned || self.manifest_offset < HEADER_LEN as u64 || end != Some(self.file_len) {
             return bad(format!(
                 "the manifest ({} bytes at {}) does not end the file of {} bytes",
                 self.manifest_len, self.manifest_offset, self.file_len

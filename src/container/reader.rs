@@ -57,7 +57,7 @@ impl Contents {
         if *blake3::hash(&text).as_bytes() != header.manifest_blake3 {
             return Err(Error::malformed(
                 &name,
-                "the manifest's checksum does not match: the file is damaged; convert it again",
+                "the manifest's checksum does not match: the file is damaged; make it again (cgraph convert; a mini: cgraph split)",
             ));
         }
         let manifest: Manifest = serde_json::from_slice(&text)

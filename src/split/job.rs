@@ -74,10 +74,21 @@ pub fn produce(
         None => None,
         Some(path) => {
             let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Split, done, total));
-            Some(split(&targets.full, path, split_options, &mut sink)?)
+            Some(
+                split(&targets.full, path, split_options, &mut sink)
+                    .map_err(|e| full_is_there(e, &targets.full))?,
+            )
         }
     };
     Ok(Produced { full, mini })
+}
+
+/// Says of a mini that could not be made that its full file was.
+fn full_is_there(error: Error, full: &Path) -> Error {
+    match error {
+        Error::Limit(text) => Error::Limit(format!("{} is written, its mini is not: {text}", full.display())),
+        other => other,
+    }
 }
 
 /// The phase that a progress report belongs to.

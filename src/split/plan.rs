@@ -83,6 +83,10 @@ const STAND_INS: &[(&str, &str)] = &[
     ("tq2_0", "q4_0"),
 ];
 
+/// Why a light mini cannot be smaller, and what can.
+const SMALLEST_LIGHT: &str = ": rows that are no multiple of 256 take encodings of at least 4.5 bits a weight (--light none makes \
+                              smaller ones, of pins and links)";
+
 /// Damage of a capsule that is absent, larger than any light form's.
 const ABSENT: f64 = 4.0;
 
@@ -173,7 +177,7 @@ pub(super) fn plan(
             "{}: a mini of {size} bytes is not possible with --light {}; the smallest is {smallest} bytes{}",
             full.name(),
             light.name(),
-            if light == Light::None { "" } else { " (--light none allows smaller ones of pins and links)" }
+            if light == Light::None { "" } else { SMALLEST_LIGHT }
         )));
     }
     let mut room = (size - smallest).saturating_sub(reserve);

@@ -173,10 +173,13 @@ pub fn check_link_index(mini: &MappedFile, full: &MappedFile) -> Result<()> {
         )))
     };
     let Some(reference) = &m.manifest.full else {
-        return bad("the first is not a mini".into());
+        return Err(Error::Mismatch(format!("{}: this is a full file, not a mini", m.name)));
     };
     if f.header.kind != Kind::Full {
-        return bad("the second is a mini itself".into());
+        return Err(Error::Mismatch(format!(
+            "{}: this is a mini itself; name the full file of {} ({})",
+            f.name, m.name, reference.file_name
+        )));
     }
     if m.manifest.model.name != f.manifest.model.name || m.manifest.model.arch != f.manifest.model.arch {
         return bad(format!(

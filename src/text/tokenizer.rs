@@ -106,12 +106,12 @@ impl Tokenizer {
     /// control token in `text` becomes that token; leave it off for text from outside.
     ///
     /// # Errors
-    /// [`Error::Limit`] for 1 GiB of text or more and for runs that exceed a pre-tokenizer's step limit;
+    /// [`Error::Limit`] for 64 MiB of text or more and for runs that exceed a pre-tokenizer's step limit;
     /// [`Error::Malformed`] for a vocabulary without any token for a character.
     pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
-        if text.len() >= 1 << 30 {
+        if text.len() >= 1 << 26 {
             return Err(Error::Limit(format!(
-                "a text of {} bytes is too long; the limit is 1 GiB",
+                "a text of {} bytes is too long; the limit is 64 MiB",
                 text.len()
             )));
         }

@@ -373,9 +373,17 @@ static void logs(const char *full, const char *mini) {
     options.mode = CAPG_MODE_AUTO;
     options.full_path = "/nowhere/full.cgraph";
     options.full_path_len = 20;
+    FAILS(CAPG_ERROR_MISMATCH, capg_model_open(mini, strlen(mini), &options, &model, &error));
+    /* Without its full file a mini opens in mode fast, with a warning. */
+    options.full_path = NULL;
+    options.full_path_len = 0;
+    char hidden[4096];
+    snprintf(hidden, sizeof hidden, "%s.hidden", full);
+    CHECK(rename(full, hidden) == 0);
     OK(capg_model_open(mini, strlen(mini), &options, &model, &error));
+    CHECK(rename(hidden, full) == 0);
     OK(capg_log_deliver(log, count_line, &lines, &error));
-    CHECK(lines.lines[CAPG_LOG_INFO] == 1 && lines.lines[CAPG_LOG_ERROR] == 1 && lines.lines[CAPG_LOG_WARNING] == 1);
+    CHECK(lines.lines[CAPG_LOG_INFO] == 1 && lines.lines[CAPG_LOG_ERROR] == 2 && lines.lines[CAPG_LOG_WARNING] == 1);
     capg_log_free(log);
     output out;
     generate(model, &out);

@@ -14,6 +14,7 @@ const FILES: &[(&str, &str)] = &[
     ("docs/format.md", "docs"),
     ("docs/manifest.schema.json", "docs"),
     ("docs/performance.md", "docs"),
+    ("docs/report.md", "docs"),
     ("examples/quickstart.c", "examples"),
     ("examples/chat.c", "examples"),
     ("README.md", "."),

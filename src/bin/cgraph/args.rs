@@ -134,22 +134,22 @@ pub struct GenerateArgs {
     #[arg(short, value_name = "N", default_value_t = 0)]
     pub n: usize,
     /// Divides the logits; 0 is greedy, 1 the model's own distribution
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, default_value_t = 0.0)]
     pub temperature: f32,
     /// Choose among the K best tokens; 0: all
-    #[arg(long, value_name = "K", default_value_t = 0)]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, default_value_t = 0)]
     pub top_k: u32,
     /// Choose among the best tokens whose probabilities reach P; 0: all
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = 0.0)]
     pub top_p: f32,
     /// Drop tokens below this share of the best one's probability; 0: none
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, default_value_t = 0.0)]
     pub min_p: f32,
     /// Makes the last 64 tokens less likely by this factor; 0 and 1: off
-    #[arg(long, value_name = "R", default_value_t = 0.0)]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, default_value_t = 0.0)]
     pub repeat_penalty: f32,
     /// Chooses one of the possible random sequences
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, default_value_t = 0)]
     pub seed: u64,
     /// End the text before this; may be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -182,7 +182,7 @@ pub struct ReportArgs {
     /// Write the report to a file, as JSON
     #[arg(long, value_name = "OUT.json")]
     pub report: Option<PathBuf>,
-    /// Print the report on stdout instead
+    /// Print the report on stdout, in place of the text
     #[arg(long)]
     pub json: bool,
 }
@@ -191,7 +191,7 @@ pub struct ReportArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "The mini")]
 pub struct PlanArgs {
-    /// Length of the mini at most, such as 60MiB [default: by the full file's precision]
+    /// Length of the mini at most, such as 80MiB [default: by the full file's precision]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub size: Option<u64>,
     /// Light forms: auto, none, or the name of an encoding such as q2_k
@@ -240,7 +240,7 @@ pub struct ConvertArgs {
 #[command(after_help = "\
 Examples:
   cgraph split model.cgraph
-  cgraph split model.cgraph -o small.mini.cgraph --size 60MiB
+  cgraph split model.cgraph -o small.mini.cgraph --size 80MiB
   cgraph split model.cgraph --light none --size 40MB     # pinned or linked only
   cgraph split model.cgraph --calibrate @my-text.txt -v  # -v lists every capsule")]
 pub struct SplitArgs {
@@ -323,7 +323,7 @@ pub struct ChatArgs {
 
 /// Perplexity of a text, and the logits of every position
 ///
-/// The tokens are cut into windows of --ctx [default: the model's context, at most 512], each from position 0 and without
+/// The tokens are cut into windows of --ctx (here at most 512 unless --ctx says more), each from position 0 and without
 /// overlap. Perplexity is the exponential of the mean negative log-likelihood of every token but the first of its window,
 /// given those before it in the window.
 #[derive(Args, Debug)]
@@ -476,7 +476,7 @@ pub struct BenchArgs {
     #[arg(short, value_name = "N", default_value_t = 128)]
     pub n: usize,
     /// Measured repeats of each test
-    #[arg(long, value_name = "R", default_value_t = 5, value_parser = positive)]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, default_value_t = 5, value_parser = positive)]
     pub repeat: usize,
     #[command(flatten)]
     pub compute: ComputeArgs,

@@ -50,6 +50,9 @@ impl ComputeArgs {
         let options = ModelOptions { store, threads: self.threads };
         let model = Arc::new(Model::open(&Origin::Path(file.to_owned()), &options)?);
         let store = model.store();
+        if options.store.mode == Mode::Auto && store.mode() == Mode::Fast {
+            ui.note(&format!("mode fast, from the mini alone: {}", store.mode_reason()));
+        }
         ui.remark(&format!(
             "mode {} ({}), {}, opened in {:.1} ms",
             store.mode().name(),

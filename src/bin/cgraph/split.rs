@@ -66,6 +66,9 @@ pub fn print_summary(summary: &SplitSummary, ui: &Ui) -> Result<(), Failure> {
         }
         None => text.push_str("      agreement with the full file: not measured\n"),
     }
+    if summary.bytes >= summary.full_bytes {
+        ui.note("the mini holds everything and is no shorter than the full file; give a smaller --size");
+    }
     if ui.is_verbose() {
         for capsule in &summary.plan.capsules {
             let forms = match capsule.residence {

@@ -38,6 +38,13 @@ impl Ui {
         }
     }
 
+    /// A line on stderr, unless `-q` was given: something that a person would want to know.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("cgraph: note: {text}");
+        }
+    }
+
     /// A bar of bytes, seen on a terminal only.
     pub fn bytes_bar(&self, what: &str) -> ProgressBar {
         self.bar(what, "{msg:12} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}")

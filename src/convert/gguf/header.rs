@@ -54,6 +54,9 @@ pub fn read(source: &dyn ReadAt, file: usize) -> Result<Front> {
     let mut cursor = Cursor { source, position: 0, window: Vec::new(), window_start: 0, held: 0 };
     let magic = cursor.array::<4>("the magic")?;
     if magic != *b"GGUF" {
+        if magic == *b"\x8bCGR" {
+            return Err(cursor.bad("this is a .cgraph file already, not a GGUF model"));
+        }
         let hint = if magic == *b"FUGG" || magic == *b"ggml" || magic == *b"ggjt" {
             "an older or big-endian ggml file; convert it to GGUF version 3 with its own tools"
         } else {
