@@ -69,6 +69,7 @@ fn wrong_usage_is_2_failure_is_1_in_one_line() {
         (&["run", "m.cgraph", "-p", ""], "no tokens"),
         (&["run", "m.cgraph", "-p", "x", "--threads", "100000"], "threads"),
         (&["run", "m.cgraph", "--mode", "fast", "-p", "x"], "full file"),
+        (&["run", "m.cgraph", "-p", "x", "--report", "nowhere/r.json"], "nowhere"),
         (&["fetch", "m.cgraph", "block.9.attn"], "block.9.attn"),
         (&["convert", "m.cgraph", "-o", "y.cgraph"], "GGUF"),
         (&["convert", "m.gguf", "-o", "m.gguf"], "m.gguf"),

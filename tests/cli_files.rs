@@ -164,6 +164,21 @@ fn fast_refuses_linked_capsules_by_name() {
 }
 
 #[test]
+fn a_mini_without_its_full_file_gives_what_it_holds() {
+    let place = Place::with(&roomy());
+    let size = (place.bytes("m.cgraph").len() * 7 / 10).to_string();
+    place.ok(&["split", "m.cgraph", "--light", "none", "--size", &size]);
+    let listing = place.json(&["inspect", "m.mini.cgraph", "--capsules", "--json"]).to_string();
+    assert!(listing.contains("linked") && listing.contains("pinned"));
+    std::fs::remove_file(place.path("m.cgraph")).unwrap();
+    let ids = ["embed", "block.0.attn", "block.0.ffn", "block.1.attn", "block.1.ffn", "head"];
+    let ran: Vec<_> = ids.map(|id| place.cgraph(&["fetch", "m.mini.cgraph", id])).into();
+    assert!(ran.iter().any(|r| r.code == Some(0)), "no pinned capsule could be fetched");
+    let refused: Vec<_> = ran.iter().filter(|r| r.code == Some(1)).collect();
+    assert!(!refused.is_empty() && refused.iter().all(|r| r.err.contains("full file")), "{refused:?}");
+}
+
+#[test]
 fn fetch_gives_the_source_s_bytes_and_their_values() {
     let place = Place::with_model();
     let source = TinyModel::default().tensor_data();

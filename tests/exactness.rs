@@ -56,7 +56,7 @@ fn converted(model: &TinyModel) -> MemoryDisk {
 }
 
 fn store(disk: &MemoryDisk, name: &str, mode: Mode) -> Arc<Store> {
-    let options = OpenOptions { mode, full: None, disk: Arc::new(disk.clone()) };
+    let options = OpenOptions { mode, disk: Arc::new(disk.clone()), ..OpenOptions::default() };
     Arc::new(Store::open(&Origin::Path(name.into()), &options).unwrap_or_else(|e| panic!("{name}: {e}")))
 }
 

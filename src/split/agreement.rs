@@ -41,7 +41,7 @@ pub(super) fn after_split(
         return Ok(None);
     }
     let open = |path: &Path, mode: Mode| {
-        let store = OpenOptions { mode, full: None, disk: Arc::clone(&options.disk) };
+        let store = OpenOptions { mode, disk: Arc::clone(&options.disk), ..OpenOptions::default() };
         Model::open(&Origin::Path(path.to_owned()), &ModelOptions { store, threads: 0 }).map(Arc::new)
     };
     let exact = open(full_path, Mode::Exact)?;

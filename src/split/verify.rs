@@ -98,7 +98,8 @@ pub fn verify(path: &Path, options: &VerifyOptions, progress: &mut ProgressFn<'_
 
 fn open_store(path: &Path, options: &VerifyOptions) -> Result<Store> {
     let full = options.full.clone().map(Origin::Path);
-    let open = OpenOptions { mode: Mode::Exact, full, disk: Arc::clone(&options.disk) };
+    let open =
+        OpenOptions { mode: Mode::Exact, full, disk: Arc::clone(&options.disk), ..OpenOptions::default() };
     Store::open(&Origin::Path(path.to_owned()), &open)
 }
 

@@ -122,7 +122,7 @@ impl MappedFile {
             .and_then(|(extent, plane)| self.slice(extent.offset.checked_add(plane.offset)?, plane.len))
             .ok_or_else(|| {
                 Error::NotFound(format!(
-                    "{}: capsule {}: tensor {} is not stored in this file",
+                    "{}: capsule {}: tensor {} is not stored in this file (a mini only links it: its full file is needed)",
                     self.name(),
                     capsule.id,
                     tensor.name

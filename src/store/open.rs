@@ -39,13 +39,15 @@ pub struct OpenOptions {
     pub mode: Mode,
     /// The full file of a mini, where it is not the one that the mini names, beside it.
     pub full: Option<Origin>,
+    /// Open a mini in mode fast even where it only links some capsules: others can still be fetched.
+    pub partial: bool,
     /// Where files live.
     pub disk: Arc<dyn Disk>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { mode: Mode::Auto, full: None, disk: Arc::new(SystemDisk) }
+        Self { mode: Mode::Auto, full: None, partial: false, disk: Arc::new(SystemDisk) }
     }
 }
 
@@ -82,7 +84,7 @@ fn mode_of_full(file: &MappedFile, wanted: Mode) -> Result<(Mode, String)> {
 fn resolve_mini(mini: &MappedFile, options: &OpenOptions) -> Result<(Option<MappedFile>, Mode, String)> {
     match options.mode {
         Mode::Fast => {
-            require_all_held(mini)?;
+            require_all_held(mini, options)?;
             Ok((None, Mode::Fast, "asked for".into()))
         }
         Mode::Exact => Ok((Some(open_full(mini, options)?), Mode::Exact, "asked for".into())),
@@ -94,7 +96,7 @@ fn resolve_mini(mini: &MappedFile, options: &OpenOptions) -> Result<(Option<Mapp
             // A full file that was named must be the right one; only the one beside the mini may be absent.
             Err(wrong) if options.full.is_some() => Err(wrong),
             Err(unreachable) => {
-                require_all_held(mini).map_err(|linked| {
+                require_all_held(mini, options).map_err(|linked| {
                     Error::Mismatch(format!("{linked}; and exact is not possible either: {unreachable}"))
                 })?;
                 Ok((None, Mode::Fast, format!("the full file cannot be used: {unreachable}")))
@@ -103,12 +105,12 @@ fn resolve_mini(mini: &MappedFile, options: &OpenOptions) -> Result<(Option<Mapp
     }
 }
 
-/// `fast` needs every capsule pinned or light.
-fn require_all_held(mini: &MappedFile) -> Result<()> {
+/// `fast` needs every capsule pinned or light, to compute at least.
+fn require_all_held(mini: &MappedFile, options: &OpenOptions) -> Result<()> {
     let capsules = &mini.contents().manifest.capsules;
     let linked: Vec<&str> =
         capsules.iter().filter(|c| c.residence == Some(Residence::Linked)).map(|c| c.id.as_str()).collect();
-    if linked.is_empty() {
+    if linked.is_empty() || options.partial {
         return Ok(());
     }
     let named = linked.iter().take(8).copied().collect::<Vec<_>>().join(", ");

@@ -11,6 +11,7 @@ use crate::size::human;
 use crate::ui::{self, Ui};
 
 pub fn bench(args: &BenchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
+    args.report.check()?;
     let sampler = MemorySampler::new();
     let model = args.compute.open(&args.file, ui)?;
     let mut session = args.compute.session(model, args.prompt.max(args.n).max(1))?;

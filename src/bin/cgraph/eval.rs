@@ -17,6 +17,7 @@ use crate::failure::Failure;
 use crate::ui::{self, Ui};
 
 pub fn eval(args: &EvalArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
+    args.report.check()?;
     let sampler = MemorySampler::new();
     let model = args.compute.open(&args.file, ui)?;
     let tokens = tokens(args, &model)?;

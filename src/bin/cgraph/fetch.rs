@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use capsulegraph::container::disk::SystemDisk;
 use capsulegraph::store::fetch_files::{DESCRIPTION, safe_name};
-use capsulegraph::store::{Origin, Store};
+use capsulegraph::store::{OpenOptions, Origin, Store};
 
 use crate::args::FetchArgs;
 use crate::failure::Failure;
@@ -13,7 +13,7 @@ use crate::size::human;
 use crate::ui::{self, Ui};
 
 pub fn fetch(args: FetchArgs, ui: &Ui) -> Result<(), Failure> {
-    let options = args.source.open_options()?;
+    let options = OpenOptions { partial: true, ..args.source.open_options()? };
     refuse_gguf(&args.file)?;
     let store = Store::open(&Origin::Path(args.file), &options)?;
     let capsule = store.fetch(&args.capsule, args.layout.into())?;

@@ -1,6 +1,7 @@
 //! `cgraph run`: text from a prompt.
 
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
 
 use capsulegraph::Error;
 use capsulegraph::container::disk::SystemDisk;
@@ -23,6 +24,7 @@ pub fn run(args: &RunArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure>
         }
         return chat::converse(&args.file, args.system.as_deref(), &args.generate, &args.compute, ui, cancel);
     };
+    args.report.check()?;
     let sampler = MemorySampler::new();
     let model = args.compute.open(&args.file, ui)?;
     let tokens = if args.chat || args.system.is_some() {
@@ -147,6 +149,21 @@ fn without_line_end(mut text: String) -> String {
 }
 
 impl ReportArgs {
+    /// Refuses a report that could not be written, before the work is done.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] naming the folder that does not exist.
+    pub fn check(&self) -> Result<(), Failure> {
+        let folder = self.report.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
+        match folder {
+            Some(folder) if !folder.is_dir() => {
+                let text = format!("--report: there is no folder {}; nothing was run", folder.display());
+                Err(Error::NotFound(text).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes the report to where it was asked for.
     pub fn deliver(&self, report: &Report) -> Result<(), Failure> {
         if let Some(path) = &self.report {
