@@ -72,7 +72,7 @@ fn another_conversion_of_the_same_model() {
 
 #[test]
 fn a_mini_in_place_of_the_full_file() {
-    refused(Some(&files().linked), "the second is a mini itself");
+    refused(Some(&files().linked), "this is a mini itself");
 }
 
 #[test]
