@@ -5,6 +5,7 @@
 //! where they were interrupted never changes a bit of the result.
 
 use super::encoding::Encoding;
+use super::panel::Panel;
 use crate::pool::{Gate, Progress};
 
 /// A packed weight matrix: rows in groups of [`super::pack::GROUP`], see [`super::pack`].
@@ -43,6 +44,9 @@ pub struct Activations {
     pub(super) offsets: Vec<f32>,
     /// `[n, kp / 16]`: scale times sum of each 16 codes.
     pub(super) half_offsets: Vec<f32>,
+    /// `[n / 8, kp / 32]`: the above once more, eight tokens woven together tile by tile, where the kernels
+    /// read them so ([`super::panel`]); else empty.
+    pub(super) panels: Vec<Panel>,
 }
 
 impl Activations {
@@ -52,6 +56,7 @@ impl Activations {
         let floats = [&self.values, &self.scales, &self.offsets, &self.half_offsets];
         let integers = [&self.sums, &self.half_sums];
         self.codes.capacity()
+            + self.panels.capacity() * size_of::<Panel>()
             + floats.iter().map(|v| v.capacity() * size_of::<f32>()).sum::<usize>()
             + integers.iter().map(|v| v.capacity() * size_of::<i32>()).sum::<usize>()
     }

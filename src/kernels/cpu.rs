@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::backend::{Activations, AttentionShape, Backend, Product};
 use super::layout::{Part, Shared, is_sound};
+use super::panel::{Panel, WIDTH, weave};
 use super::plan::{AttentionCut, Cut};
 use super::scalar::{self, attention::Call, elementwise::Row};
 #[cfg(target_arch = "x86_64")]
@@ -147,6 +148,20 @@ impl Cpu {
         }
     }
 
+    /// Weaves whole blocks of tokens into panels where the kernels read them so.
+    fn weave(&self, out: &mut Activations) {
+        let blocks = if self.isa == Isa::Avx512 { out.n / WIDTH } else { 0 };
+        let tiles = out.tiles();
+        let mut panels = std::mem::take(&mut out.panels);
+        panels.resize(blocks * tiles, Panel::ZERO);
+        let shared = Shared::new(&mut panels);
+        self.each_row(blocks, WIDTH * out.k, &|block| {
+            // SAFETY: each task has its own block of panels.
+            weave(out, block, unsafe { shared.part(block * tiles, tiles) });
+        });
+        out.panels = panels;
+    }
+
     /// Calls `f` with consecutive ranges of `0 .. len`, on all threads where that is worth it.
     fn each_range(&self, len: usize, f: &(dyn Fn(usize, usize) + Sync)) {
         let pieces = len.div_ceil(SHARED_ELEMENTS / 2);
@@ -246,6 +261,7 @@ impl Backend for Cpu {
             let x = &x[t * k..][..k];
             by_isa!(self, elementwise::activations(x, &mut row));
         });
+        self.weave(out);
     }
 
     fn matmul(&self, gate: &Gate, from: usize, x: &Activations, products: &mut [Product<'_>]) -> Progress {

@@ -4,6 +4,7 @@
 use super::backend::{Activations, Matrix};
 use super::encoding::{Encoding, TILE};
 pub(super) use super::pack::GROUP;
+use super::panel::WIDTH;
 
 /// How products with an encoding accumulate: a fixed property, as it decides the bits of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,11 @@ impl Activations {
         self.k.div_ceil(TILE)
     }
 
+    /// Panels that all whole blocks of tokens make.
+    pub(super) fn panel_count(&self) -> usize {
+        self.n / WIDTH * self.tiles()
+    }
+
     /// Whether every buffer has the length that `n` and `k` demand.
     pub(super) fn is_sound(&self) -> bool {
         let tiles = self.n * self.tiles();
@@ -77,6 +83,7 @@ impl Activations {
             && self.codes.len() == tiles * TILE
             && [self.scales.len(), self.offsets.len(), self.sums.len()] == [tiles; 3]
             && [self.half_offsets.len(), self.half_sums.len()] == [2 * tiles; 2]
+            && (self.panels.is_empty() || self.panels.len() == self.panel_count())
     }
 
     /// Gives every buffer the length that `n` rows of `k` elements demand.

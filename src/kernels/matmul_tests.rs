@@ -233,6 +233,26 @@ fn odd_shapes_are_no_trouble() {
     }
 }
 
+/// A session may hold activations that another instruction set prepared, in another form of its own.
+#[test]
+fn activations_of_any_instruction_set_serve_any_other() {
+    let mut random = Random(16);
+    for name in ["q4_1", "q6_k", "iq2_xs"] {
+        let weights = Weights::random(by_name(name).expect("known"), 21, 512, true, &mut random);
+        let x = random.floats(19 * 512);
+        let expected = multiply(&cpu(1, Isa::Scalar), &weights, &x, None);
+        for preparing in isas() {
+            let a = prepare(&cpu(1, preparing), &x, 512);
+            for isa in isas() {
+                let mut out = vec![0.0; expected.len()];
+                let product = Product { weight: weights.matrix(), bias: None, out: &mut out };
+                assert_eq!(cpu(2, isa).matmul(&Gate::open(), 0, &a, &mut [product]), Progress::Done);
+                assert!(same(&out, &expected), "{name}: prepared by {preparing}, multiplied by {isa}");
+            }
+        }
+    }
+}
+
 #[test]
 fn activations_have_the_same_bits() {
     let mut random = Random(6);

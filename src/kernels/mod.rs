@@ -19,6 +19,7 @@ pub mod math;
 #[cfg(test)]
 mod matmul_tests;
 pub mod pack;
+mod panel;
 mod plan;
 mod scalar;
 #[cfg(target_arch = "x86_64")]

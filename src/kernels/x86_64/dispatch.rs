@@ -13,6 +13,7 @@ use crate::kernels::cpu::Isa;
 use crate::kernels::encoding::{Encoding, TILE, Tile};
 use crate::kernels::layout::{self, GROUP, Part};
 use crate::kernels::pack::gather_block;
+use crate::kernels::panel::WIDTH;
 
 thread_local! {
     /// One expanded row group (or pair), kept between tasks.
@@ -161,7 +162,7 @@ unsafe fn expand_generic(
 /// The kernels for encoding `E` on `isa`.
 fn of<E: Expand>(isa: Isa) -> Kernels {
     match isa {
-        Isa::Avx512 => wide512::kernels::<E>(avx512::expanded::<E, 8>, avx512::expanded::<E, 1>, 8),
+        Isa::Avx512 => wide512::kernels::<E>(avx512::paneled::<E>, avx512::expanded::<E, 1>, WIDTH),
         Isa::AvxVnni => avxvnni::kernels::<E>(columns_avxvnni::<E, 4>, columns_avxvnni::<E, 1>, 4),
         _ => avx2::kernels::<E>(columns_avx2::<E, 4>, columns_avx2::<E, 1>, 4),
     }
@@ -170,7 +171,7 @@ fn of<E: Expand>(isa: Isa) -> Kernels {
 /// The kernels for encodings without a vector form.
 fn generic(isa: Isa) -> Kernels {
     match isa {
-        Isa::Avx512 => wide512::generic(avx512::expanded::<Generic, 8>, avx512::expanded::<Generic, 1>, 8),
+        Isa::Avx512 => wide512::generic(avx512::paneled::<Generic>, avx512::expanded::<Generic, 1>, WIDTH),
         Isa::AvxVnni => avxvnni::generic(columns_avxvnni::<Generic, 4>, columns_avxvnni::<Generic, 1>, 4),
         _ => avx2::generic(columns_avx2::<Generic, 4>, columns_avx2::<Generic, 1>, 4),
     }
@@ -220,7 +221,9 @@ pub unsafe fn matmul(isa: Isa, part: &Part<'_>, x: &Activations) {
             }
             let mut c = columns.start;
             while c < columns.end {
-                let wide = columns.end - c >= kernels.width;
+                // Panels are missing only where another instruction set prepared the activations.
+                let woven = isa != Isa::Avx512 || (!x.panels.is_empty() && c.is_multiple_of(WIDTH));
+                let wide = woven && columns.end - c >= kernels.width;
                 let multiply = if wide { kernels.wide } else { kernels.narrow };
                 // SAFETY: the scratch holds the group(s); columns c .. c + width are in the part.
                 unsafe { multiply(part, x, g, c, scratch) };
