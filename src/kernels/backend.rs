@@ -44,7 +44,7 @@ pub struct Activations {
     pub(super) offsets: Vec<f32>,
     /// `[n, kp / 16]`: scale times sum of each 16 codes.
     pub(super) half_offsets: Vec<f32>,
-    /// `[n / 8, kp / 32]`: the above once more, eight tokens woven together tile by tile, where the kernels
+    /// `[ceil(n / 8), kp / 32]`: the above once more, eight tokens woven together tile by tile, where the kernels
     /// read them so ([`super::panel`]); else empty.
     pub(super) panels: Vec<Panel>,
 }

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use super::backend::{Activations, AttentionShape, Backend, Product};
+use super::encoding::TILE;
 use super::layout::{Part, Shared, is_sound};
-use super::panel::{Panel, WIDTH, weave};
+use super::panel::{DIRECT, Panel, SPAN, WIDTH, weave};
 use super::plan::{AttentionCut, Cut};
 use super::scalar::{self, attention::Call, elementwise::Row};
 #[cfg(target_arch = "x86_64")]
@@ -67,8 +68,9 @@ impl Isa {
     fn budget(self) -> usize {
         match self {
             Self::Scalar => 1 << 17,
-            Self::Avx2 => 1 << 22,
-            Self::AvxVnni | Self::Avx512 => 1 << 23,
+            Self::Avx2 => 1 << 23,
+            Self::AvxVnni => 1 << 24,
+            Self::Avx512 => 1 << 25,
         }
     }
 }
@@ -148,16 +150,17 @@ impl Cpu {
         }
     }
 
-    /// Weaves whole blocks of tokens into panels where the kernels read them so.
+    /// Weaves blocks of tokens into panels where the kernels read them so.
     fn weave(&self, out: &mut Activations) {
-        let blocks = if self.isa == Isa::Avx512 { out.n / WIDTH } else { 0 };
-        let tiles = out.tiles();
+        let woven = self.isa == Isa::Avx512 && out.n > DIRECT;
+        let blocks = out.blocks();
         let mut panels = std::mem::take(&mut out.panels);
-        panels.resize(blocks * tiles, Panel::ZERO);
+        panels.resize(if woven { out.panel_count() } else { 0 }, Panel::ZERO);
         let shared = Shared::new(&mut panels);
-        self.each_row(blocks, WIDTH * out.k, &|block| {
-            // SAFETY: each task has its own block of panels.
-            weave(out, block, unsafe { shared.part(block * tiles, tiles) });
+        self.each_row(panels.len() / SPAN, WIDTH * SPAN * TILE, &|i| {
+            let (span, block) = (i / blocks, i % blocks);
+            // SAFETY: each task has its own span of its own block.
+            weave(out, span, block, unsafe { shared.part(out.span_start(span, block), SPAN) });
         });
         out.panels = panels;
     }

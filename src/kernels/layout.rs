@@ -4,7 +4,6 @@
 use super::backend::{Activations, Matrix};
 use super::encoding::{Encoding, TILE};
 pub(super) use super::pack::GROUP;
-use super::panel::WIDTH;
 
 /// How products with an encoding accumulate: a fixed property, as it decides the bits of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +68,6 @@ impl Activations {
     /// Tiles of a row.
     pub(super) fn tiles(&self) -> usize {
         self.k.div_ceil(TILE)
-    }
-
-    /// Panels that all whole blocks of tokens make.
-    pub(super) fn panel_count(&self) -> usize {
-        self.n / WIDTH * self.tiles()
     }
 
     /// Whether every buffer has the length that `n` and `k` demand.
@@ -158,9 +152,13 @@ impl Part<'_> {
         let len = GROUP.min(rows - first);
         // SAFETY: passed on to the caller; `Cpu` checked that `out` is `[n, rows]`.
         let out = unsafe { self.out.part(column * rows + first, len) };
-        match self.bias {
-            Some(bias) => out.iter_mut().zip(result).zip(&bias[first..]).for_each(|((o, v), b)| *o = v + b),
-            None => out.copy_from_slice(&result[..len]),
+        match (self.bias, <&mut [f32; GROUP]>::try_from(&mut *out)) {
+            (Some(bias), _) => {
+                out.iter_mut().zip(result).zip(&bias[first..]).for_each(|((o, v), b)| *o = v + b);
+            }
+            // A copy of known length is one store.
+            (None, Ok(out)) => *out = *result,
+            (None, Err(_)) => out.copy_from_slice(&result[..len]),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::layout::GROUP;
 const SMALLEST: usize = 1 << 16;
 
 /// Columns of one task at most: weights are expanded once for that many.
-const COLUMNS: usize = 128;
+const COLUMNS: usize = 256;
 
 /// The cut of one product.
 #[derive(Clone, Copy, Debug)]

@@ -10,6 +10,7 @@ pub(super) mod elementwise;
 mod expand;
 mod float;
 mod matmul;
+mod scratch;
 
 pub(super) use dispatch::matmul;
 

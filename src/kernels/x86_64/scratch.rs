@@ -1,0 +1,106 @@
+//! Expanded row groups and the accumulators of their columns: memory of a thread, kept between tasks.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::expand::{Regs, Shape};
+use crate::kernels::layout::{GROUP, Part};
+use crate::kernels::panel::SPAN;
+
+/// 64 aligned bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// A span of tiles of `lanes` row groups, woven together vector by vector: codes as vectors, scales and
+/// offsets as f32; and two accumulators, of products and of offsets, for each column and group.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Per tile eight vectors of codes of each lane.
+    codes: Vec<Line>,
+    /// Per tile, half and lane: scales, then the lanes' offsets.
+    floats: Vec<Line>,
+    /// Per column the products of all lanes, then the offsets.
+    sums: Vec<Line>,
+}
+
+impl Scratch {
+    /// Makes room for `lanes` row groups times `columns` columns, zero where never written.
+    pub fn reserve(&mut self, lanes: usize, columns: usize) {
+        let room = |lines: &mut Vec<Line>, vectors: usize| {
+            let len = vectors.div_ceil(2);
+            if lines.len() < len {
+                lines.resize(len, Line([0; 64]));
+            }
+        };
+        room(&mut self.codes, SPAN * 8 * lanes);
+        room(&mut self.floats, SPAN * 4 * lanes);
+        room(&mut self.sums, columns * 2 * lanes);
+    }
+
+    /// The codes, in units of a vector.
+    #[inline(always)]
+    pub fn codes<V>(&mut self) -> *mut V {
+        self.codes.as_mut_ptr().cast()
+    }
+
+    /// Scales of half `h` of tile `t` begin at 256-bit vector `(4 t + 2 h) * lanes`, offsets `lanes` later.
+    #[inline(always)]
+    pub fn floats<V>(&mut self) -> *mut V {
+        self.floats.as_mut_ptr().cast()
+    }
+
+    /// Accumulators of the columns from `column` on: per column `lanes` 256-bit vectors of products, then as
+    /// many of offsets.
+    ///
+    /// # Safety
+    /// `reserve` was called for more than `column` columns of `lanes` groups.
+    #[inline(always)]
+    pub unsafe fn sums<V>(&mut self, column: usize, lanes: usize) -> *mut V {
+        // SAFETY: inside the buffer by the caller's promise.
+        unsafe { self.sums.as_mut_ptr().cast::<__m256>().add(2 * lanes * column).cast() }
+    }
+
+    /// Writes tile `t` of lane `lane` of `lanes`.
+    ///
+    /// # Safety
+    /// `reserve` was called for `lanes`, `t < SPAN`, `lane < lanes`, AVX2 is there.
+    #[inline(always)]
+    pub unsafe fn put<S: Shape>(&mut self, t: usize, lane: usize, lanes: usize, regs: &Regs) {
+        // SAFETY: inside the buffers by the caller's promise.
+        unsafe {
+            for (i, code) in regs.codes.iter().enumerate() {
+                *self.codes::<__m256i>().add((8 * t + i) * lanes + lane) = *code;
+            }
+            for h in 0..if S::HALVES { 2 } else { 1 } {
+                let at = (4 * t + 2 * h) * lanes + lane;
+                *self.floats::<__m256>().add(at) = regs.scale[h];
+                if S::MIN {
+                    *self.floats::<__m256>().add(at + lanes) = regs.min[h];
+                }
+            }
+        }
+    }
+
+    /// Adds the two accumulators and writes the results of row groups `groups`, lane by lane of `lanes`, for all
+    /// columns of `part`.
+    ///
+    /// # Safety
+    /// `reserve` was called for `lanes` and the part's columns; the task owns the groups of these columns.
+    pub unsafe fn write(&mut self, part: &Part<'_>, groups: Range<usize>, lanes: usize, min: bool) {
+        for (i, c) in part.columns.clone().enumerate() {
+            for (lane, g) in groups.clone().enumerate() {
+                // SAFETY: inside the buffer by the caller's promise, which also covers `store`.
+                unsafe {
+                    let products = self.sums::<[f32; GROUP]>(i, lanes).add(lane);
+                    let mut result = *products;
+                    if min {
+                        let offsets = &*products.add(lanes);
+                        result.iter_mut().zip(offsets).for_each(|(r, o)| *r += o);
+                    }
+                    part.store(g, c, &result);
+                }
+            }
+        }
+    }
+}
