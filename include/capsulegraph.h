@@ -130,6 +130,21 @@
 #define CAPG_PHASE_VERIFY 3
 
 /**
+ * Compute threads run with the priority of the thread that opens the model.
+ */
+#define CAPG_PRIORITY_INHERITED 0
+
+/**
+ * Compute threads stand behind the host's ordinary threads.
+ */
+#define CAPG_PRIORITY_LOW 1
+
+/**
+ * Compute threads run only where nobody else wants to.
+ */
+#define CAPG_PRIORITY_LOWEST 2
+
+/**
  * Run mode: exact where the full file can be reached, else fast. capg_model_mode says what it came to.
  */
 #define CAPG_MODE_AUTO 0
@@ -465,6 +480,24 @@ typedef struct capg_reader {
 } capg_reader;
 
 /**
+ * The part of a parallel loop that the library asks the host to run, on any of its threads: to be called with the
+ * task_data that came with it. It returns when nothing is left to begin, and never lets an exception out.
+ */
+typedef void (*capg_parallel_task)(void *task_data);
+
+/**
+ * Runs a parallel loop on the host's threads: calls task(task_data) up to count times, each on a thread of its
+ * own (the calling one may be among them), and returns when every call that it made has returned. The library
+ * finishes what is left, so fewer calls are slower but not wrong. Called by the thread that computes, inside its
+ * call, some hundred times a token: it should cost microseconds. It must not throw and must not call the
+ * library.
+ */
+typedef void (*capg_parallel_for_callback)(void *user_data,
+                                           uint32_t count,
+                                           capg_parallel_task task,
+                                           void *task_data);
+
+/**
  * How to open a model. All zero but struct_size: the defaults.
  */
 typedef struct capg_model_options {
@@ -514,9 +547,36 @@ typedef struct capg_model_options {
    */
   uint32_t mode;
   /**
-   * Threads that compute, the caller's included; 0: one per processor that the process may use.
+   * Threads that compute, the caller's included; 0: one per entry of processors, else one per processor that the
+   * process may use.
    */
   uint32_t threads;
+  /**
+   * Numbers of the processors that the library's threads may run on (the caller's thread stays as it is).
+   * Default: all.
+   */
+  const uint32_t *processors;
+  /**
+   * How many there are.
+   */
+  size_t processors_len;
+  /**
+   * Runs the parallel loops on the host's threads; the library then starts none, and processors and priority
+   * must be left out. It may be called by every thread that computes with the model. Nullable.
+   */
+  capg_parallel_for_callback parallel_for;
+  /**
+   * Handed to parallel_for.
+   */
+  void *parallel_for_data;
+  /**
+   * CAPG_PRIORITY_* of the library's threads.
+   */
+  uint32_t priority;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
 } capg_model_options;
 
 /**

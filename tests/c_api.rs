@@ -119,7 +119,7 @@ fn main_path() {
 
 #[test]
 fn misuse_and_threads() {
-    for program in ["misuse.c", "threads.c"] {
+    for program in ["misuse.c", "threads.c", "workers.c"] {
         check(program, Language::C, Link::Static);
         check(program, Language::Cpp, Link::Shared);
     }
@@ -138,7 +138,7 @@ fn sanitized() {
         let report = String::from_utf8_lossy(&stderr);
         assert!(!status.success() && report.contains(wanted), "{wanted} was not reported: {report}");
     }
-    for program in ["main_path.c", "misuse.c", "threads.c"] {
+    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c"] {
         let name = format!("{program} asan");
         let mut command = Command::new(compile(&source(program), Language::C, Link::Shared, FLAGS, &name));
         command.env("ASAN_OPTIONS", ASAN);
@@ -150,7 +150,7 @@ fn sanitized() {
 fn under_valgrind() {
     let found = Command::new("valgrind").arg("--version").output().is_ok();
     assert!(found, "valgrind is not installed; cargo xtask setup installs it");
-    for program in ["main_path.c", "misuse.c", "threads.c"] {
+    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c"] {
         let name = format!("{program} valgrind");
         let program = compile(&source(program), Language::C, Link::Shared, &[], &name);
         let mut command = Command::new("valgrind");
@@ -233,7 +233,8 @@ fn structs_have_one_layout() {
             deep, repair }
         capg_reader { struct_size, read, user_data, name, name_len, size }
         capg_model_options { struct_size, full_path, full_path_len, full_reader, log, offset, length, full_offset,
-            full_length, memory_budget_bytes, mode, threads }
+            full_length, memory_budget_bytes, mode, threads, processors, processors_len, parallel_for,
+            parallel_for_data, priority, reserved }
         capg_session_options { struct_size, context, batch }
         capg_generate_options { struct_size, stop, stop_count, max_tokens, seed, temperature, top_p, min_p,
             repeat_penalty, top_k, repeat_window, ignore_end, reserved }

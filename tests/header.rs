@@ -15,7 +15,7 @@ use std::path::Path;
 /// The sources in the order of the header.
 const SOURCES: &[&str] = &[
     "version", "status", "error", "text", "cancel", "log", "input", "convert", "split", "verify", "inspect",
-    "reader", "model", "tokenize", "session", "generate", "capsule",
+    "reader", "threads", "model", "tokenize", "session", "generate", "capsule",
 ];
 
 fn root() -> &'static Path {

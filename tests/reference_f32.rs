@@ -83,7 +83,7 @@ fn logits_agree_with_the_reference() {
         let reference = bytes(&format!("{name}.logits"));
         let reference =
             reference.chunks_exact(4).map(|w| f64::from(f32::from_le_bytes(w.try_into().unwrap())));
-        let options = ModelOptions { threads: 2, ..ModelOptions::default() };
+        let options = ModelOptions { threads: 2.into(), ..ModelOptions::default() };
         let model = Model::open(&Origin::Path(converted(name, "logits")), &options).unwrap();
         let mut session = Session::new(Arc::new(model), &SessionOptions::default()).unwrap();
         let logits = session.eval(&ids, true, None).unwrap();

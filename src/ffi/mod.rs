@@ -32,6 +32,7 @@ pub mod session;
 pub mod split;
 pub mod status;
 pub mod text;
+pub mod threads;
 pub mod tokenize;
 pub mod verify;
 pub mod version;

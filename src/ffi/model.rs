@@ -1,6 +1,6 @@
 //! Models.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::panic::guard;
 use super::reader::{HostSource, capg_reader};
 use super::status::{CAPG_ERROR_UNSUPPORTED, capg_status};
 use super::text::Utf8;
+use super::threads::{capg_parallel_for_callback, thread_options};
 use crate::generate::model::{Model, ModelOptions};
 use crate::store::{Mode, OpenOptions, Origin};
 
@@ -53,8 +54,23 @@ pub struct capg_model_options {
     pub memory_budget_bytes: u64,
     /// CAPG_MODE_*.
     pub mode: u32,
-    /// Threads that compute, the caller's included; 0: one per processor that the process may use.
+    /// Threads that compute, the caller's included; 0: one per entry of processors, else one per processor that the
+    /// process may use.
     pub threads: u32,
+    /// Numbers of the processors that the library's threads may run on (the caller's thread stays as it is).
+    /// Default: all.
+    pub processors: *const u32,
+    /// How many there are.
+    pub processors_len: usize,
+    /// Runs the parallel loops on the host's threads; the library then starts none, and processors and priority
+    /// must be left out. It may be called by every thread that computes with the model. Nullable.
+    pub parallel_for: capg_parallel_for_callback,
+    /// Handed to parallel_for.
+    pub parallel_for_data: *mut c_void,
+    /// CAPG_PRIORITY_* of the library's threads.
+    pub priority: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 // SAFETY: integers, nullable pointers and nullable function pointers, without padding.
@@ -135,6 +151,8 @@ impl Opening {
             }
             other => return Err(Failure::invalid(format!("options.mode is {other}, no CAPG_MODE_*"))),
         };
+        // SAFETY: passed on.
+        let threads = unsafe { thread_options(o) }?;
         let mut readers = Vec::new();
         // SAFETY: passed on.
         let full_path = unsafe { optional_path(o.full_path, o.full_path_len, "options.full_path") }?;
@@ -155,7 +173,7 @@ impl Opening {
             }
         };
         let store = OpenOptions { mode, full, ..OpenOptions::default() };
-        Ok(Self { options: ModelOptions { store, threads: o.threads as usize }, readers })
+        Ok(Self { options: ModelOptions { store, threads }, readers })
     }
 
     /// Opens the model; the readers are closed whatever happens.

@@ -12,6 +12,7 @@ use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::graph::vocab;
 use crate::kernels::cpu::Cpu;
+use crate::pool::ThreadOptions;
 use crate::store::mapped::MappedFile;
 use crate::store::{OpenOptions, Origin, Store};
 use crate::text::{ChatMessage, ChatTemplate, Tokenizer};
@@ -21,8 +22,8 @@ use crate::text::{ChatMessage, ChatTemplate, Tokenizer};
 pub struct ModelOptions {
     /// Run mode and files.
     pub store: OpenOptions,
-    /// Threads that compute, the caller's included; 0: one per processor that the process may use.
-    pub threads: usize,
+    /// Threads that compute.
+    pub threads: ThreadOptions,
 }
 
 /// An opened model. Immutable; shared by any number of sessions on any threads.
@@ -42,7 +43,7 @@ impl Model {
     pub fn open(origin: &Origin, options: &ModelOptions) -> Result<Self> {
         let begun = Instant::now();
         let store = Arc::new(Store::open(origin, &options.store)?);
-        let backend = Arc::new(Cpu::new(options.threads)?);
+        let backend = Arc::new(Cpu::new(options.threads.clone())?);
         let decoder = Decoder::new(Arc::clone(&store), backend)?;
         let manifest = store.manifest();
         let tokenizer = match manifest.asset(assets::VOCAB) {

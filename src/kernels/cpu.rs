@@ -11,7 +11,7 @@ use super::scalar::{self, attention::Call, elementwise::Row};
 #[cfg(target_arch = "x86_64")]
 use super::x86_64;
 use crate::error::{Error, Result};
-use crate::pool::{Gate, Pool, Progress};
+use crate::pool::{Gate, Pool, Progress, ThreadOptions};
 
 /// Environment variable that forces an instruction set: `scalar`, `avx2`, `avxvnni` or `avx512`.
 pub const ISA_VARIABLE: &str = "CAPSULEGRAPH_ISA";
@@ -92,17 +92,14 @@ pub struct Cpu {
     pool: Pool,
 }
 
-/// Most threads that a host may ask for.
-const MAX_THREADS: usize = 1024;
-
 impl Cpu {
-    /// `threads` threads (0: as many as the process may use at once) with the fastest instruction set, or the
-    /// one that the environment variable [`ISA_VARIABLE`] names.
+    /// The threads that `threads` says (a number alone will do; 0: as many as the process may use at once) with
+    /// the fastest instruction set, or the one that the environment variable [`ISA_VARIABLE`] names.
     ///
     /// # Errors
-    /// `InvalidArgument` where that variable names no instruction set or one that this machine lacks, and for
-    /// more than 1024 threads.
-    pub fn new(threads: usize) -> Result<Self> {
+    /// `InvalidArgument` where that variable names no instruction set or one that this machine lacks; those of
+    /// [`Pool::new`].
+    pub fn new(threads: impl Into<ThreadOptions>) -> Result<Self> {
         let Some(name) = std::env::var_os(ISA_VARIABLE) else {
             return Self::with_isa(threads, Isa::detect());
         };
@@ -119,20 +116,13 @@ impl Cpu {
     /// As [`new`](Self::new), with the kernels of `isa`.
     ///
     /// # Errors
-    /// `InvalidArgument` where this machine lacks `isa`, and for more than 1024 threads.
-    pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
+    /// `InvalidArgument` where this machine lacks `isa`; those of [`Pool::new`].
+    pub fn with_isa(threads: impl Into<ThreadOptions>, isa: Isa) -> Result<Self> {
         if !isa.is_available() {
             let best = Isa::detect();
             return Err(Error::InvalidArgument(format!("this processor has no {isa}; it has {best}")));
         }
-        if threads > MAX_THREADS {
-            return Err(Error::InvalidArgument(format!(
-                "{threads} threads; 1 to {MAX_THREADS} are possible, 0 for one per processor"
-            )));
-        }
-        let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = if threads == 0 { all() } else { threads };
-        Ok(Self { isa, pool: Pool::new(threads) })
+        Ok(Self { isa, pool: Pool::new(threads)? })
     }
 
     /// The instruction set in use.

@@ -4,11 +4,13 @@ use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use super::{Gate, Progress, StandardFloats};
+use super::options::{ParallelFor, ThreadOptions};
+use super::{Gate, Progress, StandardFloats, system};
+use crate::error::Result;
 
 /// How long a thread with nothing to do stays awake. Loops of one forward pass follow each other within a
 /// few microseconds, so that waking a parked thread (5 to 50 us) would cost more than it saves.
@@ -28,8 +30,8 @@ unsafe impl Send for Task {}
 // SAFETY: as for `Send`: only `&` access to a `Sync` pointee.
 unsafe impl Sync for Task {}
 
-/// One parallel loop. Outlives its `run` in workers that come too late; those find nothing to claim.
-struct Job {
+/// One parallel loop. Outlives its `run` in threads that come too late; those find nothing to claim.
+pub(super) struct Job {
     task: Task,
     gate: Gate,
     tasks: usize,
@@ -48,7 +50,7 @@ struct Job {
 
 impl Job {
     /// Claims and runs tasks until none is left, the gate closes or a task panics.
-    fn work(&self) {
+    pub(super) fn work(&self) {
         while !self.gate.is_closed() && !self.panicked.load(Ordering::Relaxed) {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             if index >= self.tasks {
@@ -143,10 +145,17 @@ impl Shared {
     }
 }
 
+/// Who shares the loops with the caller.
+enum Crew {
+    /// Threads of our own.
+    Own { shared: Arc<Shared>, workers: Vec<JoinHandle<()>> },
+    /// The host's threads, so many of them together with the caller.
+    Host { host: Arc<dyn ParallelFor>, threads: usize },
+}
+
 /// Threads that share parallel loops with the caller of [`run`](Pool::run). Workers sleep between loops.
 pub struct Pool {
-    shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    crew: Crew,
     /// Held for the length of one loop; who finds it taken computes alone.
     turn: Mutex<()>,
 }
@@ -158,25 +167,54 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// A pool in which `threads` threads (at least one) compute, the caller of `run` among them. Where the
-    /// system refuses to start a thread the pool has fewer.
-    #[must_use]
-    pub fn new(threads: usize) -> Self {
+    /// A pool in which as many threads compute as `options` say (a number alone will do), the caller of `run`
+    /// among them. Where the system refuses to start a thread the pool has fewer.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidArgument`] for more than [`super::MAX_THREADS`] and where the system refuses the
+    /// processors or the priority asked for.
+    pub fn new(options: impl Into<ThreadOptions>) -> Result<Self> {
+        let options = options.into();
+        let threads = options.threads()?;
+        let crew = match &options.host {
+            Some(host) => Crew::Host { host: Arc::clone(host), threads },
+            None => Self::start(threads, &options)?,
+        };
+        Ok(Self { crew, turn: Mutex::new(()) })
+    }
+
+    /// Starts all workers, each of which takes the place that `options` give it before the first loop.
+    fn start(threads: usize, options: &ThreadOptions) -> Result<Crew> {
         let slot = Slot { job: None, sleeping: 0, shutdown: false };
         let shared =
             Arc::new(Shared { epoch: AtomicUsize::new(0), slot: Mutex::new(slot), wake: Condvar::new() });
+        let (placed, places) = mpsc::channel();
         let start = |index: usize| {
-            let shared = Arc::clone(&shared);
-            thread::Builder::new().name(format!("capsulegraph-{index}")).spawn(move || shared.serve()).ok()
+            let (shared, placed, options) = (Arc::clone(&shared), placed.clone(), options.clone());
+            let name = format!("capsulegraph-{index}");
+            let serve = move || {
+                // The receiver waits for every worker; it cannot be gone.
+                let _ = placed.send(system::place_this_thread(&options));
+                drop(placed);
+                shared.serve();
+            };
+            thread::Builder::new().name(name).spawn(serve).ok()
         };
-        let workers = (1..threads).map_while(start).collect();
-        Self { shared, workers, turn: Mutex::new(()) }
+        let workers: Vec<_> = (1..threads).map_while(start).collect();
+        drop(placed);
+        let refused = places.iter().find_map(std::result::Result::err);
+        // Where one is refused, dropping the crew ends the others.
+        let crew = Crew::Own { shared, workers };
+        refused.map_or(Ok(crew), Err)
     }
 
     /// Threads that compute, the caller included.
     #[must_use]
     pub fn threads(&self) -> usize {
-        self.workers.len() + 1
+        match &self.crew {
+            Crew::Own { workers, .. } => workers.len() + 1,
+            Crew::Host { threads, .. } => *threads,
+        }
     }
 
     /// Calls `f` once for each index in `from .. tasks`, in ascending order of their beginnings. Looks at
@@ -191,8 +229,7 @@ impl Pool {
             Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         };
-        if turn.is_none() || self.workers.is_empty() || tasks.saturating_sub(from) <= 1 || tasks >= CLOSED / 2
-        {
+        if turn.is_none() || self.threads() == 1 || tasks.saturating_sub(from) <= 1 || tasks >= CLOSED / 2 {
             drop(turn);
             return run_alone(gate, from, tasks, f);
         }
@@ -224,20 +261,45 @@ impl Pool {
             panicked: AtomicBool::new(false),
             payload: Mutex::new(None),
         });
-        self.shared.post(Arc::clone(&job));
+        match &self.crew {
+            Crew::Own { shared, .. } => shared.post(Arc::clone(&job)),
+            Crew::Host { host, threads } => {
+                // No more threads than tasks; what the host leaves undone is done below.
+                host.run((tasks - from).min(*threads), &SharedLoop(Arc::clone(&job)));
+            }
+        }
         job.work();
         (job.finish(from), job)
     }
 }
 
-impl Drop for Pool {
+impl Drop for Crew {
     fn drop(&mut self) {
-        lock(&self.shared.slot).shutdown = true;
-        self.shared.wake.notify_all();
-        for worker in self.workers.drain(..) {
+        let Self::Own { shared, workers } = self else { return };
+        lock(&shared.slot).shutdown = true;
+        shared.wake.notify_all();
+        for worker in workers.drain(..) {
             // A worker cannot panic: tasks are caught. Its result carries nothing.
             let _ = worker.join();
         }
+    }
+}
+
+/// A parallel loop in progress, to be joined by threads of the host.
+#[derive(Clone)]
+pub struct SharedLoop(Arc<Job>);
+
+impl SharedLoop {
+    /// Takes part until nothing is left to begin. Returns at once where the loop is over, however long ago.
+    pub fn join(&self) {
+        let _floats = StandardFloats::enter();
+        self.0.work();
+    }
+}
+
+impl fmt::Debug for SharedLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedLoop").field("tasks", &self.0.tasks).finish()
     }
 }
 

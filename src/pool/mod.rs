@@ -1,15 +1,18 @@
-//! Threads: a fork-join pool, the gate that stops work early, and the cancel token.
+//! Threads: a fork-join pool (its own threads or the host's), the gate that stops work early, the cancel token.
 //!
 //! Lives here: who computes and when to stop. May be called by `kernels` and everything above.
 //! Must not know: what is computed.
 
 mod float_mode;
 mod fork_join;
+mod options;
+mod system;
 #[cfg(test)]
 mod tests;
 
 pub use float_mode::StandardFloats;
-pub use fork_join::Pool;
+pub use fork_join::{Pool, SharedLoop};
+pub use options::{MAX_THREADS, ParallelFor, Priority, ThreadOptions};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,10 +1,17 @@
 //! Tests of the pool: every task once, pauses, panics, sharing, sleeping.
 
+#![allow(clippy::expect_used)]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{CancelToken, Gate, Pool, Progress};
+use super::{CancelToken, Gate, ParallelFor, Pool, Priority, Progress, SharedLoop, ThreadOptions};
+
+fn pool(threads: usize) -> Pool {
+    Pool::new(threads).expect("a pool")
+}
 
 /// Runs `tasks` tasks and checks that each was called exactly once.
 fn check_once(pool: &Pool, tasks: usize) {
@@ -18,9 +25,9 @@ fn check_once(pool: &Pool, tasks: usize) {
 
 #[test]
 fn every_task_runs_once() {
-    for threads in [0, 1, 2, 3, 8] {
-        let pool = Pool::new(threads);
-        assert_eq!(pool.threads(), threads.max(1));
+    for threads in [1, 2, 3, 8] {
+        let pool = pool(threads);
+        assert_eq!(pool.threads(), threads);
         for tasks in [0, 1, 2, 7, 100, 1000] {
             check_once(&pool, tasks);
         }
@@ -29,7 +36,7 @@ fn every_task_runs_once() {
 
 #[test]
 fn many_short_loops_with_and_without_sleep() {
-    let pool = Pool::new(4);
+    let pool = pool(4);
     for round in 0..5000 {
         check_once(&pool, round % 17);
         if round % 500 == 0 {
@@ -41,7 +48,7 @@ fn many_short_loops_with_and_without_sleep() {
 #[test]
 fn a_cancelled_loop_pauses_and_resumes() {
     for threads in [1, 2, 4] {
-        let pool = Pool::new(threads);
+        let pool = pool(threads);
         for stop in 0..40 {
             let token = CancelToken::new();
             let gate = Gate { deadline: None, cancel: Some(token.clone()) };
@@ -71,14 +78,14 @@ fn a_cancelled_loop_pauses_and_resumes() {
 
 #[test]
 fn a_closed_gate_admits_nothing() {
-    let pool = Pool::new(2);
+    let pool = pool(2);
     let gate = Gate { deadline: Some(Instant::now()), cancel: None };
     assert_eq!(pool.run(&gate, 3, 9, &|_| panic!("called")), Progress::Paused(3));
 }
 
 #[test]
 fn a_panic_is_passed_on_and_the_pool_survives() {
-    let pool = Pool::new(3);
+    let pool = pool(3);
     for at in [0, 5, 49] {
         let result = catch_unwind(AssertUnwindSafe(|| {
             pool.run(&Gate::open(), 0, 50, &|i| assert!(i != at, "task {i}"));
@@ -90,7 +97,7 @@ fn a_panic_is_passed_on_and_the_pool_survives() {
 
 #[test]
 fn two_callers_share_a_pool() {
-    let pool = Pool::new(2);
+    let pool = pool(2);
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| (0..500).for_each(|round| check_once(&pool, round % 13)));
@@ -100,7 +107,56 @@ fn two_callers_share_a_pool() {
 
 #[test]
 fn a_task_may_use_its_own_pool() {
-    let pool = Pool::new(2);
+    let pool = pool(2);
     let run = |_| check_once(&pool, 8);
     assert_eq!(pool.run(&Gate::open(), 0, 8, &run), Progress::Done);
+}
+
+/// A host whose threads join a loop `joins` times, each on a thread of its own.
+#[derive(Debug)]
+struct Host {
+    joins: usize,
+    late: std::sync::Mutex<Vec<SharedLoop>>,
+}
+
+impl ParallelFor for Host {
+    fn run(&self, count: usize, work: &SharedLoop) {
+        assert!(count >= 1);
+        std::thread::scope(|scope| (0..self.joins).for_each(|_| drop(scope.spawn(|| work.join()))));
+        self.late.lock().expect("unpoisoned").push(work.clone());
+    }
+}
+
+#[test]
+fn the_hosts_threads_do_the_same_work() {
+    for joins in [0, 1, 5] {
+        let host = Arc::new(Host { joins, late: std::sync::Mutex::default() });
+        let options = ThreadOptions { count: 3, host: Some(host.clone()), ..ThreadOptions::default() };
+        let pool = Pool::new(options).expect("a pool");
+        assert_eq!(pool.threads(), 3);
+        for tasks in [0, 1, 2, 7, 100] {
+            check_once(&pool, tasks);
+        }
+        // A thread that comes after its loop is over finds nothing to do.
+        host.late.lock().expect("unpoisoned").iter().for_each(SharedLoop::join);
+    }
+}
+
+#[test]
+fn threads_can_be_placed_where_the_system_allows_it() {
+    let refused = |options: ThreadOptions| Pool::new(options).expect_err("refused").to_string();
+    let host: Arc<dyn ParallelFor> = Arc::new(Host { joins: 0, late: std::sync::Mutex::default() });
+    let both = ThreadOptions { processors: vec![0], host: Some(host), ..ThreadOptions::default() };
+    assert!(refused(both).contains("the host's own"));
+    assert!(refused(1025.into()).contains("1025 threads; 1 to 1024"));
+    if cfg!(target_os = "linux") {
+        let placed = ThreadOptions { count: 2, processors: vec![0], priority: Priority::Low, host: None };
+        check_once(&Pool::new(placed).expect("placed"), 100);
+        for processor in [1000, 1 << 40] {
+            let nowhere = ThreadOptions { count: 3, processors: vec![processor], ..ThreadOptions::default() };
+            assert!(refused(nowhere).contains("the system refuses"), "{processor}");
+        }
+    }
+    let named = ThreadOptions { processors: vec![0, 0], ..ThreadOptions::default() };
+    assert_eq!(Pool::new(named).map_or(2, |pool| pool.threads()), 2);
 }

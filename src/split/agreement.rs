@@ -42,7 +42,8 @@ pub(super) fn after_split(
     }
     let open = |path: &Path, mode: Mode| {
         let store = OpenOptions { mode, disk: Arc::clone(&options.disk), ..OpenOptions::default() };
-        Model::open(&Origin::Path(path.to_owned()), &ModelOptions { store, threads: 0 }).map(Arc::new)
+        Model::open(&Origin::Path(path.to_owned()), &ModelOptions { store, ..ModelOptions::default() })
+            .map(Arc::new)
     };
     let exact = open(full_path, Mode::Exact)?;
     if exact.tokenizer().is_err() {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use capsulegraph::Error;
 use capsulegraph::generate::SamplingOptions;
 use capsulegraph::generate::session::GenerateOptions;
+use capsulegraph::pool::{MAX_THREADS, Priority};
 use capsulegraph::split::plan::Light;
 use capsulegraph::store::fetch::FetchLayout;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -88,6 +89,49 @@ impl From<LayoutArg> for FetchLayout {
     }
 }
 
+/// `--priority`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum PriorityArg {
+    /// That of the main thread
+    #[default]
+    Inherited,
+    /// Behind ordinary threads
+    Low,
+    /// Only where nobody else wants to compute
+    Lowest,
+}
+
+impl From<PriorityArg> for Priority {
+    fn from(priority: PriorityArg) -> Self {
+        match priority {
+            PriorityArg::Inherited => Self::Inherited,
+            PriorityArg::Low => Self::Low,
+            PriorityArg::Lowest => Self::Lowest,
+        }
+    }
+}
+
+/// `--processors`: a type of its own, as clap would take a `Vec` for an option that is repeated.
+#[derive(Clone, Debug)]
+pub struct Processors(pub Vec<usize>);
+
+/// Reads `0,2-3`.
+fn processors(text: &str) -> Result<Processors, String> {
+    let wrong = || format!("\"{text}\" is no list of processors such as 0,2-3");
+    let mut list = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let [first, last] = [first, last].map(|number| number.trim().parse::<usize>().ok());
+        match (first, last) {
+            (Some(first), Some(last)) if first <= last && last - first < MAX_THREADS => {
+                list.extend(first..=last)
+            }
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(Processors(list))
+}
+
 /// Which files serve a model, and how.
 #[derive(Args, Debug)]
 pub struct FileArgs {
@@ -118,6 +162,19 @@ pub struct ComputeArgs {
     /// Threads that compute; 0: one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+    /// Processors that the threads beside the main one may run on, such as 0,2-3 [default: all]
+    #[arg(long, value_name = "LIST", value_parser = processors)]
+    pub processors: Option<Processors>,
+    /// How urgently those threads run
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "PRIORITY",
+        hide_possible_values = true,
+        help = "How urgently the threads beside the main one run: inherited, low or lowest"
+    )]
+    pub priority: PriorityArg,
     /// Tokens evaluated together; 0: what suits the machine. It never changes a bit of the results
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub batch: usize,

@@ -7,6 +7,7 @@ use capsulegraph::container::disk::SystemDisk;
 use capsulegraph::convert::gguf::is_gguf;
 use capsulegraph::generate::model::{Model, ModelOptions};
 use capsulegraph::generate::session::{Session, SessionOptions};
+use capsulegraph::pool::ThreadOptions;
 use capsulegraph::store::{Mode, OpenOptions, Origin};
 use capsulegraph::{Error, Result};
 
@@ -47,7 +48,13 @@ impl ComputeArgs {
         }
         let store = self.file.open_options()?;
         refuse_gguf(file)?;
-        let options = ModelOptions { store, threads: self.threads };
+        let threads = ThreadOptions {
+            count: self.threads,
+            processors: self.processors.clone().map(|list| list.0).unwrap_or_default(),
+            priority: self.priority.into(),
+            host: None,
+        };
+        let options = ModelOptions { store, threads };
         let model = Arc::new(Model::open(&Origin::Path(file.to_owned()), &options)?);
         let store = model.store();
         if options.store.mode == Mode::Auto && store.mode() == Mode::Fast {

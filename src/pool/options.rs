@@ -1,0 +1,87 @@
+//! Who computes: how many threads, where, how urgently, or the host's own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::SharedLoop;
+use crate::error::{Error, Result};
+
+/// Most threads that a host may ask for.
+pub const MAX_THREADS: usize = 1024;
+
+/// The host's own threads (a game's job system) in place of ours.
+pub trait ParallelFor: Send + Sync + fmt::Debug {
+    /// Has `work` joined by up to `count` threads, the calling one among them if that suits the host, and returns
+    /// when all that joined have come back. Joining more or fewer times, in any order, changes no bit of any
+    /// result; what is left undone is done by the caller.
+    fn run(&self, count: usize, work: &SharedLoop);
+}
+
+/// How urgently our threads ask for a processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Priority {
+    /// That of the thread that opens the model.
+    #[default]
+    Inherited,
+    /// Behind the host's ordinary threads.
+    Low,
+    /// Only where nobody else wants to compute.
+    Lowest,
+}
+
+impl Priority {
+    /// All, in order of their numbers in the C API.
+    pub const ALL: [Self; 3] = [Self::Inherited, Self::Low, Self::Lowest];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inherited => "inherited",
+            Self::Low => "low",
+            Self::Lowest => "lowest",
+        }
+    }
+}
+
+/// The threads of a model. A number of threads converts into it.
+#[derive(Clone, Debug, Default)]
+pub struct ThreadOptions {
+    /// Threads that compute, the caller's included; 0: one per entry of `processors`, else one per processor
+    /// that the process may use.
+    pub count: usize,
+    /// Numbers of the processors that our threads may run on; empty: all. The caller's thread is the host's and
+    /// stays as it is.
+    pub processors: Vec<usize>,
+    /// Priority of our threads, again without the caller's.
+    pub priority: Priority,
+    /// Computes in place of threads of ours; excludes `processors` and `priority`.
+    pub host: Option<Arc<dyn ParallelFor>>,
+}
+
+impl From<usize> for ThreadOptions {
+    fn from(count: usize) -> Self {
+        Self { count, ..Self::default() }
+    }
+}
+
+impl ThreadOptions {
+    /// Number of threads that compute, at least one.
+    pub(super) fn threads(&self) -> Result<usize> {
+        if self.host.is_some() && (!self.processors.is_empty() || self.priority != Priority::Inherited) {
+            return Err(Error::InvalidArgument(
+                "processors and priority were given for threads that are the host's own; set them there"
+                    .into(),
+            ));
+        }
+        let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        match (self.count, self.processors.len()) {
+            (0, 0) => Ok(all()),
+            (0, named) | (named, _) if named <= MAX_THREADS => Ok(named),
+            (0, named) | (named, _) => Err(Error::InvalidArgument(format!(
+                "{named} threads; 1 to {MAX_THREADS} are possible, 0 for one per processor"
+            ))),
+        }
+    }
+}

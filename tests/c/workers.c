@@ -1,0 +1,113 @@
+/* Compute threads by the host's choice: its own job system, processors, priority. Arguments: a GGUF model, an
+ * empty directory. */
+#define _POSIX_C_SOURCE 200809L
+#include "test.h"
+
+#include <pthread.h>
+
+enum { THREADS = 3, TOKENS = 12 };
+
+/* A job system that starts threads anew for every loop, or (kind 1) calls nothing, or (kind 2) calls too often. */
+typedef struct {
+    int kind;
+    size_t loops;
+} job_system;
+
+typedef struct {
+    capg_parallel_task task;
+    void *data;
+} job;
+
+static void *work(void *argument) {
+    job *j = (job *)argument;
+    j->task(j->data);
+    return NULL;
+}
+
+static void parallel_for(void *user_data, uint32_t count, capg_parallel_task task, void *task_data) {
+    job_system *jobs = (job_system *)user_data;
+    job j = {task, task_data};
+    pthread_t threads[THREADS];
+    CHECK(count >= 1 && count <= THREADS);
+    jobs->loops++;
+    if (jobs->kind == 1) return;
+    for (uint32_t i = 1; i < count; i++) CHECK(pthread_create(&threads[i], NULL, work, &j) == 0);
+    work(&j);
+    if (jobs->kind == 2) work(&j);
+    for (uint32_t i = 1; i < count; i++) CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
+/* The logits after TOKENS tokens, as the options have them computed; the caller frees them. */
+static float *logits_of(const char *path, const capg_model_options *options, size_t *count) {
+    capg_model *model = NULL;
+    capg_session *session = NULL;
+    OK(capg_model_open(path, strlen(path), options, &model, &error));
+    uint32_t threads = 0;
+    OK(capg_model_threads(model, &threads, &error));
+    CHECK(options == NULL || threads == options->threads);
+    OK(capg_session_new(model, NULL, &session, &error));
+    uint32_t ids[TOKENS];
+    for (uint32_t i = 0; i < TOKENS; i++) ids[i] = 5 + i;
+    OK(capg_session_eval(session, ids, TOKENS, 0, NULL, &error));
+    const float *logits = NULL;
+    size_t rows = 0;
+    OK(capg_session_logits(session, &logits, &rows, count, &error));
+    CHECK(rows == 1);
+    float *copy = (float *)malloc(*count * sizeof *copy);
+    CHECK(copy != NULL);
+    memcpy(copy, logits, *count * sizeof *copy);
+    capg_session_free(session);
+    capg_model_free(model);
+    return copy;
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 3);
+    char *path = path_of(argv[2], "workers.cgraph");
+    capg_convert_options converting;
+    memset(&converting, 0, sizeof converting);
+    converting.struct_size = sizeof converting;
+    converting.no_mini = 1;
+    OK(capg_convert(argv[1], strlen(argv[1]), path, strlen(path), &converting, NULL, &error));
+    size_t count = 0, other = 0;
+    float *expected = logits_of(path, NULL, &count);
+
+    capg_model_options options;
+    memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
+    options.threads = THREADS;
+    options.parallel_for = parallel_for;
+    for (int kind = 0; kind < 3; kind++) {
+        job_system jobs = {kind, 0};
+        options.parallel_for_data = &jobs;
+        float *found = logits_of(path, &options, &other);
+        CHECK(other == count && memcmp(found, expected, count * sizeof *found) == 0);
+        CHECK(jobs.loops > 0);
+        free(found);
+    }
+
+    capg_model *model = NULL;
+    uint32_t first = 0, none = 1000000;
+    options.processors = &first;
+    options.processors_len = 1;
+    FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));
+    options.parallel_for = NULL;
+    options.priority = CAPG_PRIORITY_LOWEST;
+    float *placed = logits_of(path, &options, &other);
+    CHECK(other == count && memcmp(placed, expected, count * sizeof *placed) == 0);
+    free(placed);
+    options.processors = &none;
+    FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));
+    options.processors = NULL;
+    FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));
+    options.processors_len = 0;
+    options.priority = 3;
+    FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));
+    options.priority = 0;
+    options.reserved = 1;
+    FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));
+    free(expected);
+    free(path);
+    puts("ok");
+    return 0;
+}
