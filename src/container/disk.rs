@@ -6,6 +6,8 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use crate::error::{Error, Result};
 
@@ -265,10 +267,50 @@ fn create_temporary(target: &Path, start: &std::ffi::OsStr) -> Result<(File, Pat
 /// Distinguishes the temporary files of one process.
 static TEMPORARIES: AtomicU64 = AtomicU64::new(0);
 
+/// Bytes appended between two requests to bring the file to the disk.
+const SYNC_STEP: u64 = 32 << 20;
+
+/// A thread that brings a file to the disk while more of it is written: left to itself the system begins only when
+/// gigabytes are waiting, and the disk idles until then.
+#[derive(Debug)]
+struct Syncer {
+    requests: SyncSender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Syncer {
+    /// `None` where the system refuses; syncing at the end is enough.
+    fn start(file: &File) -> Option<Self> {
+        let file = file.try_clone().ok()?;
+        let (requests, wanted) = sync_channel(1);
+        let run = move || {
+            // What goes wrong here goes wrong again, and is reported, when the file is committed.
+            wanted.iter().for_each(|()| drop(file.sync_data()));
+        };
+        let thread = thread::Builder::new().name("capsulegraph-sync".into()).spawn(run).ok()?;
+        Some(Self { requests, thread })
+    }
+
+    /// Asks for what is written so far; nothing happens where such a request is waiting.
+    fn request(&self) {
+        let _ = self.requests.try_send(());
+    }
+
+    /// Ends the thread; its handle of the file is closed then.
+    fn end(self) {
+        drop(self.requests);
+        // The thread cannot panic, and its result carries nothing.
+        let _ = self.thread.join();
+    }
+}
+
 /// A temporary file beside its target, renamed over it on commit and removed on drop.
 #[derive(Debug)]
 struct AtomicFile {
     file: Option<File>,
+    syncer: Option<Syncer>,
+    /// Bytes appended since the last request to the syncer.
+    unsynced: u64,
     temporary: PathBuf,
     target: PathBuf,
     renamed: bool,
@@ -289,7 +331,22 @@ impl AtomicFile {
         let (file, temporary) = create_temporary(target, &temporary_name)?;
         // Says to `remove_abandoned` that the file is in use. Where locks do not exist nothing is ever removed.
         let _ = file.try_lock();
-        Ok(Self { file: Some(file), temporary, target: target.to_owned(), renamed: false })
+        Ok(Self {
+            file: Some(file),
+            syncer: None,
+            unsynced: 0,
+            temporary,
+            target: target.to_owned(),
+            renamed: false,
+        })
+    }
+
+    /// Closes every handle: some systems rename and remove closed files only.
+    fn close(&mut self) {
+        if let Some(syncer) = self.syncer.take() {
+            syncer.end();
+        }
+        self.file = None;
     }
 
     fn with_file<T>(&mut self, action: &str, f: impl FnOnce(&mut File) -> io::Result<T>) -> Result<T> {
@@ -301,7 +358,18 @@ impl AtomicFile {
 
 impl WriteFile for AtomicFile {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.with_file("write", |file| file.write_all(bytes))
+        self.with_file("write", |file| file.write_all(bytes))?;
+        self.unsynced += bytes.len() as u64;
+        if self.unsynced >= SYNC_STEP {
+            self.unsynced = 0;
+            if self.syncer.is_none() {
+                self.syncer = self.file.as_ref().and_then(Syncer::start);
+            }
+            if let Some(syncer) = &self.syncer {
+                syncer.request();
+            }
+        }
+        Ok(())
     }
 
     fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -314,7 +382,7 @@ impl WriteFile for AtomicFile {
 
     fn commit(mut self: Box<Self>) -> Result<()> {
         self.with_file("sync", |file| file.sync_all())?;
-        self.file = None;
+        self.close();
         fs::rename(&self.temporary, &self.target).map_err(|e| Error::io("replace", &self.target, e))?;
         self.renamed = true;
         sync_directory(&self.target);
@@ -324,7 +392,7 @@ impl WriteFile for AtomicFile {
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        self.file = None;
+        self.close();
         // After a commit the temporary name is free, and may be another process's by now.
         if !self.renamed {
             let _ = fs::remove_file(&self.temporary);
