@@ -37,6 +37,7 @@ impl Decoder {
     pub fn new(store: Arc<Store>, backend: Arc<dyn Backend>) -> Result<Self> {
         let params = store.manifest().model.decoder.clone();
         let weights = Weights::resolve(&store, &params)?;
+        store.begin();
         let rope = RopeTable::new(&params.rope, weights.rope_factors.as_deref());
         Ok(Self { store, backend, params, weights, rope })
     }

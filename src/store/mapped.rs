@@ -29,6 +29,17 @@ impl Deref for Bytes {
     }
 }
 
+/// What is about to be done with mapped bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hint {
+    /// Nothing in particular.
+    Normal,
+    /// Single pages here and there.
+    Random,
+    /// All of it soon.
+    WillNeed,
+}
+
 /// A `.cgraph` file in memory, every bound checked at open. Clones share the bytes.
 #[derive(Clone, Debug)]
 pub struct MappedFile {
@@ -110,6 +121,43 @@ impl MappedFile {
             Bytes::Map(_) => 0,
             Bytes::Owned(bytes) => bytes.len(),
         }
+    }
+
+    /// Where the extent of `capsule` lies in the map; `None` where it has none or the file is not mapped.
+    pub(super) fn mapped_range(&self, capsule: &Capsule) -> Option<Range<usize>> {
+        let extent = capsule.extent.filter(|_| matches!(*self.bytes, Bytes::Map(_)))?;
+        self.range(extent.offset, extent.len)
+    }
+
+    /// Tells the system what is about to be done with `range`; where it does not listen nothing is lost.
+    pub(super) fn hint(&self, range: Range<usize>, hint: Hint) {
+        #[cfg(unix)]
+        if let Bytes::Map(map) = &*self.bytes {
+            let advice = match hint {
+                Hint::Normal => memmap2::Advice::Normal,
+                Hint::Random => memmap2::Advice::Random,
+                Hint::WillNeed => memmap2::Advice::WillNeed,
+            };
+            let _ = map.advise_range(advice, range.start, range.len());
+        }
+        #[cfg(not(unix))]
+        let _ = (range, hint);
+    }
+
+    /// Whether the page that holds byte `at` of the map can be read without the disk, as far as the system tells.
+    pub(super) fn is_in_memory(&self, at: usize) -> bool {
+        #[cfg(target_os = "linux")]
+        if let (Bytes::Map(map), true) = (&*self.bytes, at < self.bytes.len()) {
+            // SAFETY: no memory is involved.
+            let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+            let mut state = 0u8;
+            let address = map.as_ptr().wrapping_add(at).map_addr(|address| address / page * page);
+            // SAFETY: the page is one of the map, which covers its first page wholly; one byte is written.
+            let known = unsafe { libc::mincore(address.cast_mut().cast(), 1, &raw mut state) } == 0;
+            return !known || state & 1 == 1;
+        }
+        let _ = at;
+        true
     }
 
     /// The stored bytes of `tensor`, which belongs to `capsule` of this file.

@@ -8,6 +8,7 @@ pub mod fetch;
 pub mod fetch_files;
 pub mod mapped;
 mod open;
+mod read_ahead;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,6 +20,7 @@ use crate::container::header::Kind;
 use crate::container::manifest::{Capsule, Manifest, Residence, Tensor};
 use crate::error::{Error, Result};
 use mapped::MappedFile;
+use read_ahead::ReadAhead;
 
 /// What computes (docs/format.md speaks of what is stored).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +78,8 @@ pub struct Store {
     mode_reason: String,
     fetches: AtomicU64,
     hits: AtomicU64,
+    /// Where the weights were not in memory when the store was opened.
+    read_ahead: Option<ReadAhead>,
 }
 
 impl Store {
@@ -124,11 +128,33 @@ impl Store {
         self.hits.load(Ordering::Relaxed)
     }
 
+    /// What is small has been looked at, and computing is about to begin: from now on the weights, where they have
+    /// to come from the disk, are asked for in the order of use.
+    pub fn begin(&self) {
+        if let Some(read_ahead) = &self.read_ahead {
+            read_ahead.begin(self);
+        }
+    }
+
     /// Counts one use of capsule `index`: by a batch on its way through the graph, or by a fetch.
     pub(crate) fn count_use(&self, index: usize) {
+        if let Some(read_ahead) = &self.read_ahead {
+            read_ahead.reach(self, index);
+        }
         let own = self.manifest().capsules.get(index);
         let counter = if own.is_some_and(|c| self.is_from_full(c)) { &self.fetches } else { &self.hits };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The file that serves capsule `index`; the primary where there is no such capsule.
+    fn serving_file(&self, index: usize) -> &MappedFile {
+        self.capsule(index).map_or(&self.primary, |(file, _)| file)
+    }
+
+    /// Where capsule `index` lies in the map of the file that serves it.
+    fn mapped_range(&self, index: usize) -> Option<std::ops::Range<usize>> {
+        let (file, capsule) = self.capsule(index).ok()?;
+        file.mapped_range(capsule)
     }
 
     /// Whether the full file serves this capsule of the mini in the mode in force.
