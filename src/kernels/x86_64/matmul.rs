@@ -232,6 +232,20 @@ pub unsafe fn direct<E: Expand, D: Dot, const N: usize>(part: &Part<'_>, x: &Act
     }
 }
 
+/// `$body` for each of `$tiles` tiles of a block, one or eight: written out, so that the tile's number is a constant
+/// in it and every shift that depends on it an immediate one (5% of a prefill; [`direct`] is faster without).
+macro_rules! each_tile {
+    ($tiles:expr, |$t:ident| $body:block) => {
+        each_tile!(@ $tiles, $t, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $tiles:expr, $t:ident, $body:block, $($index:literal)*) => {
+        $(if $index < $tiles {
+            let $t = $index;
+            $body
+        })*
+    };
+}
+
 /// Expands `blocks`, whole blocks of one row group, into tiles `0 ..` of lane `lane` of `scratch`.
 ///
 /// # Safety
@@ -246,14 +260,14 @@ pub unsafe fn expand<E: Expand>(
 ) {
     for (b, block) in blocks.chunks_exact(E::BYTES).enumerate() {
         prefetch(block.as_ptr(), E::BYTES);
-        for t in 0..E::TILES {
+        each_tile!(E::TILES, |t| {
             // SAFETY: the block has BYTES bytes; the rest is the caller's promise.
             unsafe {
                 let mut regs = E::tile(block.as_ptr(), t);
                 bias_codes::<E>(biased, &mut regs.codes);
                 scratch.put::<E>(b * E::TILES + t, lane, lanes, &regs);
             }
-        }
+        });
     }
 }
 
