@@ -22,5 +22,7 @@ pub mod pack;
 mod panel;
 mod plan;
 mod scalar;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod shape;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
