@@ -6,6 +6,7 @@ use super::layout::GROUP;
 /// The integer form of an encoding: what decides the order of products and sums.
 pub trait Shape {
     /// Codes are i8; else they are u8, from which `1 << ZERO_SHIFT` (if not 0) is to be subtracted.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // NEON multiplies both as signed
     const SIGNED: bool;
     /// Largest unsigned code; decides how many products fit into 16 bits.
     const LARGEST: i32;
@@ -68,3 +69,27 @@ shape!(Q5K, 176, 8, false, 31, 0, false, true);
 shape!(Q6K, 210, 8, false, 63, 5, true, false);
 shape!(Iq4Nl, 18, 1, true, 128, 0, false, false);
 shape!(Iq4Xs, 136, 8, true, 128, 0, false, false);
+
+/// Calls `$form::<E>($argument)` with the type `E` of an encoding that has a vector form, else `$generic($argument)`.
+#[cfg(target_arch = "aarch64")]
+macro_rules! by_encoding {
+    ($encoding:expr, $form:ident, $generic:ident, $argument:expr) => {
+        match $encoding.name {
+            "q4_0" => $form::<$crate::kernels::shape::Q4_0>($argument),
+            "q4_1" => $form::<$crate::kernels::shape::Q4_1>($argument),
+            "q5_0" => $form::<$crate::kernels::shape::Q5_0>($argument),
+            "q5_1" => $form::<$crate::kernels::shape::Q5_1>($argument),
+            "q8_0" => $form::<$crate::kernels::shape::Q8_0>($argument),
+            "q2_k" => $form::<$crate::kernels::shape::Q2K>($argument),
+            "q3_k" => $form::<$crate::kernels::shape::Q3K>($argument),
+            "q4_k" => $form::<$crate::kernels::shape::Q4K>($argument),
+            "q5_k" => $form::<$crate::kernels::shape::Q5K>($argument),
+            "q6_k" => $form::<$crate::kernels::shape::Q6K>($argument),
+            "iq4_nl" => $form::<$crate::kernels::shape::Iq4Nl>($argument),
+            "iq4_xs" => $form::<$crate::kernels::shape::Iq4Xs>($argument),
+            _ => $generic($argument),
+        }
+    };
+}
+#[cfg(target_arch = "aarch64")]
+pub(super) use by_encoding;
