@@ -2,18 +2,23 @@
 
 use std::fmt;
 
+#[cfg(target_arch = "aarch64")]
+use super::aarch64 as native;
 use super::backend::{Activations, AttentionShape, Backend, Product};
 use super::encoding::TILE;
 use super::layout::{Part, Shared, is_sound};
 use super::panel::{DIRECT, Panel, SPAN, WIDTH, weave};
 use super::plan::{AttentionCut, Cut};
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+use super::scalar::native;
 use super::scalar::{self, attention::Call, elementwise::Row};
 #[cfg(target_arch = "x86_64")]
-use super::x86_64;
+use super::x86_64 as native;
 use crate::error::{Error, Result};
 use crate::pool::{Gate, Pool, Progress, ThreadOptions};
 
-/// Environment variable that forces an instruction set: `scalar`, `avx2`, `avxvnni` or `avx512`.
+/// Environment variable that forces an instruction set: `scalar`, `avx2`, `avxvnni`, `avx512`, `neon` or
+/// `neondot`.
 pub const ISA_VARIABLE: &str = "CAPSULEGRAPH_ISA";
 
 /// An instruction set for which there are kernels. All give the same bits.
@@ -28,11 +33,16 @@ pub enum Isa {
     AvxVnni,
     /// [`Avx2`](Self::Avx2) and AVX-512 F, BW, VL and VNNI.
     Avx512,
+    /// aarch64 with NEON.
+    Neon,
+    /// [`Neon`](Self::Neon) and the SDOT instruction (feature `dotprod`).
+    NeonDot,
 }
 
 impl Isa {
-    /// All, the fastest last.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512];
+    /// All; of one architecture's the fastest last.
+    pub const ALL: [Self; 6] =
+        [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Neon, Self::NeonDot];
 
     /// Its name in reports and in [`ISA_VARIABLE`].
     #[must_use]
@@ -42,20 +52,15 @@ impl Isa {
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avxvnni",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+            Self::NeonDot => "neondot",
         }
     }
 
     /// Whether this machine has it.
     #[must_use]
     pub fn is_available(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            x86_64::is_available(self)
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            self == Self::Scalar
-        }
+        native::is_available(self)
     }
 
     /// The fastest that this machine has.
@@ -68,6 +73,8 @@ impl Isa {
     fn budget(self) -> usize {
         match self {
             Self::Scalar => 1 << 17,
+            Self::Neon => 1 << 20,
+            Self::NeonDot => 1 << 22,
             Self::Avx2 => 1 << 23,
             Self::AvxVnni => 1 << 24,
             Self::Avx512 => 1 << 25,
@@ -170,24 +177,25 @@ impl Cpu {
         // SAFETY: passed on to the caller; `with_isa` checked that the machine has the instruction set.
         unsafe {
             match self.isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => x86_64::matmul(self.isa, part, x),
-                _ => scalar::matmul::run(part, x),
+                Isa::Scalar => scalar::matmul::run(part, x),
+                isa => native::matmul(isa, part, x),
             }
         }
     }
 }
 
-/// Chooses between the kernel for x86-64 vectors and the plain one, both called with the same arguments.
+/// Chooses between the plain kernel and the one for this architecture's vectors, both called with the same
+/// arguments.
 macro_rules! by_isa {
     ($self:ident, $module:ident :: $name:ident ( $($argument:expr),* )) => {
         match $self.isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => {
-                // SAFETY: `with_isa` checked that the machine has AVX2, FMA and F16C.
-                unsafe { x86_64::$module::$name($($argument),*) }
+            Isa::Scalar => scalar::$module::$name($($argument),*),
+            #[allow(unused_unsafe)] // where there are no vector kernels
+            _ => {
+                // SAFETY: `with_isa` checked that the machine has what all vector kernels of its architecture rely
+                // on: AVX2, FMA and F16C, or NEON.
+                unsafe { native::$module::$name($($argument),*) }
             }
-            _ => scalar::$module::$name($($argument),*),
         }
     };
 }
@@ -358,9 +366,8 @@ impl Backend for Cpu {
             // SAFETY: the shapes fit, the parts of a cut are disjoint, and `with_isa` checked the machine.
             unsafe {
                 match self.isa {
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => x86_64::attention::run(&call, kv, pairs),
-                    _ => scalar::attention::run(&call, kv, pairs),
+                    Isa::Scalar => scalar::attention::run(&call, kv, pairs),
+                    _ => native::attention::run(&call, kv, pairs),
                 }
             }
         })

@@ -8,6 +8,8 @@
 //! computed with it, on the thread count or on the instruction set. Each element has one fixed order of
 //! accumulation; fused multiply-add is used (and emulated exactly where the CPU lacks it); no system libm.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 #[cfg(test)]
 mod attention_tests;
 pub mod backend;
@@ -21,6 +23,10 @@ mod matmul_tests;
 pub mod pack;
 mod panel;
 mod plan;
+#[cfg(target_arch = "aarch64")]
+mod rows;
 mod scalar;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod shape;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

@@ -5,6 +5,10 @@
 
 use std::arch::x86_64::*;
 
+pub use crate::kernels::shape::{
+    Generic, Iq4Nl, Iq4Xs, Packed, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Shape,
+};
+
 /// One tile of eight rows.
 #[derive(Clone, Copy)]
 pub struct Regs {
@@ -16,72 +20,14 @@ pub struct Regs {
     pub min: [__m256; 2],
 }
 
-/// The integer form of an encoding: what decides the order of products and sums.
-pub trait Shape {
-    /// Codes are i8; else they are u8, from which `1 << ZERO_SHIFT` (if not 0) is to be subtracted.
-    const SIGNED: bool;
-    /// Largest unsigned code; decides how many products fit into 16 bits.
-    const LARGEST: i32;
-    /// See `SIGNED`.
-    const ZERO_SHIFT: i32;
-    /// As `layout::Scheme::halves`.
-    const HALVES: bool;
-    /// As `layout::Scheme::min`.
-    const MIN: bool;
-}
-
 /// An encoding that is unpacked in registers.
-pub trait Expand: Shape {
-    /// Bytes of eight interleaved blocks.
-    const BYTES: usize;
-    /// Tiles of a block.
-    const TILES: usize;
-
+pub trait Expand: Packed {
     /// Tile `t < TILES` of the eight blocks at `block`.
     ///
     /// # Safety
     /// `block` has `BYTES` readable bytes; the processor has AVX2, FMA and F16C.
     unsafe fn tile(block: *const u8, t: usize) -> Regs;
 }
-
-/// Any encoding, expanded through `Encoding::tile`.
-pub struct Generic;
-
-impl Shape for Generic {
-    const SIGNED: bool = true;
-    const LARGEST: i32 = 128;
-    const ZERO_SHIFT: i32 = 0;
-    const HALVES: bool = true;
-    const MIN: bool = true;
-}
-
-/// Declares an encoding: name, (signed, largest code, zero shift), (halves, min), block bytes, tiles.
-macro_rules! shape {
-    ($name:ident, $signed:literal, $largest:literal, $zero:literal, $halves:literal, $min:literal) => {
-        #[doc = concat!("ggml's ", stringify!($name), ".")]
-        pub struct $name;
-        impl Shape for $name {
-            const SIGNED: bool = $signed;
-            const LARGEST: i32 = $largest;
-            const ZERO_SHIFT: i32 = $zero;
-            const HALVES: bool = $halves;
-            const MIN: bool = $min;
-        }
-    };
-}
-
-shape!(Q4_0, false, 15, 3, false, false);
-shape!(Q4_1, false, 15, 0, false, true);
-shape!(Q5_0, false, 31, 4, false, false);
-shape!(Q5_1, false, 31, 0, false, true);
-shape!(Q8_0, true, 128, 0, false, false);
-shape!(Q2K, false, 3, 0, true, true);
-shape!(Q3K, false, 7, 2, true, false);
-shape!(Q4K, false, 15, 0, false, true);
-shape!(Q5K, false, 31, 0, false, true);
-shape!(Q6K, false, 63, 5, true, false);
-shape!(Iq4Nl, true, 128, 0, false, false);
-shape!(Iq4Xs, true, 128, 0, false, false);
 
 /// 32 bytes at `p + 32 i`.
 #[inline(always)]
@@ -159,11 +105,8 @@ unsafe fn add_fifth_bits(codes: &mut [__m256i; 8], high: __m256i) {
 
 /// Writes [`Expand`] for a 32-element block: `|block| (codes, scale, min)`.
 macro_rules! simple {
-    ($name:ident, $bytes:literal, |$p:ident| $body:block) => {
+    ($name:ident, |$p:ident| $body:block) => {
         impl Expand for $name {
-            const BYTES: usize = 8 * $bytes;
-            const TILES: usize = 1;
-
             #[inline(always)]
             unsafe fn tile($p: *const u8, _: usize) -> Regs {
                 // SAFETY: reads stay inside the block, whose bytes the caller vouches for.
@@ -176,26 +119,26 @@ macro_rules! simple {
     };
 }
 
-simple!(Q4_0, 18, |p| { (nibbles(p.add(16)), halves(p), _mm256_setzero_ps()) });
-simple!(Q4_1, 20, |p| { (nibbles(p.add(32)), halves(p), halves(p.add(16))) });
-simple!(Q5_0, 22, |p| {
+simple!(Q4_0, |p| { (nibbles(p.add(16)), halves(p), _mm256_setzero_ps()) });
+simple!(Q4_1, |p| { (nibbles(p.add(32)), halves(p), halves(p.add(16))) });
+simple!(Q5_0, |p| {
     let mut codes = nibbles(p.add(48));
     add_fifth_bits(&mut codes, vector(p.add(16), 0));
     (codes, halves(p), _mm256_setzero_ps())
 });
-simple!(Q5_1, 24, |p| {
+simple!(Q5_1, |p| {
     let mut codes = nibbles(p.add(64));
     add_fifth_bits(&mut codes, vector(p.add(32), 0));
     (codes, halves(p), halves(p.add(16)))
 });
-simple!(Q8_0, 34, |p| {
+simple!(Q8_0, |p| {
     let mut codes = [_mm256_setzero_si256(); 8];
     for (i, code) in codes.iter_mut().enumerate() {
         *code = vector(p.add(16), i);
     }
     (codes, halves(p), _mm256_setzero_ps())
 });
-simple!(Iq4Nl, 18, |p| {
+simple!(Iq4Nl, |p| {
     let mut codes = nibbles(p.add(16));
     look_up(&mut codes);
     (codes, halves(p), _mm256_setzero_ps())
@@ -275,11 +218,8 @@ unsafe fn affine(p: *const u8, t: usize) -> (__m256, __m256) {
 
 /// Writes [`Expand`] for a 256-element block: `|block, t| (codes, scale, min)`.
 macro_rules! super_block {
-    ($name:ident, $bytes:literal, |$p:ident, $t:ident| $body:block) => {
+    ($name:ident, |$p:ident, $t:ident| $body:block) => {
         impl Expand for $name {
-            const BYTES: usize = 8 * $bytes;
-            const TILES: usize = 8;
-
             #[inline(always)]
             unsafe fn tile($p: *const u8, $t: usize) -> Regs {
                 // SAFETY: reads stay inside the block, whose bytes the caller vouches for; t < 8.
@@ -292,7 +232,7 @@ macro_rules! super_block {
     };
 }
 
-super_block!(Q4K, 144, |p, t| {
+super_block!(Q4K, |p, t| {
     let mut codes = [_mm256_setzero_si256(); 8];
     let quants = p.add(128 + 256 * (t / 2));
     for (i, code) in codes.iter_mut().enumerate() {
@@ -301,7 +241,7 @@ super_block!(Q4K, 144, |p, t| {
     let (scale, min) = affine(p, t);
     (codes, [scale; 2], [min; 2])
 });
-super_block!(Q5K, 176, |p, t| {
+super_block!(Q5K, |p, t| {
     let mut codes = [_mm256_setzero_si256(); 8];
     let quants = p.add(384 + 256 * (t / 2));
     for (i, code) in codes.iter_mut().enumerate() {
@@ -311,7 +251,7 @@ super_block!(Q5K, 176, |p, t| {
     let (scale, min) = affine(p, t);
     (codes, [scale; 2], [min; 2])
 });
-super_block!(Q6K, 210, |p, t| {
+super_block!(Q6K, |p, t| {
     let mut codes = [_mm256_setzero_si256(); 8];
     let low = p.add(512 * (t / 4) + 256 * (t % 2));
     let high = p.add(1024 + 256 * (t / 4));
@@ -324,7 +264,7 @@ super_block!(Q6K, 210, |p, t| {
     let scale = [times_i8(d, scales), times_i8(d, scales.add(8))];
     (codes, scale, [_mm256_setzero_ps(); 2])
 });
-super_block!(Q3K, 110, |p, t| {
+super_block!(Q3K, |p, t| {
     let mut codes = [_mm256_setzero_si256(); 8];
     let low = p.add(256 + 256 * (t / 4));
     for (i, code) in codes.iter_mut().enumerate() {
@@ -336,7 +276,7 @@ super_block!(Q3K, 110, |p, t| {
     let scale = [times_q3_scale(d, scales, 2 * t), times_q3_scale(d, scales, 2 * t + 1)];
     (codes, scale, [_mm256_setzero_ps(); 2])
 });
-super_block!(Q2K, 84, |p, t| {
+super_block!(Q2K, |p, t| {
     let mut codes = [_mm256_setzero_si256(); 8];
     let quants = p.add(128 + 256 * (t / 4));
     for (i, code) in codes.iter_mut().enumerate() {
@@ -352,7 +292,7 @@ super_block!(Q2K, 84, |p, t| {
     }
     (codes, scale, min)
 });
-super_block!(Iq4Xs, 136, |p, t| {
+super_block!(Iq4Xs, |p, t| {
     let mut codes = nibbles(p.add(64 + 128 * t));
     look_up(&mut codes);
     let low = bits(bytes(p.add(32 + 8 * (t / 2))), t % 2 * 4, 15);

@@ -34,5 +34,6 @@ pub(super) fn is_available(isa: Isa) -> bool {
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512vnni")
         }
+        _ => false,
     }
 }
