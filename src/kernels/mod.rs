@@ -8,12 +8,14 @@
 //! computed with it, on the thread count or on the instruction set. Each element has one fixed order of
 //! accumulation; fused multiply-add is used (and emulated exactly where the CPU lacks it); no system libm.
 
+mod attention;
 #[cfg(test)]
 mod attention_tests;
 pub mod backend;
 pub mod cpu;
 pub mod encoding;
 pub(crate) mod encodings;
+pub mod kv;
 mod layout;
 pub mod math;
 #[cfg(test)]
@@ -22,5 +24,7 @@ pub mod pack;
 mod panel;
 mod plan;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
