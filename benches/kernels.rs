@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use capsulegraph::kernels::backend::{Activations, AttentionShape, Backend, Matrix, Product};
+use capsulegraph::kernels::backend::{Activations, AttentionWork, Backend, Matrix, Product, Queries};
 use capsulegraph::kernels::cpu::{Cpu, Isa};
+use capsulegraph::kernels::kv::{KvFormat, KvLayer, KvShape};
 use capsulegraph::kernels::{encoding, pack};
 use capsulegraph::pool::Gate;
 
@@ -42,21 +43,17 @@ fn product(cpu: &Cpu, name: &str, rows: usize, k: usize, n: usize) -> (f64, usiz
 
 /// Seconds of attention of n tokens after `start`, SmolLM's shape.
 fn attention(cpu: &Cpu, start: usize, n: usize) -> f64 {
-    let shape = AttentionShape {
-        heads: 9,
-        kv_heads: 3,
-        key_dim: 64,
-        value_dim: 64,
-        capacity: start + n,
-        start,
-        n,
-        scale: 0.125,
-    };
+    let shape =
+        KvShape { format: KvFormat::F16, kv_heads: 3, key_dim: 64, value_dim: 64, capacity: start + n };
+    let mut cache = KvLayer::new(shape).expect("a small cache");
+    let rows = vec![0.125; shape.capacity * 3 * 64];
+    cpu.store_kv(0, &rows, &rows, &mut cache);
     let q = vec![0.5; n * 9 * 64];
-    let cache = vec![0x3000u16; 3 * 64 * shape.capacity];
+    let queries = Queries { values: &q, n, heads: 9, start, scale: 0.125 };
+    let mut work = AttentionWork::default();
     let mut out = vec![0.0; q.len()];
     best(|| {
-        cpu.attention(&Gate::open(), 0, &shape, &q, &cache, &cache, &mut out);
+        cpu.attention(&Gate::open(), 0, &queries, &cache, &mut work, &mut out);
     })
 }
 

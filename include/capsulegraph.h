@@ -185,6 +185,16 @@
 #define CAPG_CHAT_NO_REPLY 1
 
 /**
+ * KV type: keys and values in half precision.
+ */
+#define CAPG_KV_F16 0
+
+/**
+ * KV type: 8-bit codes with a scale for every 32, about half the memory. Logits differ a little.
+ */
+#define CAPG_KV_Q8_0 1
+
+/**
  * Eval flag: compute the logits of every token given, not of the last alone.
  */
 #define CAPG_EVAL_ALL_LOGITS 1
@@ -618,6 +628,14 @@ typedef struct capg_session_options {
    * bit of the results.
    */
   uint32_t batch;
+  /**
+   * CAPG_KV_*: how keys and values of past tokens are kept.
+   */
+  uint32_t kv_type;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved;
 } capg_session_options;
 
 /**

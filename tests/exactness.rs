@@ -20,6 +20,7 @@ use capsulegraph::generate::eval::evaluate;
 use capsulegraph::generate::model::{Model, ModelOptions};
 use capsulegraph::generate::session::{FinishReason, GenerateOptions, Session, SessionOptions, Step};
 use capsulegraph::kernels::cpu::{Cpu, Isa};
+use capsulegraph::kernels::kv::KvFormat;
 use capsulegraph::pool::{CancelToken, Gate, Progress};
 use capsulegraph::split::{SplitOptions, split};
 use capsulegraph::store::{Mode, OpenOptions, Origin, Store};
@@ -63,7 +64,18 @@ fn store(disk: &MemoryDisk, name: &str, mode: Mode) -> Arc<Store> {
 /// Logits of every token, the prompt taken in batches of `batch` (0: all at once). With `slice` each call computes
 /// until a deadline so far ahead; gives the number of calls too.
 fn logits(decoder: &Decoder, tokens: &[u32], batch: usize, slice: Option<Duration>) -> (Vec<u32>, usize) {
-    let mut cache = KvCache::new(decoder.params(), tokens.len()).unwrap();
+    logits_with(decoder, KvFormat::F16, tokens, batch, slice)
+}
+
+/// The same with a KV cache of that format.
+fn logits_with(
+    decoder: &Decoder,
+    format: KvFormat,
+    tokens: &[u32],
+    batch: usize,
+    slice: Option<Duration>,
+) -> (Vec<u32>, usize) {
+    let mut cache = KvCache::new(decoder.params(), tokens.len(), format).unwrap();
     let mut forward = Forward::default();
     let (mut bits, mut calls) = (Vec::new(), 0);
     for part in tokens.chunks(if batch == 0 { tokens.len() } else { batch }) {
@@ -181,6 +193,36 @@ fn every_instruction_set_gives_the_same_bits() {
 }
 
 #[test]
+fn long_contexts_and_a_quantised_cache_give_the_same_bits() {
+    let model = TinyModel { blocks: 1, ..larger("q4_1") };
+    let full = store(&converted(&model), "m.cgraph", Mode::Exact);
+    // More than two of the chunks in which attention takes the positions.
+    let tokens = tokens(&model, 1100);
+    let (mut compared, mut by_format) = (0, Vec::new());
+    for format in KvFormat::ALL {
+        let mut wanted = None;
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available() && *isa != Isa::Scalar) {
+            for threads in [1, 2, 3] {
+                let decoder =
+                    Decoder::new(Arc::clone(&full), Arc::new(Cpu::with_isa(threads, isa).unwrap())).unwrap();
+                for (batch, slice) in [(0, None), (7, Some(Duration::from_micros(20))), (300, None)] {
+                    let (own, _) = logits_with(&decoder, format, &tokens, batch, slice);
+                    same(
+                        &own,
+                        wanted.get_or_insert_with(|| own.clone()),
+                        &format!("{format:?} {isa} {threads} {batch}"),
+                    );
+                    compared += 1;
+                }
+            }
+        }
+        by_format.extend(wanted);
+    }
+    println!("{compared} runs equal");
+    assert!(by_format.len() < 2 || by_format[0] != by_format[1], "the formats do differ");
+}
+
+#[test]
 fn light_capsules_do_change_fast() {
     let model = larger("f16");
     let disk = converted(&model);
@@ -203,7 +245,7 @@ fn model() -> Arc<Model> {
 }
 
 fn session(model: &Arc<Model>, context: usize) -> Session {
-    Session::new(Arc::clone(model), &SessionOptions { context, batch: 0 }).unwrap()
+    Session::new(Arc::clone(model), &SessionOptions { context, ..SessionOptions::default() }).unwrap()
 }
 
 /// Options that go on after an end token: a random model ends its text anywhere.

@@ -84,7 +84,7 @@ fn write_decoded(source: &Path, target: &Path) {
 }
 
 fn session(model: Arc<Model>) -> Session {
-    Session::new(model, &SessionOptions { context: 1024, batch: 0 }).unwrap()
+    Session::new(model, &SessionOptions { context: 1024, ..SessionOptions::default() }).unwrap()
 }
 
 struct Position {

@@ -4,7 +4,7 @@ use super::Decoder;
 use super::kv::KvCache;
 use super::weights::Projection;
 use crate::error::{Error, Result};
-use crate::kernels::backend::{Activations, AttentionShape, Product};
+use crate::kernels::backend::{Activations, AttentionWork, Product, Queries};
 use crate::pool::{Gate, Progress, StandardFloats};
 
 /// Whose logits a batch computes.
@@ -61,6 +61,7 @@ pub struct Forward {
     sin: Vec<f32>,
     logits: Vec<f32>,
     input: Activations,
+    attention: AttentionWork,
 }
 
 impl Default for Forward {
@@ -86,6 +87,7 @@ impl Default for Forward {
             sin: Vec::new(),
             logits: Vec::new(),
             input: Activations::default(),
+            attention: AttentionWork::default(),
         }
     }
 }
@@ -131,7 +133,7 @@ impl Forward {
             &self.sin,
             &self.logits,
         ];
-        floats.iter().map(|v| v.capacity() * 4).sum::<usize>() + self.input.bytes()
+        floats.iter().map(|v| v.capacity() * 4).sum::<usize>() + self.input.bytes() + self.attention.bytes()
     }
 }
 
@@ -328,32 +330,21 @@ impl Decoder {
     fn rope_and_store(&self, f: &mut Forward, cache: &mut KvCache) {
         let p = &self.params;
         let (heads, kv_heads) = (p.head_count as usize, p.head_count_kv as usize);
-        let (key_dim, value_dim) = (p.key_length as usize, p.value_length as usize);
+        let key_dim = p.key_length as usize;
         if self.rope.pairs() > 0 {
             self.backend.rope(&mut f.q, heads, key_dim, &f.cos, &f.sin);
             self.backend.rope(&mut f.k, kv_heads, key_dim, &f.cos, &f.sin);
         }
-        let capacity = cache.capacity();
-        let layer = cache.layer(f.block);
-        self.backend.store_kv(&f.k, kv_heads, key_dim, capacity, f.start, &mut layer.keys);
-        self.backend.store_kv(&f.v, kv_heads, value_dim, capacity, f.start, &mut layer.values);
+        self.backend.store_kv(f.start, &f.k, &f.v, cache.layer(f.block));
     }
 
     fn attend(&self, f: &mut Forward, cache: &mut KvCache, gate: &Gate) -> Progress {
         let p = &self.params;
-        let shape = AttentionShape {
-            heads: p.head_count as usize,
-            kv_heads: p.head_count_kv as usize,
-            key_dim: p.key_length as usize,
-            value_dim: p.value_length as usize,
-            capacity: cache.capacity(),
-            start: f.start,
-            n: f.tokens.len(),
-            scale: 1.0 / (p.key_length as f32).sqrt(),
-        };
-        f.attended.resize(shape.n * shape.heads * shape.value_dim, 0.0);
+        let (n, heads) = (f.tokens.len(), p.head_count as usize);
+        f.attended.resize(n * heads * p.value_length as usize, 0.0);
+        let scale = 1.0 / (p.key_length as f32).sqrt();
+        let queries = Queries { values: &f.q, n, heads, start: f.start, scale };
         let layer = cache.layer(f.block);
-        let (keys, values) = (&layer.keys, &layer.values);
-        self.backend.attention(gate, f.task, &shape, &f.q, keys, values, &mut f.attended)
+        self.backend.attention(gate, f.task, &queries, layer, &mut f.attention, &mut f.attended)
     }
 }

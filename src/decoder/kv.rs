@@ -1,14 +1,8 @@
-//! The KV cache: keys and values of all positions so far, in f16.
+//! The KV cache: keys and values of all positions so far.
 
 use crate::error::{Error, Result};
 use crate::graph::params::DecoderParams;
-
-/// Keys and values of one layer, `[kv_heads, capacity, dim]`, f16 bits.
-#[derive(Debug)]
-pub(super) struct KvLayer {
-    pub keys: Vec<u16>,
-    pub values: Vec<u16>,
-}
+use crate::kernels::kv::{KvFormat, KvLayer, KvShape};
 
 /// Sizes above this are probed before they are taken.
 const PROBED_BYTES: usize = 256 << 20;
@@ -17,46 +11,55 @@ const PROBED_BYTES: usize = 256 << 20;
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<KvLayer>,
-    capacity: usize,
+    shape: KvShape,
     len: usize,
 }
 
 impl KvCache {
-    /// A cache with room for `capacity` positions. Pages are committed by the system as they are used.
+    /// A cache with room for `capacity` positions. The system commits its pages as positions are first used.
     ///
     /// # Errors
     /// [`Error::Limit`] where it would exceed the address space or the system has no memory for it.
-    pub fn new(params: &DecoderParams, capacity: usize) -> Result<Self> {
+    pub fn new(params: &DecoderParams, capacity: usize, format: KvFormat) -> Result<Self> {
         let limit = || {
             Error::Limit(format!(
                 "a KV cache of {capacity} positions does not fit the memory; ask for a smaller context"
             ))
         };
-        let bytes = usize::try_from(Self::bytes_for(params, capacity)).map_err(|_| limit())?;
+        let shape = shape(params, capacity, format);
+        let bytes = usize::try_from(Self::bytes_for(params, capacity, format)).map_err(|_| limit())?;
         // Asked for at once and given back, so that an impossible size is an answer and not an abort. Small
         // sizes are not probed: giving them back would make the allocator clear (and so commit) them later.
         if bytes > PROBED_BYTES {
             Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| limit())?;
         }
-        let layer = |_| KvLayer {
-            // Zeroed pages come from the system on first use, so positions never reached cost nothing.
-            keys: vec![0; params.k_width() * capacity],
-            values: vec![0; params.v_width() * capacity],
-        };
-        Ok(Self { layers: (0..params.block_count).map(layer).collect(), capacity, len: 0 })
+        let layer = |_| KvLayer::new(shape).map_err(|_| limit());
+        let layers = (0..params.block_count).map(layer).collect::<Result<_>>()?;
+        Ok(Self { layers, shape, len: 0 })
     }
 
     /// Bytes of a cache of `capacity` positions.
     #[must_use]
-    pub fn bytes_for(params: &DecoderParams, capacity: usize) -> u64 {
-        let position = (params.k_width() + params.v_width()) as u64 * 2 * u64::from(params.block_count);
-        position.saturating_mul(capacity as u64)
+    pub fn bytes_for(params: &DecoderParams, capacity: usize, format: KvFormat) -> u64 {
+        shape(params, capacity, format).bytes().saturating_mul(u64::from(params.block_count))
+    }
+
+    /// Bytes of this cache.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.shape.bytes().saturating_mul(self.layers.len() as u64)
+    }
+
+    /// How elements are stored.
+    #[must_use]
+    pub fn format(&self) -> KvFormat {
+        self.shape.format
     }
 
     /// Positions that there is room for.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.shape.capacity
     }
 
     /// Positions that are filled.
@@ -82,5 +85,16 @@ impl KvCache {
 
     pub(super) fn advance(&mut self, n: usize) {
         self.len += n;
+    }
+}
+
+/// Sizes of each layer's cache.
+fn shape(params: &DecoderParams, capacity: usize, format: KvFormat) -> KvShape {
+    KvShape {
+        format,
+        kv_heads: params.head_count_kv as usize,
+        key_dim: params.key_length as usize,
+        value_dim: params.value_length as usize,
+        capacity,
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::cancel::{capg_cancel, token};
+use super::convert::reserved;
 use super::error::{Failure, capg_error};
 use super::handle::{Handle, release, share};
 use super::input::{array, flags};
@@ -14,8 +15,14 @@ use super::panic::guard;
 use super::status::{CAPG_ERROR_BUSY, CAPG_ERROR_INTERNAL, capg_status};
 use super::text::{Utf8, capg_text};
 use crate::generate::session::{FinishReason, Session, SessionOptions};
+use crate::kernels::kv::KvFormat;
 use crate::report::Report;
 use crate::report::memory::MemorySampler;
+
+/// KV type: keys and values in half precision.
+pub const CAPG_KV_F16: u32 = 0;
+/// KV type: 8-bit codes with a scale for every 32, about half the memory. Logits differ a little.
+pub const CAPG_KV_Q8_0: u32 = 1;
 
 /// Eval flag: compute the logits of every token given, not of the last alone.
 pub const CAPG_EVAL_ALL_LOGITS: u32 = 1;
@@ -31,6 +38,10 @@ pub struct capg_session_options {
     /// Tokens that are evaluated together while a prompt is read; 0: what suits the machine. It never changes a
     /// bit of the results.
     pub batch: u32,
+    /// CAPG_KV_*: how keys and values of past tokens are kept.
+    pub kv_type: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 // SAFETY: integers without padding.
@@ -114,6 +125,19 @@ impl State {
     }
 }
 
+impl capg_session_options {
+    /// The library's options.
+    fn checked(self) -> Result<SessionOptions, Failure> {
+        reserved(self.reserved, "options.reserved")?;
+        let kv_format = match self.kv_type {
+            CAPG_KV_F16 => KvFormat::F16,
+            CAPG_KV_Q8_0 => KvFormat::Q8_0,
+            other => return Err(Failure::invalid(format!("options.kv_type is {other}, no CAPG_KV_*"))),
+        };
+        Ok(SessionOptions { context: self.context as usize, batch: self.batch as usize, kv_format })
+    }
+}
+
 /// Makes a session; it keeps its model alive. options: nullable. Errors: LIMIT where the KV cache does not fit.
 /// Thread class: any.
 #[unsafe(no_mangle)]
@@ -129,7 +153,7 @@ pub unsafe extern "C" fn capg_session_new(
             let out = HandleOut::required(session, "session")?;
             (out, share(model, "model")?, read(options)?)
         };
-        let options = SessionOptions { context: o.context as usize, batch: o.batch as usize };
+        let options = o.checked()?;
         let session = Session::new(Arc::clone(&model.model), &options)?;
         let context = session.context();
         let state = State {

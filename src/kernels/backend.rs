@@ -5,6 +5,7 @@
 //! where they were interrupted never changes a bit of the result.
 
 use super::encoding::Encoding;
+use super::kv::KvLayer;
 use super::panel::Panel;
 use crate::pool::{Gate, Progress};
 
@@ -73,25 +74,33 @@ pub struct Product<'a> {
     pub out: &'a mut [f32],
 }
 
-/// Shapes of one attention call over a KV cache laid out `[kv_heads, capacity, head_dim]` (f16 bits).
+/// The queries of one attention call.
 #[derive(Clone, Copy, Debug)]
-pub struct AttentionShape {
-    /// Query heads; a multiple of `kv_heads`.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Elements per head of a key (and query).
-    pub key_dim: usize,
-    /// Elements per head of a value.
-    pub value_dim: usize,
-    /// Positions that the cache has room for (the stride between heads).
-    pub capacity: usize,
-    /// Position of the first of the n query tokens; token t sees the positions `0 ..= start + t`.
-    pub start: usize,
+pub struct Queries<'a> {
+    /// `[n, heads * key_dim]`.
+    pub values: &'a [f32],
     /// Query tokens.
     pub n: usize,
+    /// Query heads; a multiple of the cache's `kv_heads`.
+    pub heads: usize,
+    /// Position of the first token; token t sees the positions `0 ..= start + t`.
+    pub start: usize,
     /// Factor on the scores, usually `1 / sqrt(key_dim)`.
     pub scale: f32,
+}
+
+/// What an attention call that was paused keeps until it is resumed; its buffer is reused by later calls.
+#[derive(Debug, Default)]
+pub struct AttentionWork {
+    pub(super) states: Vec<f32>,
+}
+
+impl AttentionWork {
+    /// Bytes of the buffer.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.states.capacity() * size_of::<f32>()
+    }
 }
 
 /// Arithmetic for the decoder. Implementations are immutable and shared between sessions; every method
@@ -121,28 +130,18 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// `x` is `[n, heads * head_dim]`, `cos` and `sin` are `[n, pairs]`.
     fn rope(&self, x: &mut [f32], heads: usize, head_dim: usize, cos: &[f32], sin: &[f32]);
 
-    /// Rounds `x`, `[n, kv_heads * dim]`, to f16 (nearest even) into a cache `[kv_heads, capacity, dim]` at
-    /// positions `start .. start + n`.
-    fn store_kv(
-        &self,
-        x: &[f32],
-        kv_heads: usize,
-        dim: usize,
-        capacity: usize,
-        start: usize,
-        cache: &mut [u16],
-    );
+    /// Rounds `keys`, `[n, kv_heads * key_dim]`, and `values`, `[n, kv_heads * value_dim]`, to the format of `cache`
+    /// (to nearest, ties to even) and stores them at the positions `start .. start + n`.
+    fn store_kv(&self, start: usize, keys: &[f32], values: &[f32], cache: &mut KvLayer);
 
-    /// Causal softmax attention; `q` is `[n, heads * key_dim]`, `out` is `[n, heads * value_dim]`.
-    #[allow(clippy::too_many_arguments)]
+    /// Causal softmax attention; `out` is `[n, heads * value_dim]`. `work` must be the same when a call is resumed.
     fn attention(
         &self,
         gate: &Gate,
         from: usize,
-        shape: &AttentionShape,
-        q: &[f32],
-        keys: &[u16],
-        values: &[u16],
+        queries: &Queries<'_>,
+        cache: &KvLayer,
+        work: &mut AttentionWork,
         out: &mut [f32],
     ) -> Progress;
 

@@ -4,14 +4,16 @@ use std::fmt;
 
 #[cfg(target_arch = "aarch64")]
 use super::aarch64 as native;
-use super::backend::{Activations, AttentionShape, Backend, Product};
+use super::attention::{self, Call, room, state_len};
+use super::backend::{Activations, AttentionWork, Backend, Product, Queries};
 use super::encoding::TILE;
+use super::kv::{self, BLOCK, KvLayer, Rounding, Rows};
 use super::layout::{Part, Shared, is_sound};
 use super::panel::{DIRECT, Panel, SPAN, WIDTH, weave};
-use super::plan::{AttentionCut, Cut};
+use super::plan::{AttentionCut, AttentionPart, AttentionSize, Cut};
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 use super::scalar::native;
-use super::scalar::{self, attention::Call, elementwise::Row};
+use super::scalar::{self, attention::Scalar, elementwise::Row};
 #[cfg(target_arch = "x86_64")]
 use super::x86_64 as native;
 use crate::error::{Error, Result};
@@ -182,6 +184,36 @@ impl Cpu {
             }
         }
     }
+
+    /// Computes one task of attention.
+    ///
+    /// # Safety
+    /// As `attention::run`.
+    unsafe fn attend(&self, call: &Call<'_>, part: &AttentionPart) {
+        // SAFETY: passed on to the caller; `with_isa` checked that the machine has the instruction set.
+        unsafe {
+            match self.isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => native::attend(self.isa, call, part),
+                _ => attention::run::<Scalar>(call, part),
+            }
+        }
+    }
+
+    /// Merges the split chunks of one pair.
+    ///
+    /// # Safety
+    /// As `attention::gather`.
+    unsafe fn gather(&self, call: &Call<'_>, kv: usize, pair: usize) {
+        // SAFETY: as above.
+        unsafe {
+            match self.isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => native::gather(self.isa, call, kv, pair),
+                _ => attention::gather::<Scalar>(call, kv, pair),
+            }
+        }
+    }
 }
 
 /// Chooses between the plain kernel and the one for this architecture's vectors, both called with the same
@@ -198,6 +230,16 @@ macro_rules! by_isa {
             }
         }
     };
+}
+
+impl Rounding for Cpu {
+    fn halves(&self, x: &[f32], out: &mut [u16]) {
+        by_isa!(self, elementwise::to_f16(x, out));
+    }
+
+    fn codes(&self, x: &[f32; BLOCK], out: &mut [i8; BLOCK]) -> f32 {
+        by_isa!(self, elementwise::quantize(x, out))
+    }
 }
 
 /// The product of dimensions; `None` on overflow, so that no wrapped length lets parts of a slice overlap.
@@ -311,28 +353,23 @@ impl Backend for Cpu {
         });
     }
 
-    fn store_kv(
-        &self,
-        x: &[f32],
-        kv_heads: usize,
-        dim: usize,
-        capacity: usize,
-        start: usize,
-        cache: &mut [u16],
-    ) {
-        let fits = product(&[kv_heads, capacity, dim]) == Some(cache.len()) && !cache.is_empty();
-        // Not more than the cache's length, where that fits and is not 0.
-        let width = if fits { kv_heads * dim } else { 0 };
-        let n = x.len().checked_div(width).unwrap_or(0);
-        debug_assert!(fits && x.len() == n * width && n <= capacity && start <= capacity - n);
-        let cache = Shared::new(cache);
-        self.each_row(n.min(capacity.saturating_sub(start)), width, &|t| {
-            for head in 0..kv_heads {
-                // SAFETY: each task has its own position, each head its own range.
-                let out = unsafe { cache.part((head * capacity + start + t) * dim, dim) };
-                let x = &x[t * width + head * dim..][..dim];
-                by_isa!(self, elementwise::to_f16(x, out));
-            }
+    fn store_kv(&self, start: usize, keys: &[f32], values: &[f32], cache: &mut KvLayer) {
+        let s = *cache.shape();
+        let width = s.kv_heads * s.key_dim;
+        let n = keys.len().checked_div(width).unwrap_or(0);
+        let fits = keys.len() == n * width
+            && values.len() == n * s.kv_heads * s.value_dim
+            && start.checked_add(n).is_some_and(|end| end <= s.capacity);
+        debug_assert!(fits, "{n} positions from {start} do not fit {s:?}");
+        if !fits || n == 0 {
+            return;
+        }
+        let rows = Rows { start, n, keys, values };
+        let writer = cache.writer();
+        let (first, end) = (start / kv::TILE, (start + n).div_ceil(kv::TILE));
+        self.each_row(end - first, kv::TILE * (width + s.kv_heads * s.value_dim), &|i| {
+            // SAFETY: the rows fit, and each task has its own tile.
+            unsafe { writer.store(first + i, &rows, self) };
         });
     }
 
@@ -340,37 +377,51 @@ impl Backend for Cpu {
         &self,
         gate: &Gate,
         from: usize,
-        shape: &AttentionShape,
-        q: &[f32],
-        keys: &[u16],
-        values: &[u16],
+        queries: &Queries<'_>,
+        cache: &KvLayer,
+        work: &mut AttentionWork,
         out: &mut [f32],
     ) -> Progress {
-        let s = *shape;
+        let (s, q) = (cache.shape(), queries);
         let fits = s.kv_heads > 0
-            && s.heads.is_multiple_of(s.kv_heads)
-            && s.start.checked_add(s.n).is_some_and(|end| end <= s.capacity)
-            && product(&[s.n, s.heads, s.key_dim]) == Some(q.len())
-            && product(&[s.n, s.heads, s.value_dim]) == Some(out.len())
-            && product(&[s.kv_heads, s.capacity, s.key_dim]).is_some_and(|len| keys.len() >= len)
-            && product(&[s.kv_heads, s.capacity, s.value_dim]).is_some_and(|len| values.len() >= len);
+            && q.heads.is_multiple_of(s.kv_heads)
+            && q.start.checked_add(q.n).is_some_and(|end| end <= s.capacity)
+            && product(&[q.n, q.heads, s.key_dim]) == Some(q.values.len())
+            && product(&[q.n, q.heads, s.value_dim]) == Some(out.len());
         debug_assert!(fits, "shapes of attention do not fit: {s:?}");
-        if !fits {
+        if !fits || out.is_empty() {
             out.fill(f32::NAN);
             return Progress::Done;
         }
-        let cut = AttentionCut::new(shape, self.isa.budget(), self.threads());
-        let call = Call { shape: s, q, keys, values, out: Shared::new(out) };
-        self.pool.run(gate, from, cut.tasks(), &|task| {
-            let (kv, pairs) = cut.part(task);
-            // SAFETY: the shapes fit, the parts of a cut are disjoint, and `with_isa` checked the machine.
-            unsafe {
-                match self.isa {
-                    Isa::Scalar => scalar::attention::run(&call, kv, pairs),
-                    _ => native::attention::run(&call, kv, pairs),
-                }
+        let size = AttentionSize {
+            kv_heads: s.kv_heads,
+            pairs: q.n * (q.heads / s.kv_heads),
+            positions: q.start + q.n,
+            work: s.key_dim + s.value_dim,
+            state: state_len(s.value_row()),
+        };
+        let cut = AttentionCut::new(size, self.isa.budget(), self.threads());
+        let states = Shared::new(room(&mut work.states, cut.state_elements()));
+        let call = Call { queries: *queries, cache, cut, states, out: Shared::new(out) };
+        let mut from = from;
+        while from < cut.tasks() {
+            let end = cut.barrier(from);
+            let progress = self.pool.run(gate, from, end, &|task| {
+                // SAFETY: the shapes fit, the parts between two barriers are disjoint.
+                unsafe { self.attend(&call, &cut.part(task)) };
+            });
+            if let Progress::Paused(task) = progress {
+                return Progress::Paused(task);
             }
-        })
+            from = end;
+        }
+        if cut.is_split() {
+            self.each_row(s.kv_heads * size.pairs, cut.chunks() * size.state, &|i| {
+                // SAFETY: as above; all chunks are done.
+                unsafe { self.gather(&call, i / size.pairs, i % size.pairs) };
+            });
+        }
+        Progress::Done
     }
 
     fn swiglu(&self, gate: &mut [f32], up: &[f32]) {

@@ -98,6 +98,12 @@ pub(super) fn sum_lanes(l: &[f32; 8]) -> f32 {
     ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
 }
 
+/// Sum of sixteen lanes in the order that every kernel uses: the halves are added, then as [`sum_lanes`].
+#[inline(always)]
+pub(super) fn sum_lanes_16(l: &[f32; 16]) -> f32 {
+    sum_lanes(&std::array::from_fn(|i| l[i] + l[i + 8]))
+}
+
 /// [`sum_lanes`] in f64.
 #[inline(always)]
 pub(super) fn sum_lanes_f64(l: &[f64; 8]) -> f64 {

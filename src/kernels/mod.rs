@@ -10,12 +10,14 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod attention;
 #[cfg(test)]
 mod attention_tests;
 pub mod backend;
 pub mod cpu;
 pub mod encoding;
 pub(crate) mod encodings;
+pub mod kv;
 mod layout;
 pub mod math;
 #[cfg(test)]
@@ -28,5 +30,7 @@ mod rows;
 mod scalar;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod shape;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

@@ -1,7 +1,9 @@
 //! How matrix products and attention are cut into tasks. A pure function of shapes, threads and budget, so
 //! that a paused call finds the same tasks when it resumes.
 
-use super::backend::AttentionShape;
+use std::ops::Range;
+
+use super::attention::CHUNK;
 use super::layout::GROUP;
 
 /// Multiply-adds below which a further cut costs more than it evens out.
@@ -42,7 +44,7 @@ impl Cut {
     }
 
     /// Row groups and columns of task `index`; rows vary fastest.
-    pub(super) fn part(&self, index: usize) -> [std::ops::Range<usize>; 2] {
+    pub(super) fn part(&self, index: usize) -> [Range<usize>; 2] {
         let blocks = self.groups.div_ceil(self.group_block).max(1);
         let group = index % blocks * self.group_block;
         let column = index / blocks * self.column_block;
@@ -53,41 +55,122 @@ impl Cut {
     }
 }
 
-/// The cut of one attention call. The queries of a key head are its pairs (token, query head), token by token.
+/// Pairs of one task at most: enough to share the decoding of keys and values.
+const PAIRS: usize = 64;
+
+/// Elements of the states of split chunks at most (16 MiB).
+const SPLIT_ELEMENTS: usize = 1 << 22;
+
+/// Sizes of one attention call. The queries of a key head are its pairs (token, query head), token by token.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AttentionCut {
-    /// Pairs of one key head, and of one task.
-    pairs: usize,
-    block: usize,
-    kv_heads: usize,
+pub(super) struct AttentionSize {
+    pub kv_heads: usize,
+    /// Pairs of one key head.
+    pub pairs: usize,
+    /// Positions that the last pair sees.
+    pub positions: usize,
+    /// Multiply-adds of one pair and position.
+    pub work: usize,
+    /// Elements of the state of one pair.
+    pub state: usize,
 }
 
-/// Pairs of one task at most: enough to share the conversion of keys and values.
-const PAIRS: usize = 32;
+/// The cut of one attention call: tasks are blocks of pairs times runs of chunks. Chunks are either taken in order,
+/// one run by all tasks after the other, or *split*: all at once, and merged afterwards.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AttentionCut {
+    size: AttentionSize,
+    chunks: usize,
+    /// Pairs and chunks of a task.
+    block: usize,
+    step: usize,
+    split: bool,
+}
+
+/// What one task computes.
+#[derive(Clone, Debug)]
+pub(super) struct AttentionPart {
+    pub kv: usize,
+    pub pairs: Range<usize>,
+    pub chunks: Range<usize>,
+}
 
 impl AttentionCut {
-    /// Cuts so that a task has at most `budget` multiply-adds (or one pair), and one token's heads are
-    /// spread over all threads.
-    pub(super) fn new(shape: &AttentionShape, budget: usize, threads: usize) -> Self {
-        let pairs = shape.n * (shape.heads / shape.kv_heads.max(1));
-        let work = (shape.start + shape.n) * (shape.key_dim + shape.value_dim);
-        let mut block = (budget / work.max(1)).clamp(1, PAIRS).min(pairs.max(1));
-        let tasks = |block: usize| pairs.div_ceil(block) * shape.kv_heads;
-        while block > 1 && tasks(block) < 4 * threads && !tasks(block).is_multiple_of(threads) {
-            block /= 2;
+    /// Cuts so that a task has at most `budget` multiply-adds (or one pair and chunk), and all threads have work.
+    pub(super) fn new(size: AttentionSize, budget: usize, threads: usize) -> Self {
+        let chunks = size.positions.div_ceil(CHUNK).max(1);
+        // Multiply-adds of one pair and chunk.
+        let unit = (size.positions.min(CHUNK) * size.work).max(1);
+        let mut cut = Self { size, chunks, block: 1, step: 1, split: false };
+        cut.block = (budget / unit).clamp(1, PAIRS).min(size.pairs.max(1));
+        let states = size.kv_heads.saturating_mul(size.pairs).saturating_mul(chunks * size.state);
+        cut.split = threads > 1 && chunks > 1 && cut.wave() < 8 * threads && states <= SPLIT_ELEMENTS;
+        while !cut.split && cut.wave() < 4 * threads && cut.block * unit > 2 * SMALLEST && cut.block > 1 {
+            cut.block = cut.block.div_ceil(2);
         }
-        Self { pairs, block, kv_heads: shape.kv_heads }
+        cut.step = (budget / (cut.block * unit)).clamp(1, chunks);
+        if cut.split {
+            cut.step = cut.step.min((cut.wave() * chunks / (8 * threads)).max(1));
+        }
+        cut
+    }
+
+    /// Pairs of one key head.
+    pub(super) fn pairs(&self) -> usize {
+        self.size.pairs
+    }
+
+    /// Number of chunks.
+    pub(super) fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    /// Whether all chunks are computed at once and merged afterwards.
+    pub(super) fn is_split(&self) -> bool {
+        self.split
+    }
+
+    /// Whether a pair's chunks are computed by several tasks, one after the other.
+    pub(super) fn keeps_states(&self) -> bool {
+        !self.split && self.step < self.chunks
+    }
+
+    /// Elements of the states that outlive their task.
+    pub(super) fn state_elements(&self) -> usize {
+        let one = self.size.kv_heads * self.size.pairs * self.size.state;
+        if self.split {
+            one * self.chunks
+        } else if self.keeps_states() {
+            one
+        } else {
+            0
+        }
+    }
+
+    /// Tasks of one run of chunks.
+    fn wave(&self) -> usize {
+        self.size.kv_heads * self.size.pairs.div_ceil(self.block)
     }
 
     /// Number of tasks.
     pub(super) fn tasks(&self) -> usize {
-        self.kv_heads * self.pairs.div_ceil(self.block)
+        self.wave() * self.chunks.div_ceil(self.step)
     }
 
-    /// Key head and pairs of task `index`.
-    pub(super) fn part(&self, index: usize) -> (usize, std::ops::Range<usize>) {
-        let blocks = self.pairs.div_ceil(self.block).max(1);
-        let first = index % blocks * self.block;
-        (index / blocks, first..(first + self.block).min(self.pairs))
+    /// The first task after `task` that may not begin before all below it are done.
+    pub(super) fn barrier(&self, task: usize) -> usize {
+        if self.split { self.tasks() } else { (task / self.wave() + 1) * self.wave() }
+    }
+
+    /// What task `index` computes. Later pairs, which see more, come first.
+    pub(super) fn part(&self, index: usize) -> AttentionPart {
+        let (run, index) = (index / self.wave(), index % self.wave());
+        let blocks = self.size.pairs.div_ceil(self.block);
+        let first = (blocks - 1 - index / self.size.kv_heads) * self.block;
+        AttentionPart {
+            kv: index % self.size.kv_heads,
+            pairs: first..(first + self.block).min(self.size.pairs),
+            chunks: run * self.step..((run + 1) * self.step).min(self.chunks),
+        }
     }
 }

@@ -124,6 +124,8 @@ pub struct MemoryReport {
     pub pinned_bytes: u64,
     /// The KV cache, at the length it was made for.
     pub kv_bytes: u64,
+    /// How the KV cache stores its elements: `f16` or `q8_0`.
+    pub kv_type: String,
     /// Buffers of activations and logits.
     pub buffers_bytes: u64,
 }
@@ -276,6 +278,7 @@ fn memory_report(session: &Session, sampler: &MemorySampler) -> MemoryReport {
         peak_anonymous_bytes: peak.anonymous,
         pinned_bytes: pinned.map(Capsule::stored_bytes).sum(),
         kv_bytes,
+        kv_type: session.kv_format().name().to_owned(),
         buffers_bytes,
     }
 }

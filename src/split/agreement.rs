@@ -64,7 +64,8 @@ pub(super) fn after_split(
 /// The most likely next token after each of `tokens`.
 fn most_likely(model: Arc<Model>, tokens: &[u32], options: &SplitOptions) -> Result<Vec<usize>> {
     let vocab = model.decoder().params().vocab_size as usize;
-    let mut session = Session::new(model, &SessionOptions { context: tokens.len(), batch: 0 })?;
+    let mut session =
+        Session::new(model, &SessionOptions { context: tokens.len(), ..SessionOptions::default() })?;
     let mut best = Vec::with_capacity(tokens.len());
     for part in tokens.chunks(32) {
         let logits = session.eval(part, true, options.cancel.as_ref())?;

@@ -12,6 +12,7 @@ use capsulegraph::decoder::forward::{Forward, Logits};
 use capsulegraph::decoder::kv::KvCache;
 use capsulegraph::kernels::backend::Backend;
 use capsulegraph::kernels::cpu::Cpu;
+use capsulegraph::kernels::kv::KvFormat;
 use capsulegraph::pool::{Gate, Progress};
 use capsulegraph::split::{SplitOptions, split};
 use capsulegraph::store::fetch::FetchLayout;
@@ -145,7 +146,7 @@ fn use_tokenizer(store: &Store) -> Result<()> {
 fn evaluate(store: &Arc<Store>) -> Result<()> {
     let decoder = Decoder::new(Arc::clone(store), cpu())?;
     let tokens = [1, 5, 77, 2].map(|id| id % decoder.params().vocab_size);
-    let mut cache = KvCache::new(decoder.params(), tokens.len())?;
+    let mut cache = KvCache::new(decoder.params(), tokens.len(), KvFormat::F16)?;
     let mut forward = Forward::default();
     decoder.begin(&mut forward, &cache, &tokens, Logits::All)?;
     let gate = Gate { deadline: Some(Instant::now() + TIME_CAP), cancel: None };

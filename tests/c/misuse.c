@@ -316,6 +316,12 @@ static void sessions(const capg_model *model) {
     options.context = UINT32_MAX;
     FAILS(CAPG_ERROR_LIMIT, capg_session_new(model, &options, &session, &error));
 #endif
+    options.context = 0;
+    options.kv_type = 2;
+    INVALID(capg_session_new(model, &options, &session, &error));
+    options.kv_type = CAPG_KV_Q8_0;
+    options.reserved = 1;
+    INVALID(capg_session_new(model, &options, &session, &error));
     OK(capg_session_new(model, NULL, &session, &error));
     INVALID(capg_session_generate(NULL, &id, 1, NULL, NULL, NULL, NULL, &number, &error));
     INVALID(capg_session_generate(session, NULL, 1, NULL, NULL, NULL, NULL, &number, &error));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use capsulegraph::Error;
 use capsulegraph::generate::SamplingOptions;
 use capsulegraph::generate::session::GenerateOptions;
+use capsulegraph::kernels::kv::KvFormat;
 use capsulegraph::pool::{MAX_THREADS, Priority};
 use capsulegraph::split::plan::Light;
 use capsulegraph::store::fetch::FetchLayout;
@@ -181,6 +182,9 @@ pub struct ComputeArgs {
     /// Context length in tokens [default: the model's, at most 4096]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub ctx: Option<usize>,
+    /// How the KV cache stores keys and values: f16, or q8_0 for about half the memory
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub kv_type: KvFormat,
 }
 
 /// How text is generated.

@@ -77,7 +77,7 @@ impl ComputeArgs {
 
     /// Makes a session on `model` with exactly `context` positions.
     pub fn session_of(&self, model: Arc<Model>, context: usize) -> Result<Session> {
-        Session::new(model, &SessionOptions { context, batch: self.batch })
+        Session::new(model, &SessionOptions { context, batch: self.batch, kv_format: self.kv_type })
     }
 }
 

@@ -2,93 +2,66 @@
 
 use std::ops::Range;
 
-use crate::kernels::backend::AttentionShape;
-use crate::kernels::layout::Shared;
-use crate::kernels::math::{exp, f16_to_f32, fma, sum_lanes};
+use crate::kernels::attention::{Buffers, CHUNK, Call, Kernel, MIXED, room, state_len};
+use crate::kernels::kv::TILE;
+use crate::kernels::math::{exp, fma, sum_lanes_16};
 
-/// What all tasks of one attention call read and write.
-#[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
-    pub shape: AttentionShape,
-    pub q: &'a [f32],
-    pub keys: &'a [u16],
-    pub values: &'a [u16],
-    pub out: Shared<f32>,
-}
+/// The kernel in plain Rust, which defines the bits of all others.
+pub struct Scalar;
 
-impl<'a> Call<'a> {
-    /// Query heads per key head.
-    pub fn heads_per_key(&self) -> usize {
-        self.shape.heads / self.shape.kv_heads
-    }
-
-    /// Positions that pair `pair` sees.
-    pub fn visible(&self, pair: usize) -> usize {
-        self.shape.start + pair / self.heads_per_key() + 1
-    }
-
-    /// Index of the (token, head) that pair `pair` of key head `kv` stands for, in `[n, heads]`.
-    pub fn row(&self, kv: usize, pair: usize) -> usize {
-        let per_key = self.heads_per_key();
-        pair / per_key * self.shape.heads + kv * per_key + pair % per_key
-    }
-
-    /// The query of a pair.
-    pub fn query(&self, kv: usize, pair: usize) -> &'a [f32] {
-        &self.q[self.row(kv, pair) * self.shape.key_dim..][..self.shape.key_dim]
-    }
-
-    /// The keys of head `kv`, `[capacity, key_dim]`.
-    pub fn keys(&self, kv: usize) -> &'a [u16] {
-        let len = self.shape.capacity * self.shape.key_dim;
-        &self.keys[kv * len..][..len]
-    }
-
-    /// The values of head `kv`, `[capacity, value_dim]`.
-    pub fn values(&self, kv: usize) -> &'a [u16] {
-        let len = self.shape.capacity * self.shape.value_dim;
-        &self.values[kv * len..][..len]
-    }
-}
-
-/// Computes `pairs` of key head `kv`. A score is one chain of fused steps along the dimension, times the
-/// scale; the weights' sum runs in eight lanes by position; an output element is one chain along positions.
-///
-/// # Safety
-/// The shapes fit (`Cpu::attention` checks them) and no other task computes these pairs.
-pub unsafe fn run(call: &Call<'_>, kv: usize, pairs: Range<usize>) {
-    let (key_dim, value_dim) = (call.shape.key_dim, call.shape.value_dim);
-    let mut weights = Vec::new();
-    for pair in pairs {
-        let visible = call.visible(pair);
-        let q = call.query(kv, pair);
-        weights.clear();
-        for j in 0..visible {
-            let key = &call.keys(kv)[j * key_dim..][..key_dim];
-            let dot = q.iter().zip(key).fold(0.0, |s, (q, k)| fma(*q, f16_to_f32(*k), s));
-            weights.push(dot * call.shape.scale);
-        }
-        let sum = softmax(&mut weights);
-        // SAFETY: passed on to the caller.
-        let out = unsafe { call.out.part(call.row(kv, pair) * value_dim, value_dim) };
-        out.fill(0.0);
-        for (j, w) in weights.iter().enumerate() {
-            let value = &call.values(kv)[j * value_dim..][..value_dim];
-            for (o, v) in out.iter_mut().zip(value) {
-                *o = fma(*w, f16_to_f32(*v), *o);
+impl Kernel for Scalar {
+    /// A score is one chain of fused steps along the dimension, times the scale. The maximum starts at the lowest
+    /// finite number, so that a score of -infinity weighs nothing. The weights' sum runs in sixteen lanes by position;
+    /// a mixed element is one chain of fused steps along the chunk's positions.
+    unsafe fn chunk(
+        call: &Call<'_>,
+        kv: usize,
+        pairs: Range<usize>,
+        chunk: usize,
+        buffers: &mut Buffers,
+        states: &mut [f32],
+    ) {
+        let (cache, shape) = (call.cache, call.cache.shape());
+        let first = chunk * CHUNK;
+        for (pair, state) in pairs.zip(states.chunks_exact_mut(state_len(shape.value_row()))) {
+            let weights = room(&mut buffers.scores, call.visible(pair).min(first + CHUNK) - first);
+            let element = room(&mut buffers.block, shape.key_dim.max(shape.value_dim));
+            let q = call.query(kv, pair);
+            for (j, weight) in weights.iter_mut().enumerate() {
+                cache.read_key(kv, first + j, &mut element[..shape.key_dim]);
+                *weight = q.iter().zip(&*element).fold(0.0, |s, (q, k)| fma(*q, *k, s)) * call.queries.scale;
+            }
+            let max = weights.iter().fold(f32::MIN, |m, s| if *s > m { *s } else { m });
+            let mut lanes = [0.0; TILE];
+            for (j, weight) in weights.iter_mut().enumerate() {
+                *weight = exp(*weight - max);
+                lanes[j % TILE] += *weight;
+            }
+            state.fill(0.0);
+            [state[0], state[1]] = [max, sum_lanes_16(&lanes)];
+            for (j, weight) in weights.iter().enumerate() {
+                let value = &mut element[..shape.value_dim];
+                cache.read_value(kv, first + j, value);
+                for (mixed, v) in state[MIXED..].iter_mut().zip(value) {
+                    *mixed = fma(*weight, *v, *mixed);
+                }
             }
         }
-        out.iter_mut().for_each(|o| *o /= sum);
+    }
+
+    /// With the larger maximum M: sum and mixed values of both, times exp(maximum - M), are added by fused steps.
+    unsafe fn merge(state: &mut [f32], chunk: &[f32]) {
+        let (before, after) = merge_factors(state[0], chunk[0], exp);
+        state[0] = if chunk[0] > state[0] { chunk[0] } else { state[0] };
+        state[1] = fma(chunk[1], after, state[1] * before);
+        for (mixed, later) in state[MIXED..].iter_mut().zip(&chunk[MIXED..]) {
+            *mixed = fma(*later, after, *mixed * before);
+        }
     }
 }
 
-/// Replaces scores by exp(score - maximum); returns their sum.
-fn softmax(scores: &mut [f32]) -> f32 {
-    let max = scores.iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
-    let mut lanes = [0.0; 8];
-    for (j, s) in scores.iter_mut().enumerate() {
-        *s = exp(*s - max);
-        lanes[j % 8] += *s;
-    }
-    sum_lanes(&lanes)
+/// Factors on what is there and on what is added. One of them is exp(0), which is exactly 1.
+#[inline(always)]
+pub fn merge_factors(max: f32, added: f32, exp: impl Fn(f32) -> f32) -> (f32, f32) {
+    if added > max { (exp(max - added), 1.0) } else { (1.0, exp(added - max)) }
 }

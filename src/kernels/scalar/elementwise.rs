@@ -29,18 +29,26 @@ pub fn block_scale(amax: u32) -> (f32, f32) {
     }
 }
 
+/// Codes of a block, and their scale.
+pub fn quantize(x: &[f32; TILE], codes: &mut [i8; TILE]) -> f32 {
+    let amax = x.iter().map(|v| v.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
+    let (scale, factor) = block_scale(amax);
+    codes.fill(0);
+    if factor != 0.0 {
+        for (code, v) in codes.iter_mut().zip(x) {
+            *code = round_even(v * factor).clamp(-127.0, 127.0) as i8;
+        }
+    }
+    scale
+}
+
 /// Codes and sums of the row `x`.
 pub fn activations(x: &[f32], row: &mut Row<'_>) {
     for (t, values) in x.chunks(TILE).enumerate() {
-        let amax = values.iter().map(|v| v.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
-        let (scale, factor) = block_scale(amax);
-        let codes = &mut row.codes[t * TILE..][..TILE];
-        codes.fill(0);
-        if factor != 0.0 {
-            for (code, v) in codes.iter_mut().zip(values) {
-                *code = round_even(v * factor).clamp(-127.0, 127.0) as i8;
-            }
-        }
+        let (mut block, mut codes) = ([0.0; TILE], [0; TILE]);
+        block[..values.len()].copy_from_slice(values);
+        let scale = quantize(&block, &mut codes);
+        row.codes[t * TILE..][..TILE].copy_from_slice(&codes);
         let sum = |codes: &[i8]| codes.iter().map(|c| i32::from(*c)).sum();
         let halves = [sum(&codes[..16]), sum(&codes[16..])];
         finish_block(row, t, scale, halves);

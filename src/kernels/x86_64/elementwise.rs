@@ -2,33 +2,11 @@
 
 use std::arch::x86_64::*;
 
+use super::vector::Avx2;
 use crate::kernels::encoding::TILE;
-use crate::kernels::math::{EXP, EXP_HIGHEST, EXP_LOWEST, LN2, LOG2_E, ROUNDER, sum_lanes_f64};
+use crate::kernels::math::sum_lanes_f64;
 use crate::kernels::scalar::elementwise as scalar;
-
-/// `math::exp` in eight lanes, operation for operation.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub fn exp(x: __m256) -> __m256 {
-    let rounder = _mm256_set1_ps(ROUNDER);
-    let shifted = _mm256_fmadd_ps(x, _mm256_set1_ps(LOG2_E), rounder);
-    let n = _mm256_sub_ps(shifted, rounder);
-    let r = _mm256_fmadd_ps(n, _mm256_set1_ps(-LN2[0]), x);
-    let r = _mm256_fmadd_ps(n, _mm256_set1_ps(-LN2[1]), r);
-    let mut tail = _mm256_set1_ps(EXP[4]);
-    for c in EXP[..4].iter().rev() {
-        tail = _mm256_fmadd_ps(tail, r, _mm256_set1_ps(*c));
-    }
-    let mantissa = _mm256_fmadd_ps(_mm256_mul_ps(r, r), tail, r);
-    let mantissa = _mm256_castps_si256(_mm256_add_ps(mantissa, _mm256_set1_ps(1.0)));
-    let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
-    let value = _mm256_castsi256_ps(_mm256_add_epi32(mantissa, power));
-    let high = _mm256_cmp_ps::<_CMP_GT_OQ>(x, _mm256_set1_ps(EXP_HIGHEST));
-    let low = _mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(EXP_LOWEST));
-    let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
-    let value = _mm256_blendv_ps(value, _mm256_set1_ps(f32::INFINITY), high);
-    _mm256_blendv_ps(_mm256_andnot_ps(low, value), x, nan)
-}
+use crate::kernels::vector::exp;
 
 /// As the scalar form.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -59,6 +37,44 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
+/// Codes of a block as `scalar::quantize` finds them, and their scale.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn codes(x: &[f32; TILE]) -> (f32, __m256i) {
+    let mut v = [_mm256_setzero_ps(); 4];
+    let mut amax = _mm256_setzero_si256();
+    for (i, v) in v.iter_mut().enumerate() {
+        // SAFETY: the block has 32 elements.
+        *v = unsafe { _mm256_loadu_ps(x.as_ptr().add(8 * i)) };
+        let bits = _mm256_and_si256(_mm256_castps_si256(*v), _mm256_set1_epi32(0x7fff_ffff));
+        amax = _mm256_max_epu32(amax, bits);
+    }
+    let m = _mm_max_epu32(_mm256_castsi256_si128(amax), _mm256_extracti128_si256::<1>(amax));
+    let m = _mm_max_epu32(m, _mm_shuffle_epi32::<0b00_00_11_10>(m));
+    let m = _mm_max_epu32(m, _mm_shuffle_epi32::<0b00_00_00_01>(m));
+    let (scale, factor) = scalar::block_scale(_mm_cvtsi128_si32(m) as u32);
+    if factor == 0.0 {
+        // Not finite, or almost zero.
+        return (scale, _mm256_setzero_si256());
+    }
+    // Conversion rounds ties to even; the product is at most 127 and a rounding error: no clamp needed.
+    let factors = _mm256_set1_ps(factor);
+    let whole = v.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, factors)));
+    let low = _mm256_packs_epi32(whole[0], whole[1]);
+    let high = _mm256_packs_epi32(whole[2], whole[3]);
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    (scale, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order))
+}
+
+/// As the scalar form.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn quantize(x: &[f32; TILE], out: &mut [i8; TILE]) -> f32 {
+    let (scale, packed) = codes(x);
+    // SAFETY: `out` has 32 elements.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), packed) };
+    scale
+}
+
 /// As the scalar form.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub fn activations(x: &[f32], row: &mut scalar::Row<'_>) {
@@ -67,30 +83,8 @@ pub fn activations(x: &[f32], row: &mut scalar::Row<'_>) {
         return scalar::activations(x, row);
     }
     for (t, block) in blocks.iter().enumerate() {
-        let mut v = [_mm256_setzero_ps(); 4];
-        let mut amax = _mm256_setzero_si256();
-        for (i, v) in v.iter_mut().enumerate() {
-            // SAFETY: the block has 32 elements.
-            *v = unsafe { _mm256_loadu_ps(block.as_ptr().add(8 * i)) };
-            let bits = _mm256_and_si256(_mm256_castps_si256(*v), _mm256_set1_epi32(0x7fff_ffff));
-            amax = _mm256_max_epu32(amax, bits);
-        }
-        let m = _mm_max_epu32(_mm256_castsi256_si128(amax), _mm256_extracti128_si256::<1>(amax));
-        let m = _mm_max_epu32(m, _mm_shuffle_epi32::<0b00_00_11_10>(m));
-        let m = _mm_max_epu32(m, _mm_shuffle_epi32::<0b00_00_00_01>(m));
-        let (scale, factor) = scalar::block_scale(_mm_cvtsi128_si32(m) as u32);
+        let (scale, packed) = codes(block);
         let codes = &mut row.codes[t * TILE..][..TILE];
-        // Conversion rounds ties to even; the product is at most 127 and a rounding error: no clamp needed.
-        let factors = _mm256_set1_ps(factor);
-        let whole = v.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, factors)));
-        let low = _mm256_packs_epi32(whole[0], whole[1]);
-        let high = _mm256_packs_epi32(whole[2], whole[3]);
-        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        let mut packed = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-        if factor == 0.0 {
-            // Not finite, or almost zero.
-            packed = _mm256_setzero_si256();
-        }
         // SAFETY: `codes` has 32 elements.
         unsafe { _mm256_storeu_si256(codes.as_mut_ptr().cast(), packed) };
         // Sums of four codes in each 32-bit lane, then of sixteen in each half.
@@ -154,8 +148,8 @@ pub fn swiglu(gate: &mut [f32], up: &[f32]) {
         // SAFETY: both have eight elements.
         unsafe {
             let x = _mm256_loadu_ps(g.as_ptr());
-            let e = exp(_mm256_xor_ps(x, _mm256_set1_ps(-0.0)));
-            let silu = _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0), e));
+            let e = exp(Avx2(_mm256_xor_ps(x, _mm256_set1_ps(-0.0))));
+            let silu = _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0), e.0));
             _mm256_storeu_ps(g.as_mut_ptr(), _mm256_mul_ps(silu, _mm256_loadu_ps(u.as_ptr())));
         }
     }

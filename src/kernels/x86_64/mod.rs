@@ -1,9 +1,10 @@
 //! Kernels for x86-64 with AVX2, FMA and F16C, with VNNI or AVX-512 VNNI where the processor has them.
 //!
 //! Bodies are generic `#[inline(always)]` functions; `dispatch` wraps them in functions with the target
-//! features of each instruction set, into which they are inlined.
+//! features of each instruction set, into which they are inlined. `vector` gives the kernels of `super::vector`
+//! their vectors.
 
-pub(super) mod attention;
+mod attention;
 mod avx512;
 mod dispatch;
 pub(super) mod elementwise;
@@ -11,7 +12,9 @@ mod expand;
 mod float;
 mod matmul;
 mod scratch;
+mod vector;
 
+pub(super) use attention::{attend, gather};
 pub(super) use dispatch::matmul;
 
 use super::cpu::Isa;
