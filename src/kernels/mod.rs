@@ -21,6 +21,7 @@ mod matmul_tests;
 pub mod pack;
 mod panel;
 mod plan;
+pub mod roofline;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
