@@ -297,9 +297,28 @@ fn bench_measures_every_repeat() {
         assert_eq!(row["repeats"].as_array().map(Vec::len), Some(3));
         assert!(row["tokens_per_s"].as_f64() > Some(0.0) && row["tokens_per_s_sd"].as_f64() >= Some(0.0));
     }
+    assert!(report["first_token_ms"].as_f64() > Some(0.0));
+    let memory = |name: &str| report["memory"][name].as_u64();
+    assert!(memory("start_anonymous_bytes") <= memory("peak_anonymous_bytes"));
     let text = place.ok(&["bench", "m.mini.cgraph", "--mode", "fast", "-p", "0", "-n", "2", "--repeat", "1"]);
     assert!(text.contains("tg2") && !text.contains("pp"), "{text}");
+    assert!(!text.contains("first token"), "{text}");
     assert_eq!(place.cgraph(&["bench", "m.cgraph", "-p", "0", "-n", "0"]).code, Some(1));
+}
+
+#[test]
+fn bench_tests_every_length_at_every_depth() {
+    let place = Place::with_model();
+    let lists = ["-p", "0,8", "-n", "2,3", "--pass", "1,5", "--depth", "12,0"];
+    let report = place.json(&[&["bench", "m.cgraph", "--repeat", "1", "--json"], &lists[..]].concat());
+    let row = |row: &Value| (row["test"].as_str().unwrap().to_owned(), row["depth"].as_u64());
+    let rows: Vec<_> = report["tests"].as_array().unwrap().iter().map(row).collect();
+    let names = ["pp8", "tg2", "tg3", "pass1", "pass5"];
+    let deep = names.map(|name| (format!("{name} @ d12"), Some(12)));
+    assert_eq!(rows, [deep, names.map(|name| (name.to_owned(), Some(0)))].concat());
+    let short = place.cgraph(&["bench", "m.cgraph", "-p", "64", "--ctx", "32"]);
+    assert_eq!(short.code, Some(1));
+    assert!(short.err.contains("need a context of 128"), "{}", short.err);
 }
 
 #[test]

@@ -134,6 +134,11 @@ impl Cpu {
         Ok(Self { isa, pool: Pool::new(threads)? })
     }
 
+    /// The threads that compute.
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// The instruction set in use.
     #[must_use]
     pub fn isa(&self) -> Isa {

@@ -25,6 +25,7 @@ mod matmul_tests;
 pub mod pack;
 mod panel;
 mod plan;
+pub mod roofline;
 #[cfg(target_arch = "aarch64")]
 mod rows;
 mod scalar;

@@ -19,6 +19,7 @@ pub struct PeakMemory {
 /// systems tell nothing here yet, and both are absent.
 #[derive(Debug)]
 pub struct MemorySampler {
+    start: Option<u64>,
     anonymous: Cell<Option<u64>>,
 }
 
@@ -32,9 +33,14 @@ impl MemorySampler {
     /// A sampler that has sampled once.
     #[must_use]
     pub fn new() -> Self {
-        let sampler = Self { anonymous: Cell::new(None) };
-        sampler.sample();
-        sampler
+        let start = status().anonymous;
+        Self { start, anonymous: Cell::new(start) }
+    }
+
+    /// Anonymous memory when the sampler was made.
+    #[must_use]
+    pub fn start(&self) -> Option<u64> {
+        self.start
     }
 
     /// Takes a sample. Costs tens of microseconds.

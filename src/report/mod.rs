@@ -16,7 +16,7 @@ use crate::container::disk::Disk;
 use crate::container::header::Kind;
 use crate::container::manifest::{Capsule, Residence};
 use crate::error::{Error, Result};
-use crate::generate::bench::BenchRow;
+use crate::generate::bench::{Bench, BenchRow};
 use crate::generate::eval::Evaluation;
 use crate::generate::model::Model;
 use crate::generate::session::{FinishReason, Session};
@@ -52,7 +52,7 @@ pub struct Report {
     pub generated_tokens: Option<usize>,
     /// Opening the model.
     pub open_ms: f64,
-    /// From the start of the generation to its first token.
+    /// From the start of the generation (of a benchmark: from the end of opening) to its first token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_token_ms: Option<f64>,
     /// Prompt tokens a second.
@@ -119,6 +119,9 @@ pub struct MemoryReport {
     /// Most anonymous memory of the process at the moments when it was sampled ([`MemorySampler`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_anonymous_bytes: Option<u64>,
+    /// Anonymous memory of the process before the model was opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_anonymous_bytes: Option<u64>,
     /// Weights that the opened file holds bit for bit: of a full file all, of a mini its pinned capsules.
     /// They are mapped, and not part of `peak_bytes`.
     pub pinned_bytes: u64,
@@ -239,15 +242,16 @@ impl Report {
         file.commit()
     }
 
-    /// Adds the results of a benchmark.
+    /// Adds the results of a benchmark; the speeds are those of its first prompt and its first generation.
     #[must_use]
-    pub fn with_tests(mut self, tests: Vec<BenchRow>) -> Self {
-        let of = |kind: &str| tests.iter().find(|t| t.test.starts_with(kind));
+    pub fn with_bench(mut self, bench: Bench) -> Self {
+        let of = |kind: &str| bench.rows.iter().find(|t| t.test.starts_with(kind));
         self.prompt_tokens = of("pp").map(|t| t.tokens);
         self.generated_tokens = of("tg").map(|t| t.tokens);
         self.prefill_tokens_per_s = of("pp").map(|t| t.tokens_per_s);
         self.decode_tokens_per_s = of("tg").map(|t| t.tokens_per_s);
-        self.tests = tests;
+        self.first_token_ms = bench.first_token.map(millis);
+        self.tests = bench.rows;
         self
     }
 }
@@ -276,6 +280,7 @@ fn memory_report(session: &Session, sampler: &MemorySampler) -> MemoryReport {
         peak_bytes: model.held_bytes() + kv_bytes + buffers_bytes,
         peak_rss_bytes: peak.rss,
         peak_anonymous_bytes: peak.anonymous,
+        start_anonymous_bytes: sampler.start(),
         pinned_bytes: pinned.map(Capsule::stored_bytes).sum(),
         kv_bytes,
         kv_type: session.kv_format().name().to_owned(),

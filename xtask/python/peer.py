@@ -1,12 +1,17 @@
 """Measures llama.cpp (PyPI llama-cpp-python) the way llama-bench does, and compares logits with ours.
 
-    peer.py speed MODEL.gguf --threads T --prompt P --generate N      one JSON line: tokens per second
+    peer.py speed MODEL.gguf [options]                                one JSON line: times, speeds, memory
     peer.py agree CGRAPH_PROGRAM MODEL.gguf DATA FOLDER               one JSON line: agreement figures
     peer.py reference MODEL.gguf DATA FOLDER                          writes DATA/smollm2.f32.*
 
 `agree` evaluates the passages of DATA/smollm2.reference.bin (DATA is tests/data) with both engines: on the
 model as it is, and on its weights decoded to f32, where neither engine rounds activations. `reference` writes
 llama.cpp's outputs on the decoded weights for the tests. FOLDER keeps the decoded and converted files.
+
+`speed` takes, in one process: the time from before the model is loaded to the first token after a prompt of
+--first tokens (a context of 512, the page cache as it is); tokens a second of each --prompt, of --generate tokens
+decoded at each --depth (from the greatest on: a context is kept), and of passes of each --pass tokens with the
+logits of all, after a context of --pass-depth; memory of the process, without what it held before.
 """
 import argparse
 import ctypes
@@ -19,6 +24,10 @@ import llama_cpp
 import numpy as np
 
 
+# Passes of one measurement, as src/generate/bench.rs has them.
+PASSES = 8
+
+
 class Peer:
     """A model in llama.cpp, driven through its C API, without the Python wrapper's overhead per token."""
 
@@ -26,54 +35,121 @@ class Peer:
         params = llama_cpp.llama_model_default_params()
         params.use_extra_bufts = repack
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), params)
+        self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+        self.context = None
+        self.open_context(threads, context, context)
+
+    def open_context(self, threads, context, ubatch):
+        """A context in place of the one before; batches are cut into parts of `ubatch` tokens."""
+        if self.context:
+            llama_cpp.llama_free(self.context)
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = context
+        params.n_ctx, params.n_batch, params.n_ubatch = context, context, ubatch
         params.n_threads = params.n_threads_batch = threads
         self.context = llama_cpp.llama_init_from_model(self.model, params)
-        self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+        self.held = 0
+
+    def hold(self, tokens, depth):
+        """Brings the context to exactly the first `depth` of `tokens`."""
+        if self.held < depth:
+            self.evaluate(tokens[self.held : depth])
+        llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.context), 0, depth, -1)
+        self.held = depth
 
     def clear(self):
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+        self.held = 0
 
     def evaluate(self, tokens):
         array = (llama_cpp.llama_token * len(tokens))(*tokens)
-        batch = llama_cpp.llama_batch_get_one(array, len(tokens))
+        self.decode(llama_cpp.llama_batch_get_one(array, len(tokens)))
+
+    def decode(self, batch):
         if llama_cpp.llama_decode(self.context, batch) != 0:
             raise RuntimeError("llama_decode failed")
+        llama_cpp.llama_synchronize(self.context)
+        self.held += batch.n_tokens
+
+    def batch(self, tokens, start):
+        """Tokens at positions `start ..` whose logits are all asked for; to be freed."""
+        batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, start + i, 1
+            batch.seq_id[i][0], batch.logits[i] = 0, 1
+        return batch
+
+    def logits(self, i):
+        """[vocab] float32: a view of the logits of the last batch's token `i`."""
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.context, i), shape=(self.vocab,))
 
     def all_logits(self, tokens):
         """[n, vocab] float32: each position's logits, asked for explicitly, in one batch."""
         self.clear()
-        batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, i, 1
-            batch.seq_id[i][0], batch.logits[i] = 0, 1
-        if llama_cpp.llama_decode(self.context, batch) != 0:
-            raise RuntimeError("llama_decode failed")
-        rows = [
-            np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.context, i), shape=(self.vocab,)).copy()
-            for i in range(len(tokens))
-        ]
+        batch = self.batch(tokens, 0)
+        self.decode(batch)
+        rows = [self.logits(i).copy() for i in range(len(tokens))]
         llama_cpp.llama_batch_free(batch)
         return np.stack(rows)
 
 
+def memory():
+    """Bytes of this process as the system counts them."""
+    with open("/proc/self/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return {name: 1024 * int(fields[name].split()[0]) for name in ("VmHWM", "VmRSS", "RssAnon")}
+
+
+def timed(work):
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def decode_speed(peer, tokens, depth, count):
+    peer.hold(tokens, depth)
+    peer.evaluate(tokens[depth : depth + 1])
+    peer.hold(tokens, depth)
+    seconds = timed(lambda: [peer.evaluate([token]) for token in tokens[depth : depth + count]])
+    return count / seconds
+
+
+def pass_speed(peer, tokens, depth, count):
+    batch = peer.batch(tokens[depth : depth + count], depth)
+
+    def once():
+        peer.hold(tokens, depth)
+        peer.decode(batch)
+
+    once()
+    seconds = timed(lambda: [once() for _ in range(PASSES)])
+    llama_cpp.llama_batch_free(batch)
+    return PASSES * count / seconds
+
+
 def speed(args):
-    peer = Peer(args.model, args.threads, max(args.prompt, args.generate, 512) + 8, not args.no_repack)
-    tokens = [int(t) for t in np.random.default_rng(1).integers(10, peer.vocab - 10, args.prompt)]
-    peer.evaluate(tokens[: min(32, len(tokens))])
-    peer.clear()
+    before = memory()
     begun = time.perf_counter()
-    peer.evaluate(tokens)
-    prefill = args.prompt / (time.perf_counter() - begun)
-    peer.clear()
-    peer.evaluate(tokens[:1])
-    begun = time.perf_counter()
-    for i in range(args.generate):
-        peer.evaluate([tokens[i % len(tokens)]])
-    decode = args.generate / (time.perf_counter() - begun)
-    print(json.dumps({"prefill": prefill, "decode": decode}))
+    peer = Peer(args.model, args.threads, 512, not args.no_repack)
+    tokens = [int(t) for t in np.random.default_rng(1).integers(10, peer.vocab - 10, 1 << 14)]
+    peer.evaluate(tokens[: args.first])
+    peer.logits(-1).argmax()
+    result = {"first_token_ms": 1e3 * (time.perf_counter() - begun)}
+    sizes = args.prompt + [depth + args.generate for depth in args.depth]
+    sizes += [args.pass_depth + count for count in args.passes]
+    if sizes:
+        peer.open_context(args.threads, max(sizes), min(512, max(sizes)))
+        peer.hold(tokens, min(512, max(sizes)))
+        result["prefill"] = {}
+        for count in args.prompt:
+            peer.hold(tokens, 0)
+            result["prefill"][count] = count / timed(lambda: peer.evaluate(tokens[:count]))
+        result["decode"] = {depth: decode_speed(peer, tokens, depth, args.generate) for depth in args.depth}
+        result["pass"] = {n: pass_speed(peer, tokens, args.pass_depth, n) for n in args.passes}
+    after = memory()
+    result["anonymous_bytes"] = after["RssAnon"] - before["RssAnon"]
+    result["resident_bytes"] = after["VmHWM"] - before["VmRSS"]
+    print(json.dumps(result))
 
 
 def passages(path):
@@ -168,7 +244,7 @@ def reference(args):
         peer.clear()
         peer.evaluate(tokens)
         for _ in range(len(prompt["out"])):
-            row = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(peer.context, -1), shape=(peer.vocab,))
+            row = peer.logits(-1)
             second, first = np.partition(row, -2)[-2:]
             out.append(int(row.argmax()))
             gap.append(round(float(first - second), 4))
@@ -220,9 +296,14 @@ def main():
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("speed")
     command.add_argument("model")
+    numbers = lambda text: [int(number) for number in text.split(",") if number]
     command.add_argument("--threads", type=int, default=2)
-    command.add_argument("--prompt", type=int, default=512)
+    command.add_argument("--first", type=int, default=16)
+    command.add_argument("--prompt", type=numbers, default=[])
     command.add_argument("--generate", type=int, default=128)
+    command.add_argument("--depth", type=numbers, default=[])
+    command.add_argument("--pass", type=numbers, default=[], dest="passes")
+    command.add_argument("--pass-depth", type=int, default=64)
     command.add_argument("--no-repack", action="store_true")
     command.set_defaults(run=speed)
     command = commands.add_parser("agree")

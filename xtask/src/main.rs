@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod dist;
 mod fuzz;
+mod instructions;
 mod setup;
 mod shell;
 mod test;
@@ -13,11 +14,16 @@ use std::process::ExitCode;
 const HELP: &str = "cargo xtask COMMAND
 
   demo              gets a small real model, converts, splits, answers a prompt, prints the report
-  test              lints and runs every test; prints the counts
-  bench [--peers]   measures speed and agreement; with --peers against llama.cpp, built from PyPI for this CPU
+  test              lints, runs every test, counts the kernels' instructions; prints how many passed
+  bench [--peers]   measures speed and memory; with --peers against llama.cpp, built from PyPI for this CPU, and
+                    writes docs/performance.md; fails where a mark is missed (benches/floors.json)
+        [--models NAME,...]  only these (smollm2, 1b-q4_0, 1b-q4_k_m, 1b-q8_0, 7b-q4_k_m); of the others the
+                    results of the run before are kept
+        [--rounds N]         measurements of each, in place of 3 to 5
+        [--tables]           measures nothing: writes the page again from the results that are kept
   dist              an archive of library, header and command line for this system in target/dist
   fuzz [SECONDS]    runs every fuzz target for that long (default 60)
-  bless             rewrites the generated files that tests compare: header, symbols, schema, tables
+  bless             rewrites the generated files that tests compare: header, symbols, schema, tables, counts
   setup             only installs what the other commands need";
 
 fn main() -> ExitCode {
@@ -26,8 +32,10 @@ fn main() -> ExitCode {
     let outcome = match (args.first().map(String::as_str), rest.as_slice()) {
         (Some("demo"), []) => demo::run(),
         (Some("test"), []) => test::run(),
-        (Some("bench"), []) => bench::run(false),
-        (Some("bench"), ["--peers"]) => bench::run(true),
+        (Some("bench"), rest) => match bench::Options::parse(rest) {
+            Some(options) => bench::run(&options),
+            None => return usage(),
+        },
         (Some("dist"), []) => dist::run(),
         (Some("fuzz"), []) => fuzz::run("60"),
         (Some("fuzz"), [seconds]) => fuzz::run(seconds),
@@ -37,10 +45,7 @@ fn main() -> ExitCode {
             println!("{HELP}");
             Ok(())
         }
-        _ => {
-            eprintln!("{HELP}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -49,4 +54,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{HELP}");
+    ExitCode::from(2)
 }

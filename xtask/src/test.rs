@@ -1,8 +1,9 @@
-//! `cargo xtask test`: lints and every test, with the counts at the end.
+//! `cargo xtask test`: lints, every test and the kernels' instruction counts, with the results at the end.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
+use crate::instructions;
 use crate::setup;
 use crate::shell::{self, Outcome, cargo, root};
 
@@ -34,6 +35,7 @@ pub fn run() -> Outcome {
     tests.args(["test", "--workspace", "--features", "schema", "--no-fail-fast"]);
     tests.env("CAPSULEGRAPH_TEST_MODEL", &model).env("CAPSULEGRAPH_TEST_PYTHON", &python);
     count("cargo test", &mut tests, &mut total, &mut failures)?;
+    count_instructions(&mut total, &mut failures);
     println!();
     for failure in &failures {
         println!("failed: {failure}");
@@ -46,6 +48,21 @@ pub fn run() -> Outcome {
         return Err("no test ran".into());
     }
     Ok(())
+}
+
+/// Each kernel counts as a test.
+fn count_instructions(total: &mut Counts, failures: &mut Vec<String>) {
+    println!("$ instruction counts");
+    match instructions::check() {
+        Ok(verdict) => {
+            println!("instruction counts: {} hold, {} do not", verdict.good, verdict.bad.len());
+            total.passed += verdict.good;
+            total.failed += verdict.bad.len() as u64;
+            failures.extend(verdict.bad);
+        }
+        // The tests' own results are worth printing even so.
+        Err(message) => failures.push(format!("instruction counts: {message}")),
+    }
 }
 
 /// Runs a test runner, passes its output on, and adds up its result lines.
@@ -79,10 +96,12 @@ fn number_before(text: &str, word: &str) -> u64 {
 
 /// Rewrites the generated files that tests compare.
 pub fn bless() -> Outcome {
+    setup::programs()?;
     let mut tests = cargo();
     tests.args(["test", "--features", "schema", "--test", "header", "--test", "docs", "--test", "c_api"]);
     tests.env("CAPSULEGRAPH_TEST_MODEL", setup::model()?);
     shell::run(tests.env("CAPSULEGRAPH_BLESS", "1"))?;
+    instructions::bless()?;
     println!("generated files are up to date in {}", root().display());
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! `cgraph bench`: speed of prefill and decode.
+//! `cgraph bench`: speed of prefill, decode and passes.
 
-use capsulegraph::generate::bench::{BenchOptions, BenchRow, bench as measure};
+use capsulegraph::generate::bench::{BenchRow, bench as measure};
 use capsulegraph::pool::CancelToken;
 use capsulegraph::report::Report;
 use capsulegraph::report::memory::MemorySampler;
@@ -14,15 +14,15 @@ pub fn bench(args: &BenchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Fail
     args.report.check()?;
     let sampler = MemorySampler::new();
     let model = args.compute.open(&args.file, ui)?;
-    let mut session = args.compute.session(model, args.prompt.max(args.n).max(1))?;
+    let options = args.options();
+    let mut session = args.compute.session(model, options.context().max(1))?;
     let bar = ui.count_bar("measuring");
-    let options = BenchOptions { prompt: args.prompt, generate: args.n, repeat: args.repeat };
-    let rows = measure(&mut session, &options, Some(cancel), &mut |done, total| {
+    let result = measure(&mut session, &options, Some(cancel), &mut |done, total| {
         sampler.sample();
         ui::show(&bar, done, total);
     });
     bar.finish_and_clear();
-    let report = Report::new("bench", &session, &sampler).with_tests(rows?);
+    let report = Report::new("bench", &session, &sampler).with_bench(result?);
     if !args.report.json {
         ui::print(&table(&report))?;
     }
@@ -40,10 +40,17 @@ fn table(report: &Report) -> String {
         report.backend
     );
     text.extend(report.tests.iter().map(row));
+    if let Some(first) = report.first_token_ms {
+        text.push_str(&format!(
+            "{:>14}  {:10.2} ms from opening to the first token\n",
+            "",
+            report.open_ms + first
+        ));
+    }
     text
 }
 
 fn row(row: &BenchRow) -> String {
     let sd = row.tokens_per_s_sd.map(|sd| format!(" ± {sd:.2}")).unwrap_or_default();
-    format!("{:>8}  {:10.2}{sd} tokens/s\n", row.test, row.tokens_per_s)
+    format!("{:>14}  {:10.2}{sd} tokens/s\n", row.test, row.tokens_per_s)
 }

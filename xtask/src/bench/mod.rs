@@ -1,0 +1,173 @@
+//! `cargo xtask bench [--peers]`: speed, memory and agreement; the tables and plots of docs/performance.md.
+//!
+//! [`measure`] runs the engines, [`results`] keeps the samples, [`marks`] says what is demanded of them, [`tables`]
+//! and [`plot`] show them. Nothing is shown that is not in the results.
+
+mod disk;
+mod document;
+mod marks;
+mod measure;
+mod models;
+mod plot;
+mod results;
+mod roofline;
+mod svg;
+mod tables;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::demo;
+use crate::setup;
+use crate::shell::{Outcome, cache, capture, cargo, root};
+use measure::{Programs, Subject};
+use models::{MODELS, Model};
+use results::{Engine, Figure, Measured, Results};
+
+/// What the command line asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    peers: bool,
+    /// Names of the models to measure; none means all.
+    models: Vec<String>,
+    /// In place of each model's own number of rounds.
+    rounds: Option<usize>,
+    /// Measure nothing: write what the results of earlier runs say.
+    tables: bool,
+}
+
+impl Options {
+    /// `None` for what is no option.
+    pub fn parse(arguments: &[&str]) -> Option<Self> {
+        let mut options = Self::default();
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            match *argument {
+                "--peers" => options.peers = true,
+                "--tables" => (options.peers, options.tables) = (true, true),
+                "--models" => options.models = rest.next()?.split(',').map(str::to_owned).collect(),
+                "--rounds" => options.rounds = Some(rest.next()?.parse().ok().filter(|n| *n > 0)?),
+                _ => return None,
+            }
+        }
+        let known = |name: &String| MODELS.iter().any(|m| m.name == name);
+        options.models.iter().all(known).then_some(options)
+    }
+
+    fn chosen(&self) -> impl Iterator<Item = &'static Model> {
+        MODELS.iter().filter(|m| self.models.is_empty() || self.models.iter().any(|name| name == m.name))
+    }
+}
+
+pub fn run(options: &Options) -> Outcome {
+    let folder = cache().join("bench");
+    fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
+    let path = folder.join(if options.peers { "results.json" } else { "own.json" });
+    let mut results = Results::load(&path)?;
+    if !options.tables {
+        measure_all(options, &folder, &mut results, &path)?;
+    }
+    if !options.peers {
+        println!(
+            "{}",
+            tables::all(&results).into_iter().map(|(_, text)| text).collect::<Vec<_>>().join("\n")
+        );
+        return Ok(());
+    }
+    let marks = marks::all(&results);
+    let floors = marks::floors(&root().join(marks::FLOORS))?;
+    println!("{}", tables::marks(&marks, &floors));
+    document::write(&results, &marks, &floors)?;
+    marks::guard(&marks, &floors)
+}
+
+/// Measures the chosen models; a run that is broken off keeps those that it has measured.
+fn measure_all(options: &Options, folder: &Path, results: &mut Results, path: &Path) -> Outcome {
+    let begun = Instant::now();
+    let python = if options.peers { Some(setup::peer()?) } else { None };
+    let programs = Programs { cgraph: demo::build()?, python, folder: folder.to_owned() };
+    say(begun, "limits of the machine, and the kernels against them");
+    results.machine = results::machine();
+    results.peer = setup::PEER_PACKAGE.to_owned();
+    results.kernels = kernels()?;
+    for model in options.chosen() {
+        let measured = measure(&programs, model, options.rounds.unwrap_or(model.rounds), begun)?;
+        results.models.insert(model.name.to_owned(), measured);
+        if let (true, Some(python)) = (model.is_real(), &programs.python) {
+            say(begun, "agreement");
+            results.agreement = agreement(&programs.cgraph, python, folder)?;
+        }
+        results.save(path)?;
+    }
+    say(begun, &path.display().to_string());
+    Ok(())
+}
+
+/// Says what comes next, and after how many minutes.
+fn say(begun: Instant, what: &str) {
+    let seconds = begun.elapsed().as_secs();
+    println!("[{:02}:{:02}] {what}", seconds / 60, seconds % 60);
+}
+
+/// Everything about one model.
+fn measure(programs: &Programs, model: &Model, rounds: usize, begun: Instant) -> Outcome<Measured> {
+    let converted = programs.folder.join(format!("{}.cgraph", model.name));
+    let subject = Subject { model, source: model.source()?, converted };
+    let mut measured = Measured { source_bytes: measure::length(&subject.source)?, ..Measured::default() };
+    for round in 0..if model.convert { rounds } else { 1 } {
+        if model.convert {
+            say(begun, &format!("{}: conversion, {} of {rounds}", model.title, round + 1));
+        }
+        programs.convert(&subject, model.convert, &mut measured)?;
+    }
+    measured.weight_bytes = programs.weight_bytes(&subject)?;
+    disk::warm(&subject.source)?;
+    disk::warm(&subject.converted)?;
+    for round in 0..rounds {
+        say(begun, &format!("{}: round {} of {rounds}", model.title, round + 1));
+        programs.round(&subject, &mut measured)?;
+    }
+    say(begun, &format!("{}: first token from a cold cache", model.title));
+    for _ in 0..rounds.min(3) {
+        disk::evict(&subject.converted)?;
+        measured.add(Engine::Ours, Figure::DiskRead, disk::direct_read(&subject.converted)?);
+        programs.cold(&subject, &mut measured)?;
+    }
+    Ok(measured)
+}
+
+/// What the kernels and the machine do at best.
+fn kernels() -> Outcome<Value> {
+    let text = capture(cargo().args(["bench", "--quiet", "--bench", "kernels", "--", "--json"]))?;
+    serde_json::from_str(&text).map_err(|e| format!("benches/kernels printed no JSON ({e}): {text}"))
+}
+
+/// How far both engines' logits lie apart, and each from the same weights without rounded activations.
+fn agreement(cgraph: &Path, python: &Path, folder: &Path) -> Outcome<Value> {
+    let model: PathBuf = setup::model()?;
+    let mut peer = Command::new(python);
+    peer.arg(root().join("xtask/python/peer.py")).arg("agree").arg(cgraph).arg(model);
+    let line = capture(peer.arg(root().join("tests/data")).arg(folder))?;
+    serde_json::from_str(&line).map_err(|e| format!("peer.py printed no JSON ({e}): {line}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Options;
+
+    #[test]
+    fn options_are_read() {
+        let options = Options::parse(&["--peers", "--models", "smollm2,1b-q4_0", "--rounds", "2"]);
+        let models = vec!["smollm2".to_owned(), "1b-q4_0".to_owned()];
+        assert_eq!(options, Some(Options { peers: true, models, rounds: Some(2), tables: false }));
+        assert_eq!(options.map(|o| o.chosen().count()), Some(2));
+        assert_eq!(Options::parse(&[]).map(|o| o.chosen().count()), Some(5));
+        for wrong in [&["--models", "8b"][..], &["--models"], &["--rounds", "0"], &["peers"]] {
+            assert_eq!(Options::parse(wrong), None, "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The plots of docs/plots: one panel a model, all panels of a picture alike.
+
+use super::models::{MODELS, Model};
+use super::results::{DEPTHS, Engine, Figure, Measured, PASSES, PROMPTS, Results};
+use super::roofline;
+use super::svg::{Anchor, GRID, INK, MUTED, Svg};
+
+/// Panels in a row, the size of one, and what its axes take of it on the left, right, top and bottom.
+const COLUMNS: usize = 3;
+const PANEL: (f64, f64) = (300.0, 220.0);
+const LEFT: f64 = 52.0;
+const RIGHT: f64 = 14.0;
+const TOP: f64 = 34.0;
+const BOTTOM: f64 = 30.0;
+/// Height of a picture's title and legend.
+pub const HEAD: f64 = 62.0;
+/// Steps of an axis at most.
+const TICKS: f64 = 5.0;
+
+pub fn color(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Ours => "#2464b4",
+        Engine::Mapped => "#d08422",
+        Engine::Repacked => "#85888f",
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Lines,
+    Bars,
+}
+
+/// A picture: what a panel shows of a model.
+struct Picture {
+    title: &'static str,
+    /// What the axes count: x as a label each, y.
+    labels: Vec<String>,
+    unit: &'static str,
+    form: Form,
+    /// The value of an engine at the label of this index.
+    value: fn(&Measured, Engine, usize) -> Option<f64>,
+}
+
+/// Every plot under its file's name.
+pub fn all(results: &Results) -> Vec<(&'static str, String)> {
+    let numbers = |numbers: &[usize]| numbers.iter().map(usize::to_string).collect::<Vec<_>>();
+    let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+    let picture = |title, labels, unit, form, value| Picture { title, labels, unit, form, value };
+    let pictures: [(&'static str, Picture); 6] = [
+        (
+            "prefill",
+            picture(
+                "Prefill by prompt length, 2 threads",
+                numbers(&PROMPTS),
+                "tokens/s",
+                Form::Lines,
+                |m, e, i| m.median(e, Figure::Prefill(PROMPTS[i], 2)),
+            ),
+        ),
+        (
+            "decode",
+            picture("Decode by context, 2 threads", numbers(&DEPTHS), "tokens/s", Form::Lines, |m, e, i| {
+                m.median(e, Figure::Decode(DEPTHS[i], 2))
+            }),
+        ),
+        (
+            "passes",
+            picture(
+                "Passes with all logits by tokens, 2 threads",
+                numbers(&PASSES),
+                "tokens/s",
+                Form::Lines,
+                |m, e, i| m.median(e, Figure::Pass(PASSES[i], 2)),
+            ),
+        ),
+        (
+            "threads",
+            picture(
+                "Decode by threads",
+                words(&["1 thread", "2 threads"]),
+                "tokens/s",
+                Form::Bars,
+                |m, e, i| m.median(e, Figure::Decode(0, i + 1)),
+            ),
+        ),
+        (
+            "first-token",
+            picture(
+                "Open to first token",
+                words(&["warm cache", "cold cache"]),
+                "ms",
+                Form::Bars,
+                |m, e, i| m.median(e, [Figure::Warm, Figure::Cold][i]),
+            ),
+        ),
+        (
+            "memory",
+            picture("Peak memory", words(&["anonymous", "resident"]), "MB", Form::Bars, |m, e, i| {
+                Some(m.median(e, [Figure::Anonymous, Figure::Resident][i])? / 1e6)
+            }),
+        ),
+    ];
+    let mut plots: Vec<_> = pictures.into_iter().map(|(name, p)| (name, draw(&p, results))).collect();
+    plots.push(("roofline", roofline::draw(results)));
+    plots
+}
+
+fn draw(picture: &Picture, results: &Results) -> String {
+    let models: Vec<(&Model, &Measured)> =
+        MODELS.iter().filter_map(|m| Some((m, results.models.get(m.name)?))).collect();
+    let rows = models.len().div_ceil(COLUMNS).max(1);
+    let mut svg = Svg::new(COLUMNS as f64 * PANEL.0 + 16.0, HEAD + rows as f64 * PANEL.1 + 8.0);
+    head(
+        &mut svg,
+        &format!("{} ({})", picture.title, picture.unit),
+        &Engine::ALL.map(|e| (e.title(), color(e))),
+    );
+    for (i, (model, measured)) in models.iter().enumerate() {
+        let corner = (8.0 + (i % COLUMNS) as f64 * PANEL.0, HEAD + (i / COLUMNS) as f64 * PANEL.1);
+        panel(&mut svg, corner, picture, model, measured);
+    }
+    svg.finish()
+}
+
+/// Title and legend.
+pub fn head(svg: &mut Svg, title: &str, legend: &[(&str, &str)]) {
+    svg.text((20.0, 26.0), Anchor::Start, 15.0, INK, title);
+    let mut x = 20.0;
+    for (name, color) in legend {
+        svg.bar((x, 40.0), 12.0, 12.0, color);
+        svg.text((x + 18.0, 50.0), Anchor::Start, 12.0, MUTED, name);
+        x += 36.0 + 6.6 * name.len() as f64;
+    }
+}
+
+/// The steps of an axis from 0 to at least `most`: 1, 2 or 5 times a power of ten.
+fn ticks(most: f64) -> Vec<f64> {
+    let rough = most.max(1e-9) / TICKS;
+    let power = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|f| f * power).into_iter().find(|s| *s >= rough * 0.999);
+    let step = step.unwrap_or(10.0 * power);
+    let count = (most / step).ceil().max(1.0) as usize;
+    (0..=count).map(|i| i as f64 * step).collect()
+}
+
+/// A number without needless digits.
+pub fn short(value: f64) -> String {
+    if value >= 10.0 || value == value.round() { format!("{value:.0}") } else { format!("{value:.1}") }
+}
+
+fn panel(svg: &mut Svg, corner: (f64, f64), picture: &Picture, model: &Model, measured: &Measured) {
+    let value = |engine, i| (picture.value)(measured, engine, i);
+    let all = Engine::ALL.iter().flat_map(|e| (0..picture.labels.len()).filter_map(|i| value(*e, i)));
+    let most = all.fold(0.0, f64::max);
+    let ticks = ticks(most);
+    let top = ticks.last().copied().unwrap_or(1.0);
+    let (left, right) = (corner.0 + LEFT, corner.0 + PANEL.0 - RIGHT);
+    let (ceiling, floor) = (corner.1 + TOP, corner.1 + PANEL.1 - BOTTOM);
+    let y = |value: f64| floor - (floor - ceiling) * value / top;
+    svg.text((left, corner.1 + 20.0), Anchor::Start, 12.5, INK, model.title);
+    for tick in &ticks {
+        svg.line((left, y(*tick)), (right, y(*tick)), GRID, 1.0);
+        svg.text((left - 6.0, y(*tick) + 3.5), Anchor::End, 10.5, MUTED, &short(*tick));
+    }
+    svg.line((left, floor), (right, floor), MUTED, 1.0);
+    let slot = (right - left) / picture.labels.len() as f64;
+    let x = |i: usize| left + slot * (i as f64 + 0.5);
+    for (i, label) in picture.labels.iter().enumerate() {
+        svg.text((x(i), floor + 16.0), Anchor::Middle, 10.5, MUTED, label);
+    }
+    match picture.form {
+        // The last drawn lies on top.
+        Form::Lines => {
+            for engine in Engine::ALL.into_iter().rev() {
+                let points: Vec<(f64, f64)> =
+                    (0..picture.labels.len()).filter_map(|i| Some((x(i), y(value(engine, i)?)))).collect();
+                svg.path(&points, color(engine), 2.0, false);
+                points.iter().for_each(|point| svg.dot(*point, 3.0, color(engine)));
+            }
+        }
+        Form::Bars => {
+            let width = slot * 0.8 / Engine::ALL.len() as f64;
+            for i in 0..picture.labels.len() {
+                for (n, engine) in Engine::ALL.into_iter().enumerate() {
+                    let Some(value) = value(engine, i) else { continue };
+                    let from = x(i) + width * (n as f64 - 0.5 * Engine::ALL.len() as f64);
+                    svg.bar((from + 1.0, y(value)), width - 2.0, floor - y(value), color(engine));
+                    svg.text((from + width / 2.0, y(value) - 4.0), Anchor::Middle, 9.5, MUTED, &short(value));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{all, short, ticks};
+    use crate::bench::results::{Engine, Figure, Measured, Results};
+
+    #[test]
+    fn axes_have_few_round_steps() {
+        assert_eq!(ticks(370.0), [0.0, 100.0, 200.0, 300.0, 400.0]);
+        assert_eq!(ticks(5.0), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(ticks(0.0).len(), 2);
+        assert_eq!((short(0.5), short(2.0), short(1234.6)), ("0.5".into(), "2".into(), "1235".into()));
+    }
+
+    #[test]
+    fn every_plot_is_drawn_from_whatever_was_measured() {
+        let mut results = Results::default();
+        assert!(all(&results).iter().all(|(_, svg)| svg.ends_with("</svg>\n")));
+        let mut measured = Measured::default();
+        measured.add(Engine::Ours, Figure::Decode(0, 2), 100.0);
+        results.models.insert("smollm2".into(), measured);
+        let plots = all(&results);
+        assert_eq!(plots.len(), 7);
+        assert!(plots[1].1.contains("SmolLM2") && plots[1].1.contains("<circle"));
+        assert!(plots.iter().all(|(_, svg)| !svg.contains("NaN") && !svg.contains("inf")));
+    }
+}
