@@ -11,6 +11,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::setup;
 use crate::shell::{Outcome, cache, capture, cargo, root};
 
 /// Where the counts are kept.
@@ -43,6 +44,17 @@ pub fn check() -> Outcome<Verdict> {
     let text = fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     let wanted: Counts = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
     Ok(compare(&wanted, &count()?))
+}
+
+/// Counts, compares, and says what is off.
+pub fn run() -> Outcome {
+    setup::programs()?;
+    let Verdict { good, bad } = check()?;
+    if bad.is_empty() {
+        println!("instruction counts: {good} hold");
+        return Ok(());
+    }
+    Err(format!("instruction counts: {good} hold, {} do not:\n  {}", bad.len(), bad.join("\n  ")))
 }
 
 /// Rewrites the file.
@@ -96,8 +108,14 @@ fn count() -> Outcome<Counts> {
     for (i, name) in names.lines().enumerate() {
         counts.insert(name.to_owned(), total(&folder.join(format!("part.{}", i + 1)))?);
     }
-    let rustc = capture(Command::new("rustc").arg("--version"))?.trim().to_owned();
+    let rustc = capture(Command::new(rustc()).arg("--version"))?.trim().to_owned();
     Ok(Counts { rustc, counts })
+}
+
+/// The compiler beside the cargo that runs us; another one may come first in the search path.
+fn rustc() -> PathBuf {
+    let beside = std::env::var_os("CARGO").map(|cargo| Path::new(&cargo).with_file_name("rustc"));
+    beside.filter(|path| path.is_file()).unwrap_or_else(|| "rustc".into())
 }
 
 /// The program's path, as cargo tells it.

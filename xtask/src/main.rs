@@ -23,6 +23,7 @@ const HELP: &str = "cargo xtask COMMAND
         [--tables]           measures nothing: writes the page again from the results that are kept
   dist              an archive of library, header and command line for this system in target/dist
   fuzz [SECONDS]    runs every fuzz target for that long (default 60)
+  instructions      counts the kernels' instructions alone and holds them against benches/instructions.json
   bless             rewrites the generated files that tests compare: header, symbols, schema, tables, counts
   setup             only installs what the other commands need";
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         (Some("dist"), []) => dist::run(),
         (Some("fuzz"), []) => fuzz::run("60"),
         (Some("fuzz"), [seconds]) => fuzz::run(seconds),
+        (Some("instructions"), []) => instructions::run(),
         (Some("bless"), []) => test::bless(),
         (Some("setup"), []) => setup::all(),
         (Some("help" | "--help" | "-h"), _) => {
