@@ -8,6 +8,7 @@
 //! computed with it, on the thread count or on the instruction set. Each element has one fixed order of
 //! accumulation; fused multiply-add is used (and emulated exactly where the CPU lacks it); no system libm.
 
+mod aligned;
 mod attention;
 #[cfg(test)]
 mod attention_tests;
