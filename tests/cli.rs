@@ -180,6 +180,32 @@ fn run_streams_the_same_text_for_the_same_seed() {
         assert!(memory("peak_anonymous_bytes") > Some(0));
     }
     assert!(report.get("perplexity").is_none() && report["memory"].get("budget_bytes").is_none());
+    assert_eq!(report["memory"]["kv_type"], "f16");
+}
+
+#[test]
+fn every_computing_command_takes_the_type_of_the_cache() {
+    let place = Place::with_model();
+    std::fs::write(place.path("t.txt"), "the world is the stone and the water in the other world").unwrap();
+    for command in [
+        &["run", "m.cgraph", "-p", "the", "-n", "4", "--json"][..],
+        &["eval", "m.cgraph", "--text", "t.txt", "--json"],
+        &["bench", "m.cgraph", "-p", "4", "-n", "2", "--repeat", "1", "--json"],
+    ] {
+        let of = |kind: &str| place.json(&[command, &["--kv-type", kind]].concat());
+        let (plain, small) = (of("f16"), of("q8_0"));
+        assert_eq!(
+            (&plain["memory"]["kv_type"], &small["memory"]["kv_type"]),
+            (&"f16".into(), &"q8_0".into())
+        );
+        let bytes = |report: &Value| report["memory"]["kv_bytes"].as_u64().unwrap();
+        // Codes of one byte in place of two, and two bytes of scale for 32 of them or for a shorter last block.
+        let (plain, small) = (bytes(&plain), bytes(&small));
+        assert!(small * 2 > plain && small < plain, "{command:?}: {small} of {plain}");
+        let refused = place.cgraph(&[command, &["--kv-type", "q4_0"]].concat());
+        assert_eq!(refused.code, Some(2), "{}", refused.err);
+        assert!(refused.err.contains("f16, q8_0"), "{}", refused.err);
+    }
 }
 
 #[test]

@@ -19,8 +19,10 @@ use capsulegraph::container::header::Kind;
 use capsulegraph::container::manifest::Layout;
 use capsulegraph::container::writer::Writer;
 use capsulegraph::convert::import::{ConvertOptions, convert};
+use capsulegraph::generate::eval::evaluate;
 use capsulegraph::generate::model::{Model, ModelOptions};
 use capsulegraph::generate::session::{Session, SessionOptions};
+use capsulegraph::kernels::kv::KvFormat;
 use capsulegraph::kernels::{encoding, pack};
 use capsulegraph::store::fetch::{FetchLayout, rows_cols};
 use capsulegraph::store::{OpenOptions, Origin, Store};
@@ -84,7 +86,11 @@ fn write_decoded(source: &Path, target: &Path) {
 }
 
 fn session(model: Arc<Model>) -> Session {
-    Session::new(model, &SessionOptions { context: 1024, ..SessionOptions::default() }).unwrap()
+    session_with(model, KvFormat::F16)
+}
+
+fn session_with(model: Arc<Model>, kv_format: KvFormat) -> Session {
+    Session::new(model, &SessionOptions { context: 1024, kv_format, ..SessionOptions::default() }).unwrap()
 }
 
 struct Position {
@@ -234,7 +240,37 @@ fn decoded_weights_give_llama_cpps_greedy_tokens() {
 fn quantised_weights_give_llama_cpps_greedy_tokens_but_for_noise() {
     let (sure, different) = greedy_differences(quantised(), include_str!("data/smollm2.greedy.json"));
     assert!(sure > 900, "{sure} steps");
-    assert!(different * 100 <= sure * 2, "{different} of {sure} differ");
+    // Four ways to sum the attention, equal but for last bits, gave 10, 14, 19 and 21 of 988.
+    assert!(different * 100 <= sure * 3, "{different} of {sure} differ");
+}
+
+/// Perplexity and the most likely token of every position.
+fn read(session: &mut Session, tokens: &[u32]) -> (f64, Vec<u32>) {
+    let vocab = session.model().decoder().params().vocab_size as usize;
+    let mut likely = Vec::new();
+    let mut sink = |rows: &[f32]| {
+        likely.extend(rows.chunks_exact(vocab).map(most_likely));
+        Ok(())
+    };
+    let evaluation = evaluate(session, tokens, 0, None, &mut sink, &mut |_| {}).unwrap();
+    (evaluation.perplexity.unwrap(), likely)
+}
+
+#[test]
+fn a_quantised_cache_changes_little() {
+    let prose = passages(include_bytes!("data/smollm2.reference.bin"));
+    let mut tokens: Vec<u32> = prose.into_iter().flat_map(|p| p.ids).collect();
+    let licence = include_str!("../LICENSE-APACHE");
+    tokens.extend(quantised().tokenizer().unwrap().encode(licence, false, false).unwrap());
+    // Where weights are quantised, any difference, however small, meets the rounding of activations to 8 bits.
+    for (model, bound) in [(quantised(), 0.94), (decoded(), 0.98)] {
+        let mut of = |format| read(&mut session_with(Arc::clone(&model), format), &tokens);
+        let ((plain, likely), (coarse, also)) = (of(KvFormat::F16), of(KvFormat::Q8_0));
+        let same = likely.iter().zip(&also).filter(|(a, b)| a == b).count() as f64 / likely.len() as f64;
+        println!("{} tokens: perplexity {plain:.4}, with q8_0 {coarse:.4}, same {same:.4}", tokens.len());
+        assert!((coarse / plain - 1.0).abs() < 0.005, "perplexity {plain:.4}, with q8_0 {coarse:.4}");
+        assert!(same >= bound, "the same most likely token at {same:.4} of positions");
+    }
 }
 
 #[test]

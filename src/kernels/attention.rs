@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::aligned::Aligned;
 use super::backend::Queries;
 use super::kv::{KvLayer, TILE};
 use super::layout::Shared;
@@ -96,9 +97,9 @@ impl<'a> Call<'a> {
 #[derive(Debug, Default)]
 struct Scratch {
     /// States of a task's pairs.
-    states: Vec<f32>,
+    states: Aligned<f32>,
     /// States of one chunk.
-    chunk: Vec<f32>,
+    chunk: Aligned<f32>,
     /// What the kernels need.
     buffers: Buffers,
 }
@@ -107,23 +108,15 @@ struct Scratch {
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     /// `[pairs, CHUNK]` scores, then weights.
-    pub scores: Vec<f32>,
+    pub scores: Aligned<f32>,
     /// Some positions' keys or values in f32.
-    pub block: Vec<f32>,
+    pub block: Aligned<f32>,
     /// Their scales in f32.
-    pub scales: Vec<f32>,
+    pub scales: Aligned<f32>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// `buffer` with at least `len` elements.
-pub(super) fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
 }
 
 /// The arithmetic of an instruction set.
@@ -180,7 +173,7 @@ unsafe fn compute<K: Kernel>(call: &Call<'_>, part: &AttentionPart, scratch: &mu
         // SAFETY: of the tasks that run at a time each has its own pairs.
         unsafe { call.states(0, kv, pairs.clone()) }
     } else {
-        room(&mut scratch.states, pairs.len() * len)
+        scratch.states.at_least(pairs.len() * len)
     };
     for chunk in chunks.clone() {
         let seeing = pairs.start.max(call.first_seeing(chunk * CHUNK))..pairs.end;
@@ -194,7 +187,7 @@ unsafe fn compute<K: Kernel>(call: &Call<'_>, part: &AttentionPart, scratch: &mu
                 K::chunk(call, kv, seeing, chunk, &mut scratch.buffers, states);
                 continue;
             }
-            let later = room(&mut scratch.chunk, states.len());
+            let later = scratch.chunk.at_least(states.len());
             K::chunk(call, kv, seeing, chunk, &mut scratch.buffers, later);
             for (state, later) in states.chunks_exact_mut(len).zip(later.chunks_exact(len)) {
                 K::merge(state, later);

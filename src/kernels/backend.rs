@@ -4,6 +4,7 @@
 //! millisecond take a [`Gate`] and the task index to resume `from`, and return [`Progress`]; whether and
 //! where they were interrupted never changes a bit of the result.
 
+use super::aligned::Aligned;
 use super::encoding::Encoding;
 use super::kv::KvLayer;
 use super::panel::Panel;
@@ -92,14 +93,14 @@ pub struct Queries<'a> {
 /// What an attention call that was paused keeps until it is resumed; its buffer is reused by later calls.
 #[derive(Debug, Default)]
 pub struct AttentionWork {
-    pub(super) states: Vec<f32>,
+    pub(super) states: Aligned<f32>,
 }
 
 impl AttentionWork {
     /// Bytes of the buffer.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.states.capacity() * size_of::<f32>()
+        self.states.bytes()
     }
 }
 

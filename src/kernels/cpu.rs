@@ -4,7 +4,7 @@ use std::fmt;
 
 #[cfg(target_arch = "aarch64")]
 use super::aarch64 as native;
-use super::attention::{self, Call, room, state_len};
+use super::attention::{self, Call, state_len};
 use super::backend::{Activations, AttentionWork, Backend, Product, Queries};
 use super::encoding::TILE;
 use super::kv::{self, BLOCK, KvLayer, Rounding, Rows};
@@ -14,6 +14,8 @@ use super::plan::{AttentionCut, AttentionPart, AttentionSize, Cut};
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 use super::scalar::native;
 use super::scalar::{self, attention::Scalar, elementwise::Row};
+#[cfg(target_arch = "x86_64")]
+use super::vector::elementwise::{Add, Swiglu};
 #[cfg(target_arch = "x86_64")]
 use super::x86_64 as native;
 use crate::error::{Error, Result};
@@ -237,6 +239,20 @@ macro_rules! by_isa {
     };
 }
 
+/// Chooses between an operation on the vectors of the instruction set and the plain call.
+macro_rules! by_width {
+    ($self:ident, $operation:expr, $scalar:expr) => {
+        match $self.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => {
+                // SAFETY: `with_isa` checked that the machine has the instruction set.
+                unsafe { native::enter($self.isa, $operation) }
+            }
+            _ => $scalar,
+        }
+    };
+}
+
 impl Rounding for Cpu {
     fn halves(&self, x: &[f32], out: &mut [u16]) {
         by_isa!(self, elementwise::to_f16(x, out));
@@ -406,7 +422,7 @@ impl Backend for Cpu {
             state: state_len(s.value_row()),
         };
         let cut = AttentionCut::new(size, self.isa.budget(), self.threads());
-        let states = Shared::new(room(&mut work.states, cut.state_elements()));
+        let states = Shared::new(work.states.at_least(cut.state_elements()));
         let call = Call { queries: *queries, cache, cut, states, out: Shared::new(out) };
         let mut from = from;
         while from < cut.tasks() {
@@ -436,7 +452,8 @@ impl Backend for Cpu {
         self.each_range(len, &|from, len| {
             // SAFETY: each task has its own range.
             let gate = unsafe { gate.part(from, len) };
-            by_isa!(self, elementwise::swiglu(gate, &up[from..][..len]));
+            let up = &up[from..][..len];
+            by_width!(self, Swiglu { gate, up }, scalar::elementwise::swiglu(gate, up));
         });
     }
 
@@ -446,7 +463,8 @@ impl Backend for Cpu {
         let x = Shared::new(x);
         self.each_range(len, &|from, len| {
             // SAFETY: each task has its own range.
-            scalar::elementwise::add(unsafe { x.part(from, len) }, &y[from..][..len]);
+            let (x, y) = (unsafe { x.part(from, len) }, &y[from..][..len]);
+            by_width!(self, Add { x, y }, scalar::elementwise::add(x, y));
         });
     }
 }

@@ -11,6 +11,7 @@
 use std::ops::Range;
 use std::str::FromStr;
 
+use super::aligned::Aligned;
 use super::layout::Shared;
 use super::math::{f16_to_f32, f32_to_f16};
 use crate::error::{Error, Result};
@@ -131,18 +132,18 @@ impl KvShape {
 #[derive(Debug)]
 struct Plane {
     /// Elements of q8_0, else empty.
-    codes: Vec<i8>,
+    codes: Aligned<i8>,
     /// Elements of f16, scales of q8_0.
-    halves: Vec<u16>,
+    halves: Aligned<u16>,
 }
 
 impl Plane {
     /// Zeroed pages come from the system on first use, so positions never reached cost nothing.
     fn new(format: KvFormat, heads: usize, len: HeadLen) -> Self {
         match format {
-            KvFormat::F16 => Self { codes: Vec::new(), halves: vec![0; heads * len.elements] },
+            KvFormat::F16 => Self { codes: Aligned::default(), halves: Aligned::new(heads * len.elements) },
             KvFormat::Q8_0 => {
-                Self { codes: vec![0; heads * len.elements], halves: vec![0; heads * len.scales] }
+                Self { codes: Aligned::new(heads * len.elements), halves: Aligned::new(heads * len.scales) }
             }
         }
     }

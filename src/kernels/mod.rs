@@ -10,6 +10,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod aligned;
 mod attention;
 #[cfg(test)]
 mod attention_tests;

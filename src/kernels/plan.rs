@@ -105,7 +105,8 @@ impl AttentionCut {
         cut.block = (budget / unit).clamp(1, PAIRS).min(size.pairs.max(1));
         let states = size.kv_heads.saturating_mul(size.pairs).saturating_mul(chunks * size.state);
         cut.split = threads > 1 && chunks > 1 && cut.wave() < 8 * threads && states <= SPLIT_ELEMENTS;
-        while !cut.split && cut.wave() < 4 * threads && cut.block * unit > 2 * SMALLEST && cut.block > 1 {
+        let few = |cut: &Self| cut.wave() < 4 * threads && !cut.wave().is_multiple_of(threads);
+        while !cut.split && few(&cut) && cut.block * unit > 2 * SMALLEST && cut.block > 1 {
             cut.block = cut.block.div_ceil(2);
         }
         cut.step = (budget / (cut.block * unit)).clamp(1, chunks);

@@ -210,6 +210,16 @@ static void logits(const capg_model *model) {
     OK(capg_session_eval(all, ids + 1, count - 1, 0, NULL, &error));
     OK(capg_session_logits(all, &every, &rows, &columns, &error));
     CHECK(rows == 1 && memcmp(last, every, columns * sizeof(float)) == 0);
+    options.kv_type = CAPG_KV_Q8_0;
+    capg_session *small;
+    OK(capg_session_new(model, &options, &small, &error));
+    OK(capg_session_eval(small, ids, count, 0, NULL, &error));
+    const float *coarse;
+    OK(capg_session_logits(small, &coarse, &rows, &columns, &error));
+    CHECK(rows == 1 && memcmp(last, coarse, columns * sizeof(float)) != 0);
+    OK(capg_session_report(small, &back, &error));
+    CHECK(text_has(back, "\"kv_type\": \"q8_0\""));
+    capg_session_free(small);
     const uint32_t many[100] = {0};
     FAILS(CAPG_ERROR_LIMIT, capg_session_eval(one, many, 100, 0, NULL, &error));
     capg_session_free(one);

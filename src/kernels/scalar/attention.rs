@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::kernels::attention::{Buffers, CHUNK, Call, Kernel, MIXED, room, state_len};
+use crate::kernels::attention::{Buffers, CHUNK, Call, Kernel, MIXED, state_len};
 use crate::kernels::kv::TILE;
 use crate::kernels::math::{exp, fma, sum_lanes_16};
 
@@ -24,8 +24,8 @@ impl Kernel for Scalar {
         let (cache, shape) = (call.cache, call.cache.shape());
         let first = chunk * CHUNK;
         for (pair, state) in pairs.zip(states.chunks_exact_mut(state_len(shape.value_row()))) {
-            let weights = room(&mut buffers.scores, call.visible(pair).min(first + CHUNK) - first);
-            let element = room(&mut buffers.block, shape.key_dim.max(shape.value_dim));
+            let weights = buffers.scores.at_least(call.visible(pair).min(first + CHUNK) - first);
+            let element = buffers.block.at_least(shape.key_dim.max(shape.value_dim));
             let q = call.query(kv, pair);
             for (j, weight) in weights.iter_mut().enumerate() {
                 cache.read_key(kv, first + j, &mut element[..shape.key_dim]);

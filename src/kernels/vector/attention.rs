@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Vector;
-use crate::kernels::attention::{Buffers, CHUNK, Call, Kernel, MIXED, room, state_len};
+use crate::kernels::attention::{Buffers, CHUNK, Call, Kernel, MIXED, state_len};
 use crate::kernels::kv::{BLOCK, Elements, TILE};
 use operations::{Merge, Mix, Score, Weigh, Wide};
 use source::{Codes, DecodeHalves, DecodeKeys, DecodeScales, DecodeValues, Floats, Halves, Rows, Source};
@@ -37,9 +37,9 @@ impl<V: Vector, const T: usize, const U: usize> Kernel for Blocked<V, T, U> {
     ) {
         let shape = call.cache.shape();
         let dim = shape.key_dim.max(shape.value_row());
-        room(&mut buffers.scores, pairs.len() * CHUNK);
-        room(&mut buffers.block, SPAN * dim);
-        room(&mut buffers.scales, SPAN * dim.div_ceil(BLOCK) + TILE);
+        buffers.scores.at_least(pairs.len() * CHUNK);
+        buffers.block.at_least(SPAN * dim);
+        buffers.scales.at_least(SPAN * dim.div_ceil(BLOCK) + TILE);
         let part = Chunk { call, kv, first: chunk * CHUNK, pairs };
         // SAFETY: passed on to the caller.
         unsafe {

@@ -4,6 +4,7 @@
 //! around them is ordinary code.
 
 pub(super) mod attention;
+pub(super) mod elementwise;
 
 use super::math::{EXP, LN2, LOG2_E, ROUNDER};
 
@@ -53,6 +54,12 @@ pub(super) trait Vector: Copy {
     /// As for [`load`](Self::load).
     unsafe fn load_i8(from: *const i8) -> Self;
 
+    /// Asks for the cache line at `address`, which may lie anywhere.
+    ///
+    /// # Safety
+    /// The machine has the instruction set.
+    unsafe fn prefetch(address: *const u8);
+
     /// Writes `LANES` floats.
     ///
     /// # Safety
@@ -70,6 +77,9 @@ pub(super) trait Vector: Copy {
 
     /// `self * b`.
     fn mul(self, b: Self) -> Self;
+
+    /// `self / b`.
+    fn div(self, b: Self) -> Self;
 
     /// `if self > b { self } else { b }`: `b` where one is NaN.
     fn max(self, b: Self) -> Self;

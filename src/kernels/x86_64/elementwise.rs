@@ -2,11 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::vector::Avx2;
 use crate::kernels::encoding::TILE;
 use crate::kernels::math::sum_lanes_f64;
 use crate::kernels::scalar::elementwise as scalar;
-use crate::kernels::vector::exp;
 
 /// As the scalar form.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -138,20 +136,4 @@ pub fn to_f16(x: &[f32], out: &mut [u16]) {
         }
     }
     scalar::to_f16(rest, &mut out[chunks.len() * 8..]);
-}
-
-/// As the scalar form.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub fn swiglu(gate: &mut [f32], up: &[f32]) {
-    let whole = gate.len() / 8 * 8;
-    for (g, u) in gate.chunks_exact_mut(8).zip(up.chunks_exact(8)) {
-        // SAFETY: both have eight elements.
-        unsafe {
-            let x = _mm256_loadu_ps(g.as_ptr());
-            let e = exp(Avx2(_mm256_xor_ps(x, _mm256_set1_ps(-0.0))));
-            let silu = _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0), e.0));
-            _mm256_storeu_ps(g.as_mut_ptr(), _mm256_mul_ps(silu, _mm256_loadu_ps(u.as_ptr())));
-        }
-    }
-    scalar::swiglu(&mut gate[whole..], &up[whole..]);
 }

@@ -16,6 +16,7 @@ mod vector;
 
 pub(super) use attention::{attend, gather};
 pub(super) use dispatch::matmul;
+pub(super) use vector::enter;
 
 use super::cpu::Isa;
 

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use crate::kernels::cpu::Isa;
 use crate::kernels::math::{EXP_HIGHEST, EXP_LOWEST};
 use crate::kernels::vector::{Operation, Vector};
 
@@ -48,6 +49,12 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: as above.
         unsafe { _mm256_storeu_ps(to, self.0) };
@@ -75,6 +82,12 @@ impl Vector for Avx2 {
     fn mul(self, b: Self) -> Self {
         // SAFETY: as above.
         Self(unsafe { _mm256_mul_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm256_div_ps(self.0, b.0) })
     }
 
     #[inline(always)]
@@ -148,6 +161,12 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: as above.
         unsafe { _mm512_storeu_ps(to, self.0) };
@@ -178,6 +197,12 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm512_div_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
     fn max(self, b: Self) -> Self {
         // SAFETY: as above.
         Self(unsafe { _mm512_max_ps(self.0, b.0) })
@@ -201,6 +226,23 @@ impl Vector for Avx512 {
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x.0, x.0);
             let value = _mm512_mask_mov_ps(self.0, high, _mm512_set1_ps(f32::INFINITY));
             Self(_mm512_mask_mov_ps(_mm512_maskz_mov_ps(kept, value), nan, x.0))
+        }
+    }
+}
+
+/// Runs `operation` on the vectors of `isa`.
+///
+/// # Safety
+/// That of the operation; the machine has `isa`, which is not scalar.
+pub unsafe fn enter<O, R>(isa: Isa, operation: O) -> R
+where
+    O: Operation<Avx2, Output = R> + Operation<Avx512, Output = R>,
+{
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match isa {
+            Isa::Avx512 => Avx512::enter(operation),
+            _ => Avx2::enter(operation),
         }
     }
 }

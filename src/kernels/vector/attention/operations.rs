@@ -7,6 +7,9 @@ use crate::kernels::math::sum_lanes_16;
 use crate::kernels::scalar::attention::merge_factors;
 use crate::kernels::vector::{Operation, Vector, exp};
 
+/// Rows of values between the one in use and the one asked for in advance.
+const AHEAD: usize = 16;
+
 /// An operation on register blocks of `T` vectors for each query.
 pub(super) struct Wide<O, const T: usize>(pub O);
 
@@ -41,6 +44,11 @@ impl<V: Vector, E: Source, const T: usize, const P: usize> Operation<V> for Wide
                     let mut key = scales;
                     for (i, key) in key.iter_mut().enumerate() {
                         let element = keys.get::<V>(place::<V>(i, dim) + d * TILE);
+                        // The tiles that come next: each is a page of its own, at which the processor's own
+                        // prefetching stops.
+                        if i * V::LANES % TILE == 0 {
+                            keys.prefetch::<V>(place::<V>(i + T, dim) + d * TILE);
+                        }
                         *key = if E::SCALED { element.mul(*key) } else { element };
                     }
                     for (p, sums) in sums.iter_mut().enumerate() {
@@ -150,6 +158,9 @@ impl<V: Vector, E: Source, const T: usize, const P: usize> Operation<V> for Wide
                 for (i, value) in value.iter_mut().enumerate() {
                     let at = d + i * V::LANES;
                     *value = values.get::<V>(j * row + at);
+                    if i * V::LANES % BLOCK == 0 {
+                        values.prefetch::<V>((j + AHEAD) * row + at);
+                    }
                     if E::SCALED {
                         *value = value.mul(V::splat(*values.scales().add(j * blocks + at / BLOCK)));
                     }

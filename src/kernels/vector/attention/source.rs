@@ -27,6 +27,12 @@ pub(super) trait Source: Copy {
     /// They are readable, and the machine has the instruction set.
     unsafe fn get<V: Vector>(self, at: usize) -> V;
 
+    /// Asks for the elements from `at` on, which may lie anywhere.
+    ///
+    /// # Safety
+    /// The machine has the instruction set.
+    unsafe fn prefetch<V: Vector>(self, at: usize);
+
     /// The scales.
     fn scales(self) -> *const f32;
 }
@@ -61,6 +67,12 @@ impl Source for Halves {
     }
 
     #[inline(always)]
+    unsafe fn prefetch<V: Vector>(self, at: usize) {
+        // SAFETY: passed on to the caller.
+        unsafe { V::prefetch(self.0.wrapping_add(at).cast()) };
+    }
+
+    #[inline(always)]
     fn scales(self) -> *const f32 {
         std::ptr::null()
     }
@@ -81,6 +93,9 @@ impl Source for Floats {
     }
 
     #[inline(always)]
+    unsafe fn prefetch<V: Vector>(self, _: usize) {}
+
+    #[inline(always)]
     fn scales(self) -> *const f32 {
         std::ptr::null()
     }
@@ -98,6 +113,12 @@ impl Source for Codes {
     unsafe fn get<V: Vector>(self, at: usize) -> V {
         // SAFETY: passed on to the caller.
         unsafe { V::load_i8(self.codes.add(at)) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch<V: Vector>(self, at: usize) {
+        // SAFETY: passed on to the caller.
+        unsafe { V::prefetch(self.codes.wrapping_add(at).cast()) };
     }
 
     #[inline(always)]
