@@ -264,7 +264,7 @@ fn a_quantised_cache_changes_little() {
     tokens.extend(quantised().tokenizer().unwrap().encode(licence, false, false).unwrap());
     // Where weights are quantised, any difference, however small, meets the rounding of activations to 8 bits.
     for (model, bound) in [(quantised(), 0.94), (decoded(), 0.98)] {
-        let mut of = |format| read(&mut session_with(Arc::clone(&model), format), &tokens);
+        let of = |format| read(&mut session_with(Arc::clone(&model), format), &tokens);
         let ((plain, likely), (coarse, also)) = (of(KvFormat::F16), of(KvFormat::Q8_0));
         let same = likely.iter().zip(&also).filter(|(a, b)| a == b).count() as f64 / likely.len() as f64;
         println!("{} tokens: perplexity {plain:.4}, with q8_0 {coarse:.4}, same {same:.4}", tokens.len());
