@@ -34,6 +34,7 @@ pub struct BenchRow {
     /// Tokens of one repeat; of passes those of one pass.
     pub tokens: usize,
     /// Tokens that the context held before.
+    #[serde(default)]
     pub depth: usize,
     /// Mean of `repeats`.
     pub tokens_per_s: f64,
@@ -55,7 +56,7 @@ pub struct Bench {
 }
 
 /// Tokens of a prompt, and decoded tokens, that a run which is not measured has at most.
-const WARM_UP: [usize; 2] = [512, 16];
+const WARM_UP: [usize; 2] = [128, 16];
 /// Passes of one repeat.
 const PASSES: usize = 8;
 
@@ -105,7 +106,7 @@ impl Test {
         format!("{kind}{}{depth}", self.tokens)
     }
 
-    /// The run that is not measured: it touches every buffer, and need not be long for that.
+    /// The run that is not measured: it wakes threads and fills caches, and need not be long for that.
     fn warm_up(self) -> Self {
         let [prompt, generate] = WARM_UP;
         let most = match self.kind {
@@ -261,6 +262,6 @@ mod tests {
         let one = BenchOptions { depths: Vec::new(), ..lists };
         assert_eq!(one.tests().len(), 3);
         let warm = Test { kind: Kind::Prompt, tokens: 2048, depth: 7 }.warm_up();
-        assert_eq!((warm.tokens, warm.depth), (512, 7));
+        assert_eq!((warm.tokens, warm.depth), (128, 7));
     }
 }

@@ -122,26 +122,31 @@ fn read_words(chunk: &[u8]) -> u64 {
     words.iter().fold(0, |digest, word| digest ^ u64::from_ne_bytes(*word))
 }
 
+/// Elements of the arrays that the plain forms multiply, again and again from the nearest cache.
+const BLOCK: usize = 1 << 12;
+/// Sums that the compiler may keep in vectors.
+const SUMS: usize = 16;
+
 fn int8_words() {
-    let (a, b) = black_box(([3i8; CHAINS], [5i8; CHAINS]));
-    let mut sums = [0i32; CHAINS];
-    for _ in 0..STEPS {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(&b)) {
-            *sum = black_box(*sum).wrapping_add(i32::from(*a) * i32::from(*b));
-        }
+    let (a, b) = ([3i8; BLOCK], [5i8; BLOCK]);
+    for _ in 0..STEPS * CHAINS / BLOCK {
+        let (a, b) = black_box((&a, &b));
+        black_box(a.iter().zip(b).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum::<i32>());
     }
-    black_box(sums);
 }
 
 fn f32_words() {
-    let (a, b) = black_box(([0.5f32; CHAINS], [0.25f32; CHAINS]));
-    let mut sums = [0f32; CHAINS];
-    for _ in 0..STEPS {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(&b)) {
-            *sum += black_box(*a) * b;
+    let (a, b) = ([0.5f32; BLOCK], [0.25f32; BLOCK]);
+    for _ in 0..STEPS * CHAINS / BLOCK {
+        let (a, b) = black_box((&a, &b));
+        let mut sums = [0f32; SUMS];
+        for (a, b) in a.as_chunks::<SUMS>().0.iter().zip(b.as_chunks::<SUMS>().0) {
+            for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+                *sum += a * b;
+            }
         }
+        black_box(sums);
     }
-    black_box(sums);
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -24,8 +24,9 @@ import llama_cpp
 import numpy as np
 
 
-# Passes of one measurement, as src/generate/bench.rs has them.
+# Passes of one measurement, and tokens evaluated before the first, as src/generate/bench.rs has them.
 PASSES = 8
+WARM_UP = 128
 
 
 class Peer:
@@ -139,7 +140,7 @@ def speed(args):
     sizes += [args.pass_depth + count for count in args.passes]
     if sizes:
         peer.open_context(args.threads, max(sizes), min(512, max(sizes)))
-        peer.hold(tokens, min(512, max(sizes)))
+        peer.hold(tokens, min(WARM_UP, max(sizes)))
         result["prefill"] = {}
         for count in args.prompt:
             peer.hold(tokens, 0)

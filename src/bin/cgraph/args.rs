@@ -520,7 +520,7 @@ pub struct VerifyArgs {
 
 /// Speed of prefill and decode, as llama-bench reports them
 ///
-/// Lengths may be lists; every length is tested at every depth, once unmeasured and then --repeat times. ppN reads a prompt
+/// Lengths may be lists; every length is tested at every depth: a short run that is not measured, then --repeat runs. ppN reads a prompt
 /// of N tokens, tgN decodes N tokens one by one, passN evaluates N tokens together and gives the logits of each, as
 /// speculative decoding verifies a draft; "@ dN" says that N tokens were in the context before. Prints mean and standard
 /// deviation in tokens a second, and the time from opening the file to the first token after the first prompt.
