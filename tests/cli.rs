@@ -208,6 +208,19 @@ fn every_computing_command_takes_the_type_of_the_cache() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn positions_that_are_never_reached_cost_no_memory() {
+    let place = Place::with_model();
+    for kind in ["f16", "q8_0"] {
+        let args =
+            ["run", "m.cgraph", "-p", "the", "-n", "4", "--json", "--ctx", "4000000", "--kv-type", kind];
+        let memory = &place.json(&args)["memory"];
+        let (kv, held) = (memory["kv_bytes"].as_u64(), memory["peak_anonymous_bytes"].as_u64());
+        assert!(kv > Some(400 << 20) && held < Some(64 << 20), "{kind}: {held:?} of {kv:?}");
+    }
+}
+
 #[test]
 fn stop_strings_and_chat_templates_reach_the_model() {
     let place = Place::with_model();

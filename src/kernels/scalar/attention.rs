@@ -51,17 +51,18 @@ impl Kernel for Scalar {
 
     /// With the larger maximum M: sum and mixed values of both, times exp(maximum - M), are added by fused steps.
     unsafe fn merge(state: &mut [f32], chunk: &[f32]) {
-        let (before, after) = merge_factors(state[0], chunk[0], exp);
-        state[0] = if chunk[0] > state[0] { chunk[0] } else { state[0] };
-        state[1] = fma(chunk[1], after, state[1] * before);
+        let (top, lower) = ordered(state[0], chunk[0]);
+        let factor = exp(lower - top);
+        let (before, after) = if chunk[0] > state[0] { (factor, 1.0) } else { (1.0, factor) };
+        (state[0], state[1]) = (top, fma(chunk[1], after, state[1] * before));
         for (mixed, later) in state[MIXED..].iter_mut().zip(&chunk[MIXED..]) {
             *mixed = fma(*later, after, *mixed * before);
         }
     }
 }
 
-/// Factors on what is there and on what is added. One of them is exp(0), which is exactly 1.
+/// The larger and the smaller of two maxima, neither of which is NaN.
 #[inline(always)]
-pub fn merge_factors(max: f32, added: f32, exp: impl Fn(f32) -> f32) -> (f32, f32) {
-    if added > max { (exp(max - added), 1.0) } else { (1.0, exp(added - max)) }
+pub fn ordered(a: f32, b: f32) -> (f32, f32) {
+    if b > a { (b, a) } else { (a, b) }
 }

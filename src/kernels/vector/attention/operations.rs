@@ -4,11 +4,11 @@ use super::source::{Rows, Source};
 use crate::kernels::attention::CHUNK;
 use crate::kernels::kv::{BLOCK, TILE};
 use crate::kernels::math::sum_lanes_16;
-use crate::kernels::scalar::attention::merge_factors;
+use crate::kernels::scalar::attention::ordered;
 use crate::kernels::vector::{Operation, Vector, exp};
 
 /// Rows of values between the one in use and the one asked for in advance.
-const AHEAD: usize = 16;
+const AHEAD: usize = 64;
 
 /// An operation on register blocks of `T` vectors for each query.
 pub(super) struct Wide<O, const T: usize>(pub O);
@@ -194,26 +194,18 @@ impl<V: Vector> Operation<V> for Merge<'_> {
     unsafe fn run(self) {
         let Self { state, chunk } = self;
         assert!(state.len() == chunk.len() && state.len().is_multiple_of(TILE));
-        let max = if chunk[0] > state[0] { chunk[0] } else { state[0] };
+        let grows = chunk[0] > state[0];
+        let (top, lower) = ordered(state[0], chunk[0]);
         // SAFETY: states are multiples of `TILE` long; else passed on to the caller.
         unsafe {
-            let (before, after) = merge_factors(state[0], chunk[0], |x| exp_of::<V>(x));
-            let (before, after) = (V::splat(before), V::splat(after));
+            let (one, factor) = (V::splat(1.0), exp(V::splat(lower - top)));
+            let (before, after) = if grows { (factor, one) } else { (one, factor) };
             for at in (0..state.len()).step_by(V::LANES) {
                 let place = state.as_mut_ptr().add(at);
                 let later = V::load(chunk.as_ptr().add(at));
                 later.fma(after, V::load(place).mul(before)).store(place);
             }
         }
-        state[0] = max;
+        state[0] = top;
     }
-}
-
-/// `math::exp` of one number.
-#[inline(always)]
-unsafe fn exp_of<V: Vector>(x: f32) -> f32 {
-    let mut lanes = [0.0; TILE];
-    // SAFETY: a vector has at most `TILE` lanes; else passed on to the caller.
-    unsafe { exp(V::splat(x)).store(lanes.as_mut_ptr()) };
-    lanes[0]
 }
