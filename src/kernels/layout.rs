@@ -141,6 +141,11 @@ impl Part<'_> {
         &self.weight.data[g * bytes..][..bytes]
     }
 
+    /// Where the results of row group `g` for one column are written; any address beyond the output.
+    pub(super) fn place(&self, g: usize, column: usize) -> *const f32 {
+        self.out.start.cast_const().wrapping_add(column * self.weight.rows + g * GROUP)
+    }
+
     /// Writes the results of row group `g` for one column, with the bias added.
     ///
     /// # Safety

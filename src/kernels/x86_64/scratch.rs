@@ -7,6 +7,10 @@ use super::expand::{Regs, Shape};
 use crate::kernels::layout::{GROUP, Part};
 use crate::kernels::panel::SPAN;
 
+/// Columns ahead of the one that is written whose place is asked for: columns lie far apart, each write alone
+/// would wait for memory.
+const AHEAD: usize = 12;
+
 /// 64 aligned bytes.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -89,6 +93,10 @@ impl Scratch {
     /// `reserve` was called for `lanes` and the part's columns; the task owns the groups of these columns.
     pub unsafe fn write(&mut self, part: &Part<'_>, groups: Range<usize>, lanes: usize, min: bool) {
         for (i, c) in part.columns.clone().enumerate() {
+            for g in groups.clone().step_by(2) {
+                // SAFETY: a prefetch never faults, also beyond the output.
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(part.place(g, c + AHEAD).cast()) };
+            }
             for (lane, g) in groups.clone().enumerate() {
                 // SAFETY: inside the buffer by the caller's promise, which also covers `store`.
                 unsafe {
