@@ -81,7 +81,7 @@ impl Isa {
             Self::NeonDot => 1 << 22,
             Self::Avx2 => 1 << 23,
             Self::AvxVnni => 1 << 24,
-            Self::Avx512 => 1 << 25,
+            Self::Avx512 => 1 << 26,
         }
     }
 }

@@ -9,6 +9,9 @@ use super::layout::GROUP;
 /// Multiply-adds below which a further cut costs more than it evens out.
 const SMALLEST: usize = 1 << 16;
 
+/// Row groups that the widest kernels multiply together.
+const TOGETHER: usize = 4;
+
 /// Columns of one task at most: weights are expanded once for that many.
 const COLUMNS: usize = 256;
 
@@ -29,12 +32,15 @@ impl Cut {
     pub(super) fn new(rows: usize, k: usize, n: usize, budget: usize, threads: usize) -> Self {
         let groups = rows.div_ceil(GROUP);
         let group = GROUP * k.max(1);
-        // Where a pair of row groups times all columns exceeds the budget, columns are cut, by eights.
-        let fitting = (budget / (2 * group)).clamp(1, COLUMNS);
+        // Columns of as many groups as the kernels like best that fit the budget, by eights; fewer groups where not
+        // even eight columns do.
+        let fitting = |together: usize| (budget / (together * group)).min(COLUMNS);
+        let together = if fitting(TOGETHER) >= n.min(8) { TOGETHER } else { 2 };
+        let fitting = fitting(together).max(1);
         let column_block = if n <= fitting { n } else { fitting.next_multiple_of(8).min(n) }.max(1);
         let work = group * column_block;
         let balanced = groups.div_ceil(4 * threads).max(SMALLEST.div_ceil(work));
-        let group_block = balanced.min(budget / work).max(1).next_multiple_of(2);
+        let group_block = balanced.min(budget / work).max(1).next_multiple_of(together);
         Self { groups, columns: n, group_block, column_block }
     }
 
