@@ -15,8 +15,6 @@ use super::plan::{AttentionCut, AttentionPart, AttentionSize, Cut};
 use super::scalar::native;
 use super::scalar::{self, attention::Scalar, elementwise::Row};
 #[cfg(target_arch = "x86_64")]
-use super::vector::elementwise::{Add, Swiglu};
-#[cfg(target_arch = "x86_64")]
 use super::x86_64 as native;
 use crate::error::{Error, Result};
 use crate::pool::{Gate, Pool, Progress, ThreadOptions};
@@ -200,9 +198,8 @@ impl Cpu {
         // SAFETY: passed on to the caller; `with_isa` checked that the machine has the instruction set.
         unsafe {
             match self.isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => native::attend(self.isa, call, part),
-                _ => attention::run::<Scalar>(call, part),
+                Isa::Scalar => attention::run::<Scalar>(call, part),
+                isa => native::attend(isa, call, part),
             }
         }
     }
@@ -215,9 +212,8 @@ impl Cpu {
         // SAFETY: as above.
         unsafe {
             match self.isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => native::gather(self.isa, call, kv, pair),
-                _ => attention::gather::<Scalar>(call, kv, pair),
+                Isa::Scalar => attention::gather::<Scalar>(call, kv, pair),
+                isa => native::gather(isa, call, kv, pair),
             }
         }
     }
@@ -239,16 +235,13 @@ macro_rules! by_isa {
     };
 }
 
-/// Chooses between an operation on the vectors of the instruction set and the plain call.
+/// The same for kernels that have vectors of several widths and are told the instruction set.
 macro_rules! by_width {
-    ($self:ident, $operation:expr, $scalar:expr) => {
+    ($self:ident, $name:ident ( $($argument:expr),* )) => {
         match $self.isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => {
-                // SAFETY: `with_isa` checked that the machine has the instruction set.
-                unsafe { native::enter($self.isa, $operation) }
-            }
-            _ => $scalar,
+            Isa::Scalar => scalar::elementwise::$name($($argument),*),
+            // SAFETY: `with_isa` checked that the machine has the instruction set.
+            isa => unsafe { native::$name(isa, $($argument),*) },
         }
     };
 }
@@ -452,8 +445,7 @@ impl Backend for Cpu {
         self.each_range(len, &|from, len| {
             // SAFETY: each task has its own range.
             let gate = unsafe { gate.part(from, len) };
-            let up = &up[from..][..len];
-            by_width!(self, Swiglu { gate, up }, scalar::elementwise::swiglu(gate, up));
+            by_width!(self, swiglu(gate, &up[from..][..len]));
         });
     }
 
@@ -463,8 +455,8 @@ impl Backend for Cpu {
         let x = Shared::new(x);
         self.each_range(len, &|from, len| {
             // SAFETY: each task has its own range.
-            let (x, y) = (unsafe { x.part(from, len) }, &y[from..][..len]);
-            by_width!(self, Add { x, y }, scalar::elementwise::add(x, y));
+            let x = unsafe { x.part(from, len) };
+            by_width!(self, add(x, &y[from..][..len]));
         });
     }
 }

@@ -1,6 +1,6 @@
 //! Numeric kernels: encodings and their packing, matrix products, attention, norms.
 //!
-//! Lives here: everything that computes on slices and shapes, one file per instruction set, and the
+//! Lives here: everything that computes on slices and shapes, one folder per architecture, and the
 //! [`backend::Backend`] interface through which the decoder reaches them. Calls `pool` only.
 //! Must not know: files, manifests, models.
 //!
@@ -32,7 +32,7 @@ mod rows;
 mod scalar;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod shape;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

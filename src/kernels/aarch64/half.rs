@@ -23,6 +23,23 @@ pub fn to_f32(bits: uint16x8_t) -> [float32x4_t; 2] {
     [low, high]
 }
 
+/// Four f16 likewise.
+#[inline]
+#[target_feature(enable = "neon")]
+pub fn four(bits: uint16x4_t) -> float32x4_t {
+    let values;
+    // SAFETY: reads and writes only the registers named.
+    unsafe {
+        asm!(
+            "fcvtl {values:v}.4s, {bits:v}.4h",
+            values = lateout(vreg) values,
+            bits = in(vreg) bits,
+            options(pure, nomem, nostack),
+        );
+    }
+    values
+}
+
 /// Bits of the f16 nearest to each value, ties to even.
 #[inline]
 #[target_feature(enable = "neon")]

@@ -1,7 +1,8 @@
 //! Integer matrix products: eight rows in two vectors, one 32-bit lane each.
 //!
-//! Few columns (decode) are multiplied straight from the packed bytes. For more, a row group is expanded once
-//! into [`Rows`], which are then multiplied with several columns at a time.
+//! Few columns (decode) are multiplied straight from the packed bytes. For more, a row group is expanded `SPAN`
+//! tiles at a time into [`Rows`], which stay in the first cache while all columns are multiplied with them, several
+//! at a time; the accumulators of each column wait in memory for the next span.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -13,14 +14,8 @@ use crate::kernels::layout::{GROUP, Part};
 use crate::kernels::rows::{Column, Rows};
 use crate::kernels::shape::Shape;
 
-/// Columns up to which the packed bytes are multiplied directly.
-pub const DIRECT: usize = 3;
-
 /// How eight rows are multiplied with columns and summed.
 pub trait Dot {
-    /// Columns that are multiplied with an expanded group at a time: what the registers hold.
-    const WIDTH: usize;
-
     /// Per column and row the sum of `codes(i) * x[4 i .. 4 i + 4]` over i below `len` (4 or 8), exact in i32.
     ///
     /// # Safety
@@ -36,8 +31,6 @@ pub trait Dot {
 pub struct Neon;
 
 impl Dot for Neon {
-    const WIDTH: usize = 2;
-
     #[inline(always)]
     unsafe fn dot<S: Shape, const N: usize>(
         codes: impl Fn(usize) -> Codes,
@@ -116,8 +109,6 @@ unsafe fn sdots<const LANE: usize, const N: usize>(
 }
 
 impl Dot for NeonDot {
-    const WIDTH: usize = 4;
-
     #[inline(always)]
     unsafe fn dot<S: Shape, const N: usize>(
         codes: impl Fn(usize) -> Codes,
@@ -211,7 +202,27 @@ impl Tile for Rows {
     }
 }
 
-/// Accumulators of one column: products and offsets.
+/// Accumulators of eight rows and one column, in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Accumulators {
+    products: [f32; GROUP],
+    offsets: [f32; GROUP],
+}
+
+impl Accumulators {
+    pub const ZERO: Self = Self { products: [0.0; GROUP], offsets: [0.0; GROUP] };
+
+    /// The results: with `min` both are added.
+    pub fn total(&self, min: bool) -> [f32; GROUP] {
+        let mut total = self.products;
+        if min {
+            total.iter_mut().zip(&self.offsets).for_each(|(total, offset)| *total += offset);
+        }
+        total
+    }
+}
+
+/// The same in registers.
 #[derive(Clone, Copy)]
 struct Sums {
     products: Floats,
@@ -220,10 +231,20 @@ struct Sums {
 
 impl Sums {
     #[inline(always)]
-    unsafe fn zero() -> Self {
+    unsafe fn load(from: &Accumulators) -> Self {
         // SAFETY: NEON by the caller's promise.
-        let zero = unsafe { [vdupq_n_f32(0.0); 2] };
-        Self { products: zero, offsets: zero }
+        unsafe { Self { products: load(&from.products), offsets: load(&from.offsets) } }
+    }
+
+    #[inline(always)]
+    unsafe fn save<S: Shape>(self, to: &mut Accumulators) {
+        // SAFETY: NEON by the caller's promise.
+        unsafe {
+            save(&mut to.products, self.products);
+            if S::MIN {
+                save(&mut to.offsets, self.offsets);
+            }
+        }
     }
 }
 
@@ -278,23 +299,6 @@ unsafe fn steps<S: Shape, D: Dot, T: Tile, const N: usize>(
     }
 }
 
-/// Adds the two accumulators and writes the results of group `g`, columns `c ..`.
-#[inline(always)]
-unsafe fn write<S: Shape, const N: usize>(part: &Part<'_>, g: usize, c: usize, sums: &[Sums; N]) {
-    for (i, sums) in sums.iter().enumerate() {
-        let mut result = [0.0; GROUP];
-        // SAFETY: the caller owns these results.
-        unsafe {
-            let mut total = sums.products;
-            if S::MIN {
-                total = [vaddq_f32(total[0], sums.offsets[0]), vaddq_f32(total[1], sums.offsets[1])];
-            }
-            save(&mut result, total);
-            part.store(g, c + i, &result);
-        }
-    }
-}
-
 /// The row groups of `part` times columns `c .. c + N`, straight from the packed bytes.
 ///
 /// # Safety
@@ -305,25 +309,29 @@ pub unsafe fn direct<E: Expand, D: Dot, const N: usize>(part: &Part<'_>, x: &Act
     unsafe {
         let columns: [Column; N] = std::array::from_fn(|i| Column::new(x, c + i, E::HALVES));
         for g in part.groups.clone() {
-            let mut sums = [Sums::zero(); N];
+            let mut sums = [Sums::load(&Accumulators::ZERO); N];
             for (b, block) in part.group(g).chunks_exact(E::BYTES).enumerate() {
                 for t in 0..E::TILES {
                     let regs = E::tile(block.as_ptr(), t);
                     steps::<E, D, Regs, N>(&regs, &columns, b * E::TILES + t, &mut sums);
                 }
             }
-            write::<E, N>(part, g, c, &sums);
+            for (i, sums) in sums.iter().enumerate() {
+                let mut memory = Accumulators::ZERO;
+                sums.save::<E>(&mut memory);
+                part.store(g, c + i, &memory.total(E::MIN));
+            }
         }
     }
 }
 
-/// Expands the packed `group`, zero points subtracted.
+/// Expands `blocks`, whole blocks of one row group, zero points subtracted.
 ///
 /// # Safety
 /// The processor has NEON.
 #[inline(always)]
-pub unsafe fn expand<E: Expand>(group: &[u8], tiles: &mut [Rows]) {
-    for (block, tiles) in group.chunks_exact(E::BYTES).zip(tiles.chunks_exact_mut(E::TILES)) {
+pub unsafe fn expand<E: Expand>(blocks: &[u8], tiles: &mut [Rows]) {
+    for (block, tiles) in blocks.chunks_exact(E::BYTES).zip(tiles.chunks_exact_mut(E::TILES)) {
         for (t, rows) in tiles.iter_mut().enumerate() {
             // SAFETY: the block has BYTES bytes; each row of codes takes two vectors.
             unsafe {
@@ -345,25 +353,27 @@ pub unsafe fn expand<E: Expand>(group: &[u8], tiles: &mut [Rows]) {
     }
 }
 
-/// The expanded group `g` times columns `c .. c + N`.
+/// Expanded tiles, the first of which is tile `first` of its group, times columns `c .. c + N`, added to `memory`.
 ///
 /// # Safety
-/// `tiles` holds group `g`, as many tiles as a column has; otherwise as [`direct`].
+/// The columns have these tiles; otherwise as [`direct`].
 #[inline(always)]
 pub unsafe fn expanded<S: Shape, D: Dot, const N: usize>(
-    part: &Part<'_>,
     x: &Activations,
-    g: usize,
     c: usize,
+    first: usize,
     tiles: &[Rows],
+    memory: &mut [Accumulators; N],
 ) {
-    // SAFETY: the columns have as many tiles as the group.
+    // SAFETY: passed on to the caller.
     unsafe {
         let columns: [Column; N] = std::array::from_fn(|i| Column::new(x, c + i, S::HALVES));
-        let mut sums = [Sums::zero(); N];
+        let mut sums: [Sums; N] = std::array::from_fn(|i| Sums::load(&memory[i]));
         for (t, rows) in tiles.iter().enumerate() {
-            steps::<S, D, Rows, N>(rows, &columns, t, &mut sums);
+            steps::<S, D, Rows, N>(rows, &columns, first + t, &mut sums);
         }
-        write::<S, N>(part, g, c, &sums);
+        for (memory, sums) in memory.iter_mut().zip(sums) {
+            sums.save::<S>(memory);
+        }
     }
 }

@@ -1,18 +1,21 @@
 //! Kernels for aarch64 with NEON, and with the SDOT instruction where the processor has it.
 //!
 //! Eight rows are two vectors of four. Bodies are generic `#[inline(always)]` functions; `dispatch` wraps them
-//! in functions with the target features of each instruction set, into which they are inlined.
+//! in functions with the target features of each instruction set, into which they are inlined. `vector` gives the
+//! kernels of `super::vector` their vectors.
 
+mod attention;
 mod dispatch;
 pub(super) mod elementwise;
 mod expand;
 mod float;
 mod half;
 mod matmul;
+mod vector;
 
+pub(super) use attention::{attend, gather};
 pub(super) use dispatch::matmul;
-
-pub(super) use super::scalar::attention;
+pub(super) use vector::{add, swiglu};
 
 use super::cpu::Isa;
 

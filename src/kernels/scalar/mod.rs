@@ -8,10 +8,13 @@ pub(super) mod matmul;
 /// ask for it.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(super) mod native {
-    pub use super::{attention, elementwise};
+    use super::attention::Scalar;
+    pub use super::elementwise;
+    use crate::kernels::attention::{self, Call};
     use crate::kernels::backend::Activations;
     use crate::kernels::cpu::Isa;
     use crate::kernels::layout::Part;
+    use crate::kernels::plan::AttentionPart;
 
     /// Whether there are kernels for `isa`.
     pub fn is_available(isa: Isa) -> bool {
@@ -25,5 +28,39 @@ pub(super) mod native {
     pub unsafe fn matmul(_: Isa, part: &Part<'_>, x: &Activations) {
         // SAFETY: passed on to the caller.
         unsafe { super::matmul::run(part, x) }
+    }
+
+    /// `gate = silu(gate) * up`.
+    ///
+    /// # Safety
+    /// Always safe; unsafe where there are vectors.
+    pub unsafe fn swiglu(_: Isa, gate: &mut [f32], up: &[f32]) {
+        elementwise::swiglu(gate, up);
+    }
+
+    /// `x += y`.
+    ///
+    /// # Safety
+    /// As [`swiglu`].
+    pub unsafe fn add(_: Isa, x: &mut [f32], y: &[f32]) {
+        elementwise::add(x, y);
+    }
+
+    /// Computes one task of attention.
+    ///
+    /// # Safety
+    /// As `attention::run`.
+    pub unsafe fn attend(_: Isa, call: &Call<'_>, part: &AttentionPart) {
+        // SAFETY: passed on to the caller.
+        unsafe { attention::run::<Scalar>(call, part) }
+    }
+
+    /// Merges the chunks of a pair.
+    ///
+    /// # Safety
+    /// As `attention::gather`.
+    pub unsafe fn gather(_: Isa, call: &Call<'_>, kv: usize, pair: usize) {
+        // SAFETY: passed on to the caller.
+        unsafe { attention::gather::<Scalar>(call, kv, pair) }
     }
 }

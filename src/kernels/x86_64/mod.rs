@@ -16,7 +16,7 @@ mod vector;
 
 pub(super) use attention::{attend, gather};
 pub(super) use dispatch::matmul;
-pub(super) use vector::enter;
+pub(super) use vector::{add, swiglu};
 
 use super::cpu::Isa;
 

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use crate::kernels::cpu::Isa;
 use crate::kernels::math::{EXP_HIGHEST, EXP_LOWEST};
+use crate::kernels::vector::elementwise::{Add, Swiglu};
 use crate::kernels::vector::{Operation, Vector};
 
 /// Eight lanes; AVX2, FMA and F16C.
@@ -234,7 +235,7 @@ impl Vector for Avx512 {
 ///
 /// # Safety
 /// That of the operation; the machine has `isa`, which is not scalar.
-pub unsafe fn enter<O, R>(isa: Isa, operation: O) -> R
+unsafe fn enter<O, R>(isa: Isa, operation: O) -> R
 where
     O: Operation<Avx2, Output = R> + Operation<Avx512, Output = R>,
 {
@@ -245,4 +246,22 @@ where
             _ => Avx2::enter(operation),
         }
     }
+}
+
+/// As the scalar form.
+///
+/// # Safety
+/// The machine has `isa`, which is not scalar.
+pub unsafe fn swiglu(isa: Isa, gate: &mut [f32], up: &[f32]) {
+    // SAFETY: passed on to the caller.
+    unsafe { enter(isa, Swiglu { gate, up }) }
+}
+
+/// As the scalar form.
+///
+/// # Safety
+/// The machine has `isa`, which is not scalar.
+pub unsafe fn add(isa: Isa, x: &mut [f32], y: &[f32]) {
+    // SAFETY: passed on to the caller.
+    unsafe { enter(isa, Add { x, y }) }
 }
