@@ -45,6 +45,9 @@ mod control {
     pub const MODE: u64 = 0xffc0;
     /// All exceptions masked, round to nearest, no flushing.
     pub const DEFAULT: u64 = 0x1f80;
+    /// Flush to zero, denormals are zero.
+    #[cfg(test)]
+    pub const FLUSHING: u64 = DEFAULT | 0x8040;
 
     pub fn read() -> u64 {
         let mut value = 0u32;
@@ -65,9 +68,12 @@ mod control {
 mod control {
     use std::arch::asm;
 
-    /// Rounding mode, flush-to-zero, default NaN, half-precision forms and trap enables.
-    pub const MODE: u64 = 0x07f7_9f00;
+    /// Rounding mode, flush-to-zero, default NaN, half-precision forms, trap enables and alternate behaviours.
+    pub const MODE: u64 = 0x07f7_9f07;
     pub const DEFAULT: u64 = 0;
+    /// Flush to zero.
+    #[cfg(test)]
+    pub const FLUSHING: u64 = 1 << 24;
 
     pub fn read() -> u64 {
         let value: u64;
@@ -95,7 +101,7 @@ mod control {
     pub fn write(_: u64) {}
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use super::*;
 
@@ -108,14 +114,13 @@ mod tests {
     #[test]
     fn a_host_mode_is_left_and_given_back() {
         let before = control::read();
-        let flushing = control::DEFAULT | 0x8040; // flush to zero, denormals are zero
-        control::write(flushing);
+        control::write(control::FLUSHING);
         assert_eq!(subnormal(), 0.0, "the host's mode flushes");
         {
             let _mode = StandardFloats::enter();
             assert!(subnormal() > 0.0);
         }
-        assert_eq!(control::read() & control::MODE, flushing);
+        assert_eq!(control::read() & control::MODE, control::FLUSHING);
         control::write(before);
     }
 }
