@@ -192,6 +192,27 @@ fn every_instruction_set_gives_the_same_bits() {
     assert!(compared >= 26 * 4, "{compared}");
 }
 
+/// Digests of logits, as every processor gives them. With CAPSULEGRAPH_BLESS=1 they are rewritten, not compared.
+const DIGESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/logits.txt");
+
+#[test]
+fn logits_are_those_of_every_processor() {
+    let mut digests = String::new();
+    for encoding in ["f16", "q8_0", "q4_1", "q4_k", "q6_k", "iq2_xs"] {
+        let model = TinyModel { encoding, blocks: 1, ..larger("q4_1") };
+        let full = store(&converted(&model), "m.cgraph", Mode::Exact);
+        let decoder = Decoder::new(full, Arc::new(Cpu::new(2).unwrap())).unwrap();
+        let (bits, _) = logits(&decoder, &tokens(&model, 9), 5, None);
+        let bytes: Vec<u8> = bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        digests += &format!("{encoding} {:016x}\n", xxhash_rust::xxh3::xxh3_64(&bytes));
+    }
+    if std::env::var_os("CAPSULEGRAPH_BLESS").is_some() {
+        std::fs::write(DIGESTS, &digests).unwrap();
+    }
+    let listed = std::fs::read_to_string(DIGESTS).unwrap();
+    assert_eq!(digests, listed, "where other bits are meant: cargo xtask bless");
+}
+
 #[test]
 fn long_contexts_and_a_quantised_cache_give_the_same_bits() {
     let model = TinyModel { blocks: 1, ..larger("q4_1") };
