@@ -231,7 +231,7 @@ fn tasks_are_a_partition_and_none_is_too_long() {
     let cuts = sizes.into_iter().flat_map(|size| {
         [1, 300, CHUNK, 4096, 32_768].into_iter().flat_map(move |positions| {
             [1, 2, 3, 64].into_iter().flat_map(move |threads| {
-                [1 << 17, 1 << 22, 1 << 23].map(move |budget| (size, positions, threads, budget))
+                [1 << 17, 1 << 22, 1 << 24].map(move |budget| (size, positions, threads, budget))
             })
         })
     });

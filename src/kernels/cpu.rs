@@ -82,6 +82,16 @@ impl Isa {
             Self::Avx512 => 1 << 26,
         }
     }
+
+    /// The same of attention, which multiplies f32.
+    fn attention_budget(self) -> usize {
+        match self {
+            Self::Scalar => 1 << 17,
+            Self::Neon | Self::NeonDot => 1 << 22,
+            Self::Avx2 | Self::AvxVnni => 1 << 23,
+            Self::Avx512 => 1 << 24,
+        }
+    }
 }
 
 impl fmt::Display for Isa {
@@ -414,7 +424,7 @@ impl Backend for Cpu {
             work: s.key_dim + s.value_dim,
             state: state_len(s.value_row()),
         };
-        let cut = AttentionCut::new(size, self.isa.budget(), self.threads());
+        let cut = AttentionCut::new(size, self.isa.attention_budget(), self.threads());
         let states = Shared::new(work.states.at_least(cut.state_elements()));
         let call = Call { queries: *queries, cache, cut, states, out: Shared::new(out) };
         let mut from = from;

@@ -64,6 +64,9 @@ impl Cut {
 /// Pairs of one task at most: enough to share the decoding of keys and values.
 const PAIRS: usize = 64;
 
+/// Pairs whose arithmetic takes at most as long as reading keys and values from memory.
+const READ: usize = 8;
+
 /// Elements of the states of split chunks at most (16 MiB).
 const SPLIT_ELEMENTS: usize = 1 << 22;
 
@@ -115,7 +118,7 @@ impl AttentionCut {
         while !cut.split && few(&cut) && cut.block * unit > 2 * SMALLEST && cut.block > 1 {
             cut.block = cut.block.div_ceil(2);
         }
-        cut.step = (budget / (cut.block * unit)).clamp(1, chunks);
+        cut.step = (budget / (cut.block.max(READ) * unit)).clamp(1, chunks);
         if cut.split {
             cut.step = cut.step.min((cut.wave() * chunks / (8 * threads)).max(1));
         }
