@@ -8,9 +8,9 @@ use super::attention::{self, Call, state_len};
 use super::backend::{Activations, AttentionWork, Backend, Product, Queries};
 use super::encoding::TILE;
 use super::kv::{self, BLOCK, KvLayer, Rounding, Rows};
-use super::layout::{Part, Shared, is_sound};
+use super::layout::{Part, Shared, float, group_bytes, is_sound};
 use super::panel::{DIRECT, Panel, SPAN, WIDTH, weave};
-use super::plan::{AttentionCut, AttentionPart, AttentionSize, Cut};
+use super::plan::{AttentionCut, AttentionPart, AttentionSize, Cut, ProductSize};
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 use super::scalar::native;
 use super::scalar::{self, attention::Scalar, elementwise::Row};
@@ -71,7 +71,7 @@ impl Isa {
         Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Self::Scalar)
     }
 
-    /// Multiply-adds that one thread does in somewhat less than 0.3 ms.
+    /// Multiply-adds of int8 that one thread does in somewhat less than 0.3 ms.
     fn budget(self) -> usize {
         match self {
             Self::Scalar => 1 << 17,
@@ -83,8 +83,8 @@ impl Isa {
         }
     }
 
-    /// The same of attention, which multiplies f32.
-    fn attention_budget(self) -> usize {
+    /// The same of f32: attention, and products with float weights.
+    fn float_budget(self) -> usize {
         match self {
             Self::Scalar => 1 << 17,
             Self::Neon | Self::NeonDot => 1 << 22,
@@ -345,7 +345,10 @@ impl Backend for Cpu {
                 product.out.fill(f32::NAN);
                 continue;
             }
-            let cut = Cut::new(weight.rows, weight.cols, x.n, self.isa.budget(), self.threads());
+            let (rows, k, encoding) = (weight.rows, weight.cols, weight.encoding);
+            let size = ProductSize { rows, k, n: x.n, group_bytes: group_bytes(encoding, k) };
+            let budget = if float(encoding).is_some() { self.isa.float_budget() } else { self.isa.budget() };
+            let cut = Cut::new(size, budget, self.threads());
             let out = Shared::new(&mut *product.out);
             planned.push((tasks, cut, weight, product.bias, out));
             tasks += cut.tasks();
@@ -424,7 +427,7 @@ impl Backend for Cpu {
             work: s.key_dim + s.value_dim,
             state: state_len(s.value_row()),
         };
-        let cut = AttentionCut::new(size, self.isa.attention_budget(), self.threads());
+        let cut = AttentionCut::new(size, self.isa.float_budget(), self.threads());
         let states = Shared::new(work.states.at_least(cut.state_elements()));
         let call = Call { queries: *queries, cache, cut, states, out: Shared::new(out) };
         let mut from = from;

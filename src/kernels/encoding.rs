@@ -26,6 +26,26 @@ pub struct Field {
     pub unit: usize,
 }
 
+/// How products with an encoding accumulate: a fixed property, as it decides the bits of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheme {
+    /// Two scales per tile, hence two steps of the accumulator per tile; one otherwise.
+    pub halves: bool,
+    /// A second accumulator collects the offsets.
+    pub min: bool,
+}
+
+impl Scheme {
+    /// One scale per tile and no offset.
+    pub(super) const PLAIN: Self = Self { halves: false, min: false };
+    /// One scale and one offset per tile.
+    pub(super) const OFFSET: Self = Self { halves: false, min: true };
+    /// Two scales per tile and no offset.
+    pub(super) const HALVES: Self = Self { halves: true, min: false };
+    /// Two scales and two offsets per tile: right for all encodings, and what those without a vector form take.
+    pub(super) const GENERAL: Self = Self { halves: true, min: true };
+}
+
 /// Encodes one block: elements, importance weight of each, bytes of the block. See [`Encoding::quantize`].
 pub type Quantize = fn(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
 
@@ -56,6 +76,8 @@ pub struct Encoding {
     pub quantize: Option<Quantize>,
     /// Integer form of tile `t` (elements `32 t ..`) of a block; `None` for f32, f16 and bf16.
     pub tile: Option<fn(block: &[u8], t: usize, out: &mut Tile)>,
+    /// How products with it accumulate.
+    pub scheme: Scheme,
 }
 
 impl PartialEq for Encoding {

@@ -1,30 +1,9 @@
-//! What the kernels must know of packed data: strides, how a row's block is gathered, and which of the
-//! two accumulation schemes an encoding uses.
+//! What the kernels must know of packed data: strides, soundness, and the parts that
+//! tasks write.
 
 use super::backend::{Activations, Matrix};
 use super::encoding::{Encoding, TILE};
 pub(super) use super::pack::GROUP;
-
-/// How products with an encoding accumulate: a fixed property, as it decides the bits of the result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Scheme {
-    /// Two scales per tile, hence two steps of the accumulator per tile; one otherwise.
-    pub halves: bool,
-    /// A second accumulator collects the offsets.
-    pub min: bool,
-}
-
-/// The scheme of `encoding`. One that is not listed takes the most general one, which is right for all and which
-/// the vector kernels use wherever they have no form of their own.
-pub(super) fn scheme(encoding: &Encoding) -> Scheme {
-    let (halves, min) = match encoding.name {
-        "q4_0" | "q5_0" | "q8_0" | "iq4_nl" | "iq4_xs" => (false, false),
-        "q4_1" | "q5_1" | "q4_k" | "q5_k" => (false, true),
-        "q3_k" | "q6_k" => (true, false),
-        _ => (true, true),
-    };
-    Scheme { halves, min }
-}
 
 /// Bytes of one packed group of eight rows of `cols` elements.
 pub(super) fn group_bytes(encoding: &Encoding, cols: usize) -> usize {

@@ -27,7 +27,7 @@ pub mod pack;
 mod panel;
 mod plan;
 pub mod roofline;
-#[cfg(target_arch = "aarch64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod rows;
 mod scalar;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

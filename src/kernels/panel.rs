@@ -7,8 +7,8 @@ use super::encoding::TILE;
 /// Tokens of a panel.
 pub(super) const WIDTH: usize = 8;
 
-/// Tokens up to which products read the packed weights directly, one row of activations at a time.
-pub(super) const DIRECT: usize = 3;
+/// Tokens up to which kernels with panels read the packed weights directly, one row of activations at a time.
+pub(super) const DIRECT: usize = 2 * WIDTH;
 
 /// Tiles of a span, of which products multiply all tokens before they go on: a multiple of the eight tiles of
 /// the longest block. Expanded, a span of 32 rows takes 20 kB, less than the first cache, and leaves room for

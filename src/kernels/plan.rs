@@ -15,6 +15,20 @@ const TOGETHER: usize = 4;
 /// Columns of one task at most: weights are expanded once for that many.
 const COLUMNS: usize = 256;
 
+/// Bytes of weights of one task at most: what a thread reads in about 0.3 ms.
+const READ_BYTES: usize = 1 << 22;
+
+/// Sizes of one product.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProductSize {
+    pub rows: usize,
+    pub k: usize,
+    /// Columns.
+    pub n: usize,
+    /// Bytes of a packed row group.
+    pub group_bytes: usize,
+}
+
 /// The cut of one product.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cut {
@@ -27,20 +41,23 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// Cuts a product of `rows * k` weights and `n` columns into tasks of at most `budget` multiply-adds
-    /// (or one pair of row groups), and where it is large enough into at least four per thread.
-    pub(super) fn new(rows: usize, k: usize, n: usize, budget: usize, threads: usize) -> Self {
-        let groups = rows.div_ceil(GROUP);
-        let group = GROUP * k.max(1);
+    /// Cuts a product into tasks of at most `budget` multiply-adds and [`READ_BYTES`] (or, where either is less
+    /// than that, of two row groups and eight columns), and where it is large enough into at least four per thread.
+    pub(super) fn new(size: ProductSize, budget: usize, threads: usize) -> Self {
+        let n = size.n;
+        let groups = size.rows.div_ceil(GROUP);
+        let group = GROUP * size.k.max(1);
         // Columns of as many groups as the kernels like best that fit the budget, by eights; fewer groups where not
         // even eight columns do.
         let fitting = |together: usize| (budget / (together * group)).min(COLUMNS);
-        let together = if fitting(TOGETHER) >= n.min(8) { TOGETHER } else { 2 };
+        let readable = READ_BYTES / size.group_bytes.max(1);
+        let together = if fitting(TOGETHER) >= n.min(8) && readable >= TOGETHER { TOGETHER } else { 2 };
         let fitting = fitting(together).max(1);
-        let column_block = if n <= fitting { n } else { fitting.next_multiple_of(8).min(n) }.max(1);
+        let column_block = if n <= fitting { n } else { fitting / 8 * 8 }.max(8).min(n).max(1);
         let work = group * column_block;
         let balanced = groups.div_ceil(4 * threads).max(SMALLEST.div_ceil(work));
-        let group_block = balanced.min(budget / work).max(1).next_multiple_of(together);
+        let whole = (budget / work).min(readable) / together * together;
+        let group_block = balanced.next_multiple_of(together).min(whole).max(2);
         Self { groups, columns: n, group_block, column_block }
     }
 
@@ -67,8 +84,8 @@ const PAIRS: usize = 64;
 /// Pairs whose arithmetic takes at most as long as reading keys and values from memory.
 const READ: usize = 8;
 
-/// Elements of the states of split chunks at most (16 MiB).
-const SPLIT_ELEMENTS: usize = 1 << 22;
+/// Elements of the states of split chunks at most (4 MiB): merging them is not interrupted.
+const SPLIT_ELEMENTS: usize = 1 << 20;
 
 /// Sizes of one attention call. The queries of a key head are its pairs (token, query head), token by token.
 #[derive(Clone, Copy, Debug)]
@@ -181,6 +198,44 @@ impl AttentionCut {
             kv: index % self.size.kv_heads,
             pairs: first..(first + self.block).min(self.size.pairs),
             chunks: run * self.step..((run + 1) * self.step).min(self.chunks),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn products_are_cut_into_bounded_parts_that_cover_them(
+            (rows, k, n) in (1usize..3000, 1usize..400, 0usize..700),
+            (bits, budget, threads) in (2usize..33, 15u32..27, 1usize..9),
+        ) {
+            let (k, budget) = (32 * k, 1 << budget);
+            let size = ProductSize { rows, k, n, group_bytes: GROUP * k * bits / 8 };
+            let cut = Cut::new(size, budget, threads);
+            let mut seen = vec![0; rows.div_ceil(GROUP) * n];
+            for task in 0..cut.tasks() {
+                let [groups, columns] = cut.part(task);
+                let work = groups.len() * columns.len() * GROUP * k;
+                prop_assert!(work <= budget || groups.len() <= 2 && columns.len() <= 8);
+                prop_assert!(groups.len() * size.group_bytes <= READ_BYTES || groups.len() <= 2);
+                for (g, c) in groups.flat_map(|g| columns.clone().map(move |c| (g, c))) {
+                    seen[g * n + c] += 1;
+                }
+            }
+            prop_assert!(seen.iter().all(|times| *times == 1));
+        }
+    }
+
+    #[test]
+    fn a_large_product_has_work_for_all_threads() {
+        let size = ProductSize { rows: 4096, k: 4096, n: 1, group_bytes: GROUP * 4096 * 9 / 16 };
+        for threads in [1, 2, 4, 16] {
+            assert!(Cut::new(size, 1 << 26, threads).tasks() >= 4 * threads);
         }
     }
 }

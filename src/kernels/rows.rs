@@ -1,4 +1,4 @@
-//! Eight weight rows and one column of activations, as vector kernels of any instruction set meet them.
+//! Eight weight rows and one column of activations, as the vector kernels of every instruction set meet them.
 
 use super::backend::Activations;
 use super::encoding::{Encoding, TILE, Tile};

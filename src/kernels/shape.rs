@@ -1,5 +1,6 @@
 //! The integer forms of the encodings that have vector kernels, as far as no instruction set matters to them:
-//! one table for all.
+//! one table for all,
+//! which must agree with the registry.
 
 use super::layout::GROUP;
 
@@ -12,9 +13,9 @@ pub trait Shape {
     const LARGEST: i32;
     /// See `SIGNED`.
     const ZERO_SHIFT: i32;
-    /// As `layout::Scheme::halves`.
+    /// As `encoding::Scheme::halves`.
     const HALVES: bool;
-    /// As `layout::Scheme::min`.
+    /// As `encoding::Scheme::min`.
     const MIN: bool;
 }
 
@@ -70,26 +71,53 @@ shape!(Q6K, 210, 8, false, 63, 5, true, false);
 shape!(Iq4Nl, 18, 1, true, 128, 0, false, false);
 shape!(Iq4Xs, 136, 8, true, 128, 0, false, false);
 
-/// Calls `$form::<E>($argument)` with the type `E` of an encoding that has a vector form, else `$generic($argument)`.
-#[cfg(target_arch = "aarch64")]
+/// Calls `$form::<E>(arguments)` with the type `E` of an encoding that has a vector form, else
+/// `$generic(arguments)`.
 macro_rules! by_encoding {
-    ($encoding:expr, $form:ident, $generic:ident, $argument:expr) => {
+    ($encoding:expr, $form:ident, $generic:ident, $arguments:tt) => {
         match $encoding.name {
-            "q4_0" => $form::<$crate::kernels::shape::Q4_0>($argument),
-            "q4_1" => $form::<$crate::kernels::shape::Q4_1>($argument),
-            "q5_0" => $form::<$crate::kernels::shape::Q5_0>($argument),
-            "q5_1" => $form::<$crate::kernels::shape::Q5_1>($argument),
-            "q8_0" => $form::<$crate::kernels::shape::Q8_0>($argument),
-            "q2_k" => $form::<$crate::kernels::shape::Q2K>($argument),
-            "q3_k" => $form::<$crate::kernels::shape::Q3K>($argument),
-            "q4_k" => $form::<$crate::kernels::shape::Q4K>($argument),
-            "q5_k" => $form::<$crate::kernels::shape::Q5K>($argument),
-            "q6_k" => $form::<$crate::kernels::shape::Q6K>($argument),
-            "iq4_nl" => $form::<$crate::kernels::shape::Iq4Nl>($argument),
-            "iq4_xs" => $form::<$crate::kernels::shape::Iq4Xs>($argument),
-            _ => $generic($argument),
+            "q4_0" => $form::<$crate::kernels::shape::Q4_0> $arguments,
+            "q4_1" => $form::<$crate::kernels::shape::Q4_1> $arguments,
+            "q5_0" => $form::<$crate::kernels::shape::Q5_0> $arguments,
+            "q5_1" => $form::<$crate::kernels::shape::Q5_1> $arguments,
+            "q8_0" => $form::<$crate::kernels::shape::Q8_0> $arguments,
+            "q2_k" => $form::<$crate::kernels::shape::Q2K> $arguments,
+            "q3_k" => $form::<$crate::kernels::shape::Q3K> $arguments,
+            "q4_k" => $form::<$crate::kernels::shape::Q4K> $arguments,
+            "q5_k" => $form::<$crate::kernels::shape::Q5K> $arguments,
+            "q6_k" => $form::<$crate::kernels::shape::Q6K> $arguments,
+            "iq4_nl" => $form::<$crate::kernels::shape::Iq4Nl> $arguments,
+            "iq4_xs" => $form::<$crate::kernels::shape::Iq4Xs> $arguments,
+            _ => $generic $arguments,
         }
     };
 }
-#[cfg(target_arch = "aarch64")]
 pub(super) use by_encoding;
+
+#[cfg(test)]
+mod tests {
+    use super::{Generic, Packed, Shape};
+    use crate::kernels::encoding::{Encoding, Scheme, TILE, all};
+    use crate::kernels::layout::GROUP;
+
+    fn scheme<S: Shape>() -> Scheme {
+        Scheme { halves: S::HALVES, min: S::MIN }
+    }
+
+    fn same<E: Packed>(encoding: &Encoding) -> bool {
+        assert_eq!(encoding.scheme, scheme::<E>(), "{}", encoding.name);
+        assert_eq!([GROUP * encoding.block_bytes, encoding.block_len], [E::BYTES, E::TILES * TILE]);
+        true
+    }
+
+    fn general(encoding: &Encoding) -> bool {
+        assert!(encoding.tile.is_none() || encoding.scheme == scheme::<Generic>(), "{}", encoding.name);
+        false
+    }
+
+    #[test]
+    fn vector_forms_are_those_of_the_registry() {
+        let forms = all().iter().filter(|e| by_encoding!(e, same, general, (e))).count();
+        assert_eq!(forms, 12);
+    }
+}

@@ -9,7 +9,7 @@ use crate::kernels::backend::Activations;
 use crate::kernels::cpu::Isa;
 use crate::kernels::encoding::{Encoding, TILE};
 use crate::kernels::layout::{self, GROUP, Part};
-use crate::kernels::panel::{DIRECT, SPAN};
+use crate::kernels::panel::SPAN;
 use crate::kernels::rows::{Rows, each_tile};
 use crate::kernels::shape::{Generic, Shape, by_encoding};
 use crate::kernels::vector::Vector;
@@ -39,7 +39,7 @@ type Expanded = unsafe fn(&Activations, usize, usize, &[Rows], &mut [Accumulator
 /// What multiplies one encoding on one instruction set.
 struct Kernels {
     /// One, two and three columns straight from the packed bytes, where the encoding has a vector form.
-    direct: Option<[Direct; DIRECT]>,
+    direct: Option<[Direct; 3]>,
     /// Expands whole blocks of a row group.
     expand: unsafe fn(&Encoding, &[u8], &mut [Rows]),
     /// One column, two and so on times an expanded span: as many as the registers hold.
@@ -122,9 +122,9 @@ pub unsafe fn matmul(isa: Isa, part: &Part<'_>, x: &Activations) {
         // SAFETY: passed on to the caller.
         return unsafe { float::run(kind, part, x) };
     }
-    let kernels = by_encoding!(encoding, of, generic, isa);
+    let kernels = by_encoding!(encoding, of, generic, (isa));
     let columns = part.columns.clone();
-    if let (Some(direct), 1..=DIRECT) = (kernels.direct, columns.len()) {
+    if let (Some(direct), 1..=3) = (kernels.direct, columns.len()) {
         // SAFETY: passed on to the caller.
         return unsafe { direct[columns.len() - 1](part, x, columns.start) };
     }
@@ -167,7 +167,7 @@ unsafe fn multiply_group(
             (c, sums) = (c + n, rest);
         }
     }
-    let min = layout::scheme(encoding).min;
+    let min = encoding.scheme.min;
     for (c, sums) in part.columns.clone().zip(sums) {
         // SAFETY: passed on to the caller; a prefetch may name any address.
         unsafe {

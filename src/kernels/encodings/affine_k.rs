@@ -1,7 +1,7 @@
 //! Q2_K, Q4_K and Q5_K: 256 elements in sub-blocks, each with a small integer scale and offset that two f16
 //! factors multiply: `value = (d scale) code - dmin offset`.
 
-use super::{Encoding, SUPER, TILE, Tile, affine, f16_at, field, fit, fit_k, put_f16};
+use super::{Encoding, SUPER, Scheme, TILE, Tile, affine, f16_at, field, fit, fit_k, put_f16};
 
 /// Two-bit codes, sub-blocks of 16 with four-bit scales and offsets.
 pub(super) static Q2_K: Encoding = Encoding {
@@ -13,6 +13,7 @@ pub(super) static Q2_K: Encoding = Encoding {
     dequantize: |block, out| affine(block, out, tile_q2_k),
     quantize: Some(quantize_q2_k),
     tile: Some(tile_q2_k),
+    scheme: Scheme::GENERAL,
 };
 
 /// Four-bit codes, sub-blocks of 32 with six-bit scales and offsets.
@@ -25,6 +26,7 @@ pub(super) static Q4_K: Encoding = Encoding {
     dequantize: |block, out| affine(block, out, tile_q4_k),
     quantize: Some(quantize_q4_k),
     tile: Some(tile_q4_k),
+    scheme: Scheme::OFFSET,
 };
 
 /// Five-bit codes, sub-blocks of 32 with six-bit scales and offsets; the fifth bits apart.
@@ -37,6 +39,7 @@ pub(super) static Q5_K: Encoding = Encoding {
     dequantize: |block, out| affine(block, out, tile_q5_k),
     quantize: Some(quantize_q5_k),
     tile: Some(tile_q5_k),
+    scheme: Scheme::OFFSET,
 };
 
 /// Scale and offset of sub-block `j` of 8 in the twelve bytes of Q4_K and Q5_K. Bytes 0..4 and 4..8 hold six

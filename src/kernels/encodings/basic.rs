@@ -1,6 +1,6 @@
 //! Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0: blocks of 32 elements with an f16 scale, and an f16 offset in the `_1` forms.
 
-use super::{Encoding, TILE, Tile, affine, f16_at, field, fit, put_f16, symmetric, u32_at};
+use super::{Encoding, Scheme, TILE, Tile, affine, f16_at, field, fit, put_f16, symmetric, u32_at};
 
 /// Four-bit codes minus 8.
 pub(super) static Q4_0: Encoding = Encoding {
@@ -12,6 +12,7 @@ pub(super) static Q4_0: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_q4_0),
     quantize: Some(quantize_q4_0),
     tile: Some(tile_q4_0),
+    scheme: Scheme::PLAIN,
 };
 
 /// Four-bit codes and an offset.
@@ -24,6 +25,7 @@ pub(super) static Q4_1: Encoding = Encoding {
     dequantize: |block, out| affine(block, out, tile_q4_1),
     quantize: Some(quantize_q4_1),
     tile: Some(tile_q4_1),
+    scheme: Scheme::OFFSET,
 };
 
 /// Five-bit codes minus 16; the fifth bits in a word of their own.
@@ -36,6 +38,7 @@ pub(super) static Q5_0: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_q5_0),
     quantize: Some(quantize_q5_0),
     tile: Some(tile_q5_0),
+    scheme: Scheme::PLAIN,
 };
 
 /// Five-bit codes and an offset.
@@ -48,6 +51,7 @@ pub(super) static Q5_1: Encoding = Encoding {
     dequantize: |block, out| affine(block, out, tile_q5_1),
     quantize: Some(quantize_q5_1),
     tile: Some(tile_q5_1),
+    scheme: Scheme::OFFSET,
 };
 
 /// Eight-bit codes. The quantiser does not use -128.
@@ -60,6 +64,7 @@ pub(super) static Q8_0: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_q8_0),
     quantize: Some(quantize_q8_0),
     tile: Some(tile_q8_0),
+    scheme: Scheme::PLAIN,
 };
 
 /// Sixteen bytes as 32 codes: low nibbles, then high nibbles.

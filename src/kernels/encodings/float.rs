@@ -1,7 +1,7 @@
 //! F32, F16 and BF16: blocks of one element, no integer form. Their `dequantize` and `quantize` take any number
 //! of elements at once.
 
-use super::{Encoding, field};
+use super::{Encoding, Scheme, field};
 use half::{bf16, f16};
 
 /// IEEE 754 binary32, little-endian. Quantising copies the bits, NaN and infinities included.
@@ -22,6 +22,7 @@ pub(super) static F32: Encoding = Encoding {
         }
     }),
     tile: None,
+    scheme: Scheme::PLAIN,
 };
 
 /// IEEE 754 binary16. Quantising rounds to the nearest, ties to even; NaN becomes 0 and what is out of range
@@ -43,6 +44,7 @@ pub(super) static F16: Encoding = Encoding {
         }
     }),
     tile: None,
+    scheme: Scheme::PLAIN,
 };
 
 /// The upper half of binary32. Quantising rounds to the nearest, ties to even; NaN becomes 0 and what is out of
@@ -64,6 +66,7 @@ pub(super) static BF16: Encoding = Encoding {
         }
     }),
     tile: None,
+    scheme: Scheme::PLAIN,
 };
 
 /// `x` within `±limit`; 0 for NaN.

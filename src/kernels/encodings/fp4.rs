@@ -1,6 +1,6 @@
 //! MXFP4 (OCP Microscaling Formats 1.0) and NVFP4: four-bit floats (e2m1) with an eight-bit scale.
 
-use super::{Encoding, Tile, field, symmetric};
+use super::{Encoding, Scheme, Tile, field, symmetric};
 
 /// The sixteen e2m1 values, doubled to make them integers; scales are halved in return.
 pub(crate) const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
@@ -15,6 +15,7 @@ pub(super) static MXFP4: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_mxfp4),
     quantize: None,
     tile: Some(tile_mxfp4),
+    scheme: Scheme::GENERAL,
 };
 
 /// Each 16 elements share an unsigned e4m3 scale; a block holds four of them.
@@ -27,6 +28,7 @@ pub(super) static NVFP4: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_nvfp4),
     quantize: None,
     tile: Some(tile_nvfp4),
+    scheme: Scheme::GENERAL,
 };
 
 /// Half of 2^(e - 127), the scale that the byte `e` stands for. Below 2^-126 the result is subnormal.

@@ -1,7 +1,7 @@
 //! IQ1_S and IQ1_M: eight elements are a point of [`grids::IQ1`] moved by plus or minus 1/8 along every axis.
 //! In integer form a code is 8 times that, and the scale an eighth.
 
-use super::{Encoding, SUPER, Tile, f16_at, field, grids, symmetric, u16_at};
+use super::{Encoding, SUPER, Scheme, Tile, f16_at, field, grids, symmetric, u16_at};
 use half::f16;
 
 /// 1.56 bits per element: 3-bit scale and the sign of the shift for each 32.
@@ -14,6 +14,7 @@ pub(super) static IQ1_S: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_iq1_s),
     quantize: None,
     tile: Some(tile_iq1_s),
+    scheme: Scheme::GENERAL,
 };
 
 /// 1.75 bits per element: 3-bit scale for each 16, sign of the shift for each 8.
@@ -26,6 +27,7 @@ pub(super) static IQ1_M: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_iq1_m),
     quantize: None,
     tile: Some(tile_iq1_m),
+    scheme: Scheme::GENERAL,
 };
 
 /// Writes the codes of the point `index` as eight codes; `down` shifts it by -1/8, else by +1/8.

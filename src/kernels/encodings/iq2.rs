@@ -1,7 +1,7 @@
 //! IQ2_XXS, IQ2_XS and IQ2_S: eight magnitudes are a point of a code book, signs are stored apart.
 
 use super::grids::{self, even_signs, with_signs};
-use super::{Encoding, SUPER, Tile, f16_at, field, symmetric, u16_at, u32_at};
+use super::{Encoding, SUPER, Scheme, Tile, f16_at, field, symmetric, u16_at, u32_at};
 
 /// 2.06 bits per element; for each 32, four point numbers and a word of four sign indices and the scale.
 pub(super) static IQ2_XXS: Encoding = Encoding {
@@ -13,6 +13,7 @@ pub(super) static IQ2_XXS: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_iq2_xxs),
     quantize: None,
     tile: Some(tile_iq2_xxs),
+    scheme: Scheme::GENERAL,
 };
 
 /// 2.31 bits per element; 9 bits of point number and 7 of sign index, a scale for each 16.
@@ -25,6 +26,7 @@ pub(super) static IQ2_XS: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_iq2_xs),
     quantize: None,
     tile: Some(tile_iq2_xs),
+    scheme: Scheme::GENERAL,
 };
 
 /// 2.56 bits per element; 10 bits of point number, eight free signs, a scale for each 16.
@@ -37,6 +39,7 @@ pub(super) static IQ2_S: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_iq2_s),
     quantize: None,
     tile: Some(tile_iq2_s),
+    scheme: Scheme::GENERAL,
 };
 
 /// The scale that a four-bit factor selects: `d (factor + 1/2) / 4`.

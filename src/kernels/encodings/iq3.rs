@@ -1,7 +1,7 @@
 //! IQ3_XXS and IQ3_S: four magnitudes are a point of a code book, signs are stored apart.
 
 use super::grids::{self, even_signs, with_signs};
-use super::{Encoding, SUPER, Tile, f16_at, field, symmetric, u32_at};
+use super::{Encoding, SUPER, Scheme, Tile, f16_at, field, symmetric, u32_at};
 
 /// 3.06 bits per element; for each 32, eight point numbers and a word of four sign indices and the scale.
 pub(super) static IQ3_XXS: Encoding = Encoding {
@@ -13,6 +13,7 @@ pub(super) static IQ3_XXS: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_iq3_xxs),
     quantize: None,
     tile: Some(tile_iq3_xxs),
+    scheme: Scheme::GENERAL,
 };
 
 /// 3.44 bits per element; 9 bits of point number, free signs, a four-bit scale for each 32.
@@ -25,6 +26,7 @@ pub(super) static IQ3_S: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_iq3_s),
     quantize: None,
     tile: Some(tile_iq3_s),
+    scheme: Scheme::GENERAL,
 };
 
 fn tile_iq3_xxs(block: &[u8], t: usize, out: &mut Tile) {

@@ -1,7 +1,7 @@
 //! IQ4_NL and IQ4_XS: four-bit codes that select one of sixteen unevenly spaced integers.
 
 use super::basic::put_nibbles;
-use super::{Encoding, SUPER, TILE, Tile, f16_at, field, fit, put_f16, symmetric, u16_at};
+use super::{Encoding, SUPER, Scheme, TILE, Tile, f16_at, field, fit, put_f16, symmetric, u16_at};
 
 /// The sixteen integers: ggml's published `kvalues_iq4nl`, ascending.
 pub(crate) const VALUES: [i8; 16] =
@@ -17,6 +17,7 @@ pub(super) static IQ4_NL: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_iq4_nl),
     quantize: Some(quantize_iq4_nl),
     tile: Some(tile_iq4_nl),
+    scheme: Scheme::PLAIN,
 };
 
 /// 256 elements with a six-bit scale (minus 32) for each 32 and an f16 factor.
@@ -29,6 +30,7 @@ pub(super) static IQ4_XS: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_iq4_xs),
     quantize: None,
     tile: Some(tile_iq4_xs),
+    scheme: Scheme::PLAIN,
 };
 
 fn look_up(bytes: &[u8], out: &mut [i8; TILE]) {

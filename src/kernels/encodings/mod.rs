@@ -23,7 +23,7 @@ mod quantize_tests;
 #[cfg(test)]
 mod tile_tests;
 
-use super::encoding::{Encoding, Field, TILE, Tile};
+use super::encoding::{Encoding, Field, Scheme, TILE, Tile};
 use half::f16;
 
 /// Elements of a super-block: ggml's QK_K.

@@ -1,7 +1,7 @@
 //! Q3_K and Q6_K: 256 elements in sub-blocks of 16, each with a small signed scale that one f16 factor
 //! multiplies: `value = (d scale) code`.
 
-use super::{Encoding, SUPER, TILE, Tile, f16_at, field, fit, fit_k, put_f16, symmetric};
+use super::{Encoding, SUPER, Scheme, TILE, Tile, f16_at, field, fit, fit_k, put_f16, symmetric};
 
 /// Three-bit codes minus 4, six-bit scales minus 32; the third bits apart.
 pub(super) static Q3_K: Encoding = Encoding {
@@ -13,6 +13,7 @@ pub(super) static Q3_K: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_q3_k),
     quantize: Some(quantize_q3_k),
     tile: Some(tile_q3_k),
+    scheme: Scheme::HALVES,
 };
 
 /// Six-bit codes minus 32, signed eight-bit scales; the upper two bits apart.
@@ -25,6 +26,7 @@ pub(super) static Q6_K: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_q6_k),
     quantize: Some(quantize_q6_k),
     tile: Some(tile_q6_k),
+    scheme: Scheme::HALVES,
 };
 
 /// Scale of sub-block `j` of 16 of Q3_K: bytes 0..8 hold the lower four bits, two to a byte, and 8..12 the

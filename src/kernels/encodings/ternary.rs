@@ -1,6 +1,6 @@
 //! TQ1_0 and TQ2_0: codes -1, 0 and 1 with one f16 scale per 256 elements.
 
-use super::{Encoding, SUPER, Tile, f16_at, field, symmetric};
+use super::{Encoding, SUPER, Scheme, Tile, f16_at, field, symmetric};
 
 /// Five ternary digits per byte (1.69 bits per element).
 pub(super) static TQ1_0: Encoding = Encoding {
@@ -12,6 +12,7 @@ pub(super) static TQ1_0: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_tq1_0),
     quantize: None,
     tile: Some(tile_tq1_0),
+    scheme: Scheme::GENERAL,
 };
 
 /// Two bits per element.
@@ -24,6 +25,7 @@ pub(super) static TQ2_0: Encoding = Encoding {
     dequantize: |block, out| symmetric(block, out, tile_tq2_0),
     quantize: None,
     tile: Some(tile_tq2_0),
+    scheme: Scheme::GENERAL,
 };
 
 /// Digit `i` of a byte that holds a number below 3^5 as a fraction of 256: multiplying by 3^i modulo 256 drops

@@ -1,8 +1,9 @@
 //! Matrix products, one row at a time.
 
 use crate::kernels::backend::Activations;
+use crate::kernels::encoding::Scheme;
 use crate::kernels::encoding::{TILE, Tile};
-use crate::kernels::layout::{Float, GROUP, Part, Scheme, float, scheme};
+use crate::kernels::layout::{Float, GROUP, Part, float};
 use crate::kernels::math::{f16_to_f32, fma};
 use crate::kernels::pack::gather_block;
 
@@ -24,7 +25,7 @@ pub unsafe fn run(part: &Part<'_>, x: &Activations) {
             for (result, c) in results.iter_mut().zip(part.columns.clone()) {
                 result[r] = match kind {
                     Some(_) => dot_float(&row, &x.values[c * x.k..][..x.k]),
-                    None => dot(&tiles, x, c, scheme(part.weight.encoding)),
+                    None => dot(&tiles, x, c, part.weight.encoding.scheme),
                 };
             }
         }

@@ -2,11 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::expand::Shape;
 use super::matmul::zero_shift;
 use super::scratch::Scratch;
 use crate::kernels::backend::Activations;
 use crate::kernels::panel::{Panel, SPAN, WIDTH};
+use crate::kernels::shape::Shape;
 
 /// Tiles `first .. first + count` of `2 * R` expanded groups times columns `c .. c + N` of one panel, whose
 /// accumulators are those of `column` on. Two vectors of rows share each load of a column.

@@ -2,19 +2,20 @@
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
+use std::ops::Range;
 
-use super::expand::{
-    Expand, Generic, Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Regs, Shape,
-};
-use super::matmul::{Avx2, Vnni, Vnni512, direct, expand, expanded};
+use super::expand::{Expand, Regs};
+use super::matmul::{Avx2, Dot, Vnni, Vnni512, bias_codes, direct, expand, expanded, pair};
 use super::scratch::Scratch;
+use super::width::{Narrow, Width};
 use super::{avx512, float};
 use crate::kernels::backend::Activations;
 use crate::kernels::cpu::Isa;
-use crate::kernels::encoding::{Encoding, TILE, Tile};
+use crate::kernels::encoding::{Encoding, TILE};
 use crate::kernels::layout::{self, GROUP, Part};
-use crate::kernels::pack::gather_block;
 use crate::kernels::panel::{DIRECT, SPAN, WIDTH};
+use crate::kernels::rows::each_tile;
+use crate::kernels::shape::{Generic, Shape, by_encoding};
 
 thread_local! {
     /// One expanded span of row groups, kept between tasks.
@@ -23,8 +24,8 @@ thread_local! {
 
 /// Columns `c ..` of a part, straight from the packed bytes.
 type Direct = unsafe fn(&Part<'_>, &Activations, usize);
-/// Whole blocks of a row group to lane (the first number) of so many (the second).
-type ExpandInto = unsafe fn(&Encoding, &[u8], usize, usize, &mut Scratch);
+/// Whole blocks of the row groups of a vector to lanes (from the first number on) of so many (the second).
+type ExpandInto = unsafe fn(&Encoding, [&[u8]; 2], usize, usize, &mut Scratch);
 /// An expanded span (first tile and tiles) times columns, the first number their place in the input, the
 /// second that of their accumulators.
 type Expanded = unsafe fn(&Activations, usize, usize, [usize; 2], &mut Scratch);
@@ -34,10 +35,12 @@ const COLUMNS: usize = 4;
 
 /// What multiplies one encoding on one instruction set.
 struct Kernels {
-    /// One, two and three columns straight from the packed bytes, where the encoding has a vector form.
-    direct: Option<[Direct; DIRECT]>,
+    /// One column, two and so on straight from the packed bytes; none where the encoding has no vector form.
+    direct: &'static [Direct],
+    /// How often these are faster than to expand the weights.
+    passes: usize,
     expand: ExpandInto,
-    /// Row groups that make a vector: one of 256 bits, two of 512.
+    /// Row groups that make a vector.
     lanes: usize,
     /// Up to [`COLUMNS`] columns times one span of that many row groups.
     columns: [Expanded; COLUMNS],
@@ -47,44 +50,44 @@ struct Kernels {
 
 /// Wraps the generic bodies in functions with the target features of one instruction set.
 macro_rules! wrap {
-    ($module:ident, $features:literal, $dot:ty) => {
+    ($module:ident, $features:literal, $dot:ty, [$($direct:literal),+]) => {
         mod $module {
             use super::*;
 
-            const BIASED: bool = <$dot as super::super::matmul::Dot>::BIASED;
-
             #[target_feature(enable = $features)]
-            pub unsafe fn direct_columns<E: Expand, const N: usize>(
-                part: &Part<'_>,
-                x: &Activations,
-                c: usize,
-            ) {
+            unsafe fn direct_columns<E: Expand, const N: usize>(part: &Part<'_>, x: &Activations, c: usize) {
                 // SAFETY: passed on to the caller.
                 unsafe { direct::<E, $dot, N>(part, x, c) };
+            }
+
+            pub fn direct_by_columns<E: Expand>() -> &'static [Direct] {
+                const { &[$(direct_columns::<E, $direct>),+] }
             }
 
             #[target_feature(enable = $features)]
             pub unsafe fn expand_blocks<E: Expand>(
                 _: &Encoding,
-                blocks: &[u8],
+                groups: [&[u8]; 2],
                 lane: usize,
                 lanes: usize,
                 scratch: &mut Scratch,
             ) {
                 // SAFETY: passed on to the caller.
-                unsafe { expand::<E>(blocks, lane, lanes, BIASED, scratch) };
+                unsafe { expand::<E, $dot>(groups, lane, lanes, scratch) };
             }
 
             #[target_feature(enable = $features)]
             pub unsafe fn expand_any(
                 encoding: &Encoding,
-                blocks: &[u8],
+                groups: [&[u8]; 2],
                 lane: usize,
                 lanes: usize,
                 scratch: &mut Scratch,
             ) {
-                // SAFETY: passed on to the caller.
-                unsafe { expand_generic(encoding, blocks, lane, lanes, BIASED, scratch) };
+                for (i, group) in groups.iter().take(<$dot as Dot>::Width::GROUPS).enumerate() {
+                    // SAFETY: passed on to the caller.
+                    unsafe { expand_generic(encoding, group, lane + i, lanes, <$dot>::BIASED, scratch) };
+                }
             }
 
             #[target_feature(enable = $features)]
@@ -102,9 +105,9 @@ macro_rules! wrap {
     };
 }
 
-wrap!(avx2, "avx2,fma,f16c", Avx2);
-wrap!(avxvnni, "avx2,fma,f16c,avxvnni", Vnni);
-wrap!(avx512vl, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", Vnni512);
+wrap!(avx2, "avx2,fma,f16c", Avx2, [1, 2, 3]);
+wrap!(avxvnni, "avx2,fma,f16c,avxvnni", Vnni, [1, 2, 3]);
+wrap!(avx512vl, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", Vnni512, [1, 2, 3, 4, 5, 6, 7, 8]);
 
 /// The instances of a function for each number of columns.
 macro_rules! by_columns {
@@ -120,25 +123,25 @@ macro_rules! kernels {
         match $isa {
             Isa::Avx512 => {
                 use avx512vl as $module;
-                let (direct, expand) = ($direct, $expand);
+                let (direct, passes, expand) = ($direct, DIRECT / WIDTH, $expand);
                 if $woven {
                     let columns = by_columns!(avx512::paneled<$shape, 1>);
                     let twice = Some(by_columns!(avx512::paneled<$shape, 2>));
-                    Kernels { direct, expand, lanes: 2, columns, twice }
+                    Kernels { direct, passes, expand, lanes: 2, columns, twice }
                 } else {
                     let columns = by_columns!(avx512vl::columns<$shape>);
-                    Kernels { direct, expand, lanes: 1, columns, twice: None }
+                    Kernels { direct, passes, expand, lanes: 2, columns, twice: None }
                 }
             }
             Isa::AvxVnni => {
                 use avxvnni as $module;
                 let columns = by_columns!(avxvnni::columns<$shape>);
-                Kernels { direct: $direct, expand: $expand, lanes: 1, columns, twice: None }
+                Kernels { direct: $direct, passes: 1, expand: $expand, lanes: 1, columns, twice: None }
             }
             _ => {
                 use avx2 as $module;
                 let columns = by_columns!(avx2::columns<$shape>);
-                Kernels { direct: $direct, expand: $expand, lanes: 1, columns, twice: None }
+                Kernels { direct: $direct, passes: 1, expand: $expand, lanes: 1, columns, twice: None }
             }
         }
     };
@@ -157,79 +160,26 @@ unsafe fn expand_generic(
     biased: bool,
     scratch: &mut Scratch,
 ) {
-    let Some(decode) = encoding.tile else { return };
-    let per_block = encoding.block_len / TILE;
-    let mut rows = vec![0; encoding.block_bytes * GROUP];
-    for (b, packed) in group.chunks_exact(encoding.block_bytes * GROUP).enumerate() {
-        for (r, row) in rows.chunks_exact_mut(encoding.block_bytes).enumerate() {
-            gather_block(encoding, packed, r, row);
+    each_tile(encoding, group, |t, rows| {
+        // SAFETY: each load reads an array of 32 bytes; the rest is the caller's promise.
+        unsafe {
+            let floats = |from: &[[f32; GROUP]; 2]| from.map(|eight| _mm256_loadu_ps(eight.as_ptr()));
+            let codes = rows.codes.map(|four| _mm256_loadu_si256(four.as_ptr().cast()));
+            let mut regs = Regs::<Narrow> { codes, scale: floats(&rows.scale), min: floats(&rows.min) };
+            bias_codes::<Generic, Narrow>(biased, &mut regs.codes);
+            scratch.put::<Generic, Narrow>(t, lane, lanes, &regs);
         }
-        for t in 0..per_block {
-            let mut codes = [[[0i8; 4]; GROUP]; 8];
-            let (mut scale, mut min) = ([[0.0f32; GROUP]; 2], [[0.0f32; GROUP]; 2]);
-            for (r, row) in rows.chunks_exact(encoding.block_bytes).enumerate() {
-                let mut tile = Tile { code: [0; TILE], scale: [0.0; 2], min: [0.0; 2] };
-                decode(row, t, &mut tile);
-                for (vector, four) in codes.iter_mut().zip(tile.code.chunks_exact(4)) {
-                    vector[r].copy_from_slice(four);
-                }
-                for h in 0..2 {
-                    scale[h][r] = tile.scale[h];
-                    min[h][r] = tile.min[h];
-                }
-            }
-            // SAFETY: each load reads an array of 32 bytes; the rest is the caller's promise.
-            unsafe {
-                let zero = _mm256_setzero_ps();
-                let mut regs = Regs { codes: [_mm256_setzero_si256(); 8], scale: [zero; 2], min: [zero; 2] };
-                for (to, from) in regs.codes.iter_mut().zip(&codes) {
-                    *to = _mm256_loadu_si256(from.as_ptr().cast());
-                }
-                for h in 0..2 {
-                    regs.scale[h] = _mm256_loadu_ps(scale[h].as_ptr());
-                    regs.min[h] = _mm256_loadu_ps(min[h].as_ptr());
-                }
-                super::matmul::bias_codes::<Generic>(biased, &mut regs.codes);
-                scratch.put::<Generic>(b * per_block + t, lane, lanes, &regs);
-            }
-        }
-    }
+    });
 }
 
-/// The kernels for encoding `E` on `isa`.
+/// The kernels for encoding `E` on `isa`, for activations that are `woven` into panels or not.
 fn of<E: Expand>(isa: Isa, woven: bool) -> Kernels {
-    kernels!(isa, woven, E, |set| (
-        Some([
-            set::direct_columns::<E, 1> as Direct,
-            set::direct_columns::<E, 2>,
-            set::direct_columns::<E, 3>
-        ]),
-        set::expand_blocks::<E>
-    ))
+    kernels!(isa, woven, E, |set| (set::direct_by_columns::<E>(), set::expand_blocks::<E>))
 }
 
 /// The kernels for encodings without a vector form.
 fn generic(isa: Isa, woven: bool) -> Kernels {
-    kernels!(isa, woven, Generic, |set| (None, set::expand_any))
-}
-
-/// The kernels for `encoding` on `isa`, for activations that are `woven` into panels or not.
-fn select(encoding: &Encoding, isa: Isa, woven: bool) -> Kernels {
-    match encoding.name {
-        "q4_0" => of::<Q4_0>(isa, woven),
-        "q4_1" => of::<Q4_1>(isa, woven),
-        "q5_0" => of::<Q5_0>(isa, woven),
-        "q5_1" => of::<Q5_1>(isa, woven),
-        "q8_0" => of::<Q8_0>(isa, woven),
-        "q2_k" => of::<Q2K>(isa, woven),
-        "q3_k" => of::<Q3K>(isa, woven),
-        "q4_k" => of::<Q4K>(isa, woven),
-        "q5_k" => of::<Q5K>(isa, woven),
-        "q6_k" => of::<Q6K>(isa, woven),
-        "iq4_nl" => of::<Iq4Nl>(isa, woven),
-        "iq4_xs" => of::<Iq4Xs>(isa, woven),
-        _ => generic(isa, woven),
-    }
+    kernels!(isa, woven, Generic, |set| (&[], set::expand_any))
 }
 
 /// Computes `part` on `isa`.
@@ -242,11 +192,11 @@ pub unsafe fn matmul(isa: Isa, part: &Part<'_>, x: &Activations) {
         // SAFETY: passed on to the caller.
         return unsafe { float::run(kind, part, x) };
     }
-    let kernels = select(part.weight.encoding, isa, !x.panels.is_empty());
+    let kernels = by_encoding!(part.weight.encoding, of, generic, (isa, !x.panels.is_empty()));
     let columns = part.columns.clone();
-    if let (Some(direct), 1..=DIRECT) = (kernels.direct, columns.len()) {
+    if columns.len() <= kernels.passes * kernels.direct.len() {
         // SAFETY: passed on to the caller.
-        return unsafe { direct[columns.len() - 1](part, x, columns.start) };
+        return unsafe { multiply_directly(&kernels, part, x) };
     }
     let most = if kernels.twice.is_some() { 2 * kernels.lanes } else { kernels.lanes };
     SCRATCH.with_borrow_mut(|scratch| {
@@ -266,6 +216,27 @@ pub unsafe fn matmul(isa: Isa, part: &Part<'_>, x: &Activations) {
     });
 }
 
+/// All columns of `part` straight from the packed bytes, in as many passes as it takes over the groups of a vector,
+/// which stay in the first caches meanwhile.
+///
+/// # Safety
+/// As [`matmul`]; the kernels have a direct form.
+unsafe fn multiply_directly(kernels: &Kernels, part: &Part<'_>, x: &Activations) {
+    let Range { start, end } = part.columns;
+    let passes = (end - start).div_ceil(kernels.direct.len());
+    let step = if passes > 1 { kernels.lanes } else { part.groups.len().max(1) };
+    for g in part.groups.clone().step_by(step) {
+        let part = Part { groups: g..(g + step).min(part.groups.end), ..part.clone() };
+        let mut c = start;
+        for left in (1..=passes).rev() {
+            let n = (end - c).div_ceil(left);
+            // SAFETY: the columns and groups are in the part; a pass has at most as many columns as there are forms.
+            unsafe { kernels.direct[n - 1](&part, x, c) };
+            c += n;
+        }
+    }
+}
+
 /// All columns of `part` times `groups`, at most `lanes`, span by span.
 ///
 /// # Safety
@@ -275,7 +246,7 @@ unsafe fn multiply_groups(
     multiply: &[Expanded; COLUMNS],
     part: &Part<'_>,
     x: &Activations,
-    groups: std::ops::Range<usize>,
+    groups: Range<usize>,
     lanes: usize,
     scratch: &mut Scratch,
 ) {
@@ -283,9 +254,9 @@ unsafe fn multiply_groups(
     let span_bytes = SPAN * TILE / encoding.block_len * encoding.block_bytes * GROUP;
     for first in (0..x.tiles()).step_by(SPAN) {
         let count = SPAN.min(x.tiles() - first);
-        for (lane, g) in groups.clone().enumerate() {
-            let blocks = part.group(g).chunks(span_bytes).nth(first / SPAN).unwrap_or_default();
-            // SAFETY: a span's blocks are at most SPAN tiles; lane < lanes.
+        for (lane, g) in groups.clone().enumerate().step_by(kernels.lanes) {
+            let blocks = pair(part, g).map(|g| g.chunks(span_bytes).nth(first / SPAN).unwrap_or_default());
+            // SAFETY: a span's blocks are at most SPAN tiles; lanes are a multiple of a vector's.
             unsafe { (kernels.expand)(encoding, blocks, lane, lanes, scratch) };
         }
         let mut column = 0;
@@ -299,7 +270,7 @@ unsafe fn multiply_groups(
             column += n;
         }
     }
-    let min = layout::scheme(encoding).min;
+    let min = encoding.scheme.min;
     // SAFETY: passed on to the caller.
     unsafe { scratch.write(part, groups, lanes, min) };
 }

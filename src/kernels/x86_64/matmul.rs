@@ -1,4 +1,4 @@
-//! Integer matrix products with 256-bit vectors: eight rows per vector, one lane each.
+//! Integer matrix products: one lane per row, eight rows in 256 bits or sixteen in 512.
 //!
 //! Few columns (decode) are multiplied straight from the packed bytes. For more, row groups are expanded
 //! `SPAN` tiles at a time into [`Scratch`], which stays in the first cache while all columns are multiplied
@@ -6,14 +6,19 @@
 
 use std::arch::x86_64::*;
 
-use super::expand::{Expand, Regs, Shape};
+use super::expand::{Codes, Expand, Regs};
 use super::scratch::Scratch;
+use super::width::{Narrow, Wide, Width};
 use crate::kernels::backend::Activations;
 use crate::kernels::encoding::TILE;
-use crate::kernels::layout::{GROUP, Part};
+use crate::kernels::layout::Part;
+use crate::kernels::rows::Column;
+use crate::kernels::shape::Shape;
 
-/// How eight rows of four codes are multiplied with four codes of a column and summed.
+/// How rows of four codes are multiplied with four codes of a column and summed.
 pub trait Dot {
+    /// The vectors.
+    type Width: Width;
     /// Signed codes are used with 128 added, as unsigned ones.
     const BIASED: bool;
 
@@ -21,20 +26,24 @@ pub trait Dot {
     ///
     /// # Safety
     /// `a` has `4 * codes.len()` readable bytes; the processor has the instructions.
-    unsafe fn dot<S: Shape>(codes: &[__m256i], a: *const i8) -> __m256i;
+    unsafe fn dot<S: Shape>(codes: &[Int<Self>], a: *const i8) -> Int<Self>;
 }
 
-/// Four codes of a column in every lane.
+type Int<D> = <<D as Dot>::Width as Width>::Int;
+type Float<D> = <<D as Dot>::Width as Width>::Float;
+
+/// Four codes of a column.
 #[inline(always)]
-unsafe fn four(a: *const i8, i: usize) -> __m256i {
+unsafe fn four(a: *const i8, i: usize) -> i32 {
     // SAFETY: the caller's column has these codes.
-    unsafe { _mm256_set1_epi32(a.cast::<i32>().add(i).read_unaligned()) }
+    unsafe { a.cast::<i32>().add(i).read_unaligned() }
 }
 
 /// Products by `vpmaddubsw`, collected in 16 bits as long as they cannot overflow.
 pub struct Avx2;
 
 impl Dot for Avx2 {
+    type Width = Narrow;
     const BIASED: bool = false;
 
     #[inline(always)]
@@ -47,7 +56,7 @@ impl Dot for Avx2 {
             for (block, codes) in codes.chunks(chain).enumerate() {
                 let mut short = _mm256_setzero_si256();
                 for (i, code) in codes.iter().enumerate() {
-                    let x = four(a, block * chain + i);
+                    let x = _mm256_set1_epi32(four(a, block * chain + i));
                     let product = if S::SIGNED {
                         _mm256_maddubs_epi16(_mm256_abs_epi8(*code), _mm256_sign_epi8(x, *code))
                     } else {
@@ -63,43 +72,39 @@ impl Dot for Avx2 {
     }
 }
 
-/// Products by `vpdpbusd` of AVX-VNNI.
-pub struct Vnni;
+/// Declares a [`Dot`] by a `vpdpbusd`: name, vectors, zero, the instruction, four codes in every lane.
+macro_rules! vnni {
+    ($(#[$doc:meta])* $name:ident, $width:ident, $zero:ident, $dot:ident, $splat:ident) => {
+        $(#[$doc])*
+        pub struct $name;
 
-impl Dot for Vnni {
-    const BIASED: bool = true;
+        impl Dot for $name {
+            type Width = $width;
+            const BIASED: bool = true;
 
-    #[inline(always)]
-    unsafe fn dot<S: Shape>(codes: &[__m256i], a: *const i8) -> __m256i {
-        // SAFETY: as the caller promises.
-        unsafe {
-            let mut sum = _mm256_setzero_si256();
-            for (i, code) in codes.iter().enumerate() {
-                sum = _mm256_dpbusd_avx_epi32(sum, *code, four(a, i));
+            #[inline(always)]
+            unsafe fn dot<S: Shape>(codes: &[Int<Self>], a: *const i8) -> Int<Self> {
+                // SAFETY: as the caller promises.
+                unsafe {
+                    let mut sum = $zero();
+                    for (i, code) in codes.iter().enumerate() {
+                        sum = $dot(sum, *code, $splat(four(a, i)));
+                    }
+                    sum
+                }
             }
-            sum
         }
-    }
+    };
 }
 
-/// Products by the `vpdpbusd` of AVX-512 VNNI with VL.
-pub struct Vnni512;
-
-impl Dot for Vnni512 {
-    const BIASED: bool = true;
-
-    #[inline(always)]
-    unsafe fn dot<S: Shape>(codes: &[__m256i], a: *const i8) -> __m256i {
-        // SAFETY: as the caller promises.
-        unsafe {
-            let mut sum = _mm256_setzero_si256();
-            for (i, code) in codes.iter().enumerate() {
-                sum = _mm256_dpbusd_epi32(sum, *code, four(a, i));
-            }
-            sum
-        }
-    }
-}
+vnni!(
+    /// Products by `vpdpbusd` of AVX-VNNI.
+    Vnni, Narrow, _mm256_setzero_si256, _mm256_dpbusd_avx_epi32, _mm256_set1_epi32
+);
+vnni!(
+    /// Products by the `vpdpbusd` of AVX-512 VNNI.
+    Vnni512, Wide, _mm512_setzero_si512, _mm512_dpbusd_epi32, _mm512_set1_epi32
+);
 
 /// The shift of the zero point that `dot`'s codes carry, 0 for none.
 pub const fn zero_shift<S: Shape>(biased: bool) -> i32 {
@@ -108,100 +113,79 @@ pub const fn zero_shift<S: Shape>(biased: bool) -> i32 {
 
 /// Adds 128 to signed codes where `dot` wants them unsigned.
 #[inline(always)]
-pub unsafe fn bias_codes<S: Shape>(biased: bool, codes: &mut [__m256i; 8]) {
+pub unsafe fn bias_codes<S: Shape, W: Width>(biased: bool, codes: &mut Codes<W>) {
     if S::SIGNED && biased {
         for code in codes {
-            // SAFETY: AVX2 by the caller's promise.
-            *code = unsafe { _mm256_xor_si256(*code, _mm256_set1_epi8(-128)) };
-        }
-    }
-}
-
-/// Pointers to one column of the activations.
-#[derive(Clone, Copy)]
-pub struct Column {
-    pub codes: *const i8,
-    pub scales: *const f32,
-    pub sums: *const i32,
-    pub offsets: *const f32,
-}
-
-impl Column {
-    /// Column `c < x.n`, its sums and offsets per half tile or per tile.
-    pub fn new(x: &Activations, c: usize, halves: bool) -> Self {
-        let tiles = x.tiles();
-        let (sums, offsets) = if halves {
-            (&x.half_sums[2 * c * tiles..], &x.half_offsets[2 * c * tiles..])
-        } else {
-            (&x.sums[c * tiles..], &x.offsets[c * tiles..])
-        };
-        Self {
-            codes: x.codes[c * tiles * TILE..].as_ptr(),
-            scales: x.scales[c * tiles..].as_ptr(),
-            sums: sums.as_ptr(),
-            offsets: offsets.as_ptr(),
+            // SAFETY: the instructions are there by the caller's promise.
+            *code = unsafe { W::xor(*code, W::splat8(-128)) };
         }
     }
 }
 
 /// Accumulators of one column: products and offsets.
-#[derive(Clone, Copy)]
-struct Sums {
-    products: __m256,
-    offsets: __m256,
+struct Sums<D: Dot> {
+    products: Float<D>,
+    offsets: Float<D>,
 }
 
-/// Tile `t` of eight rows times one column.
+impl<D: Dot> Clone for Sums<D> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D: Dot> Copy for Sums<D> {}
+
+impl<D: Dot> Sums<D> {
+    /// Both 0.
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the instructions are there by the caller's promise.
+        let zero = unsafe { D::Width::splat(0.0) };
+        Self { products: zero, offsets: zero }
+    }
+}
+
+/// Tile `t` of the rows of a vector times one column.
 #[inline(always)]
-unsafe fn step<S: Shape, D: Dot>(regs: &Regs, x: &Column, t: usize, sums: &mut Sums) {
+unsafe fn step<S: Shape, D: Dot>(regs: &Regs<D::Width>, x: &Column, t: usize, sums: &mut Sums<D>) {
     // SAFETY: the caller's column has tile t.
     unsafe {
-        let scale = _mm256_broadcast_ss(&*x.scales.add(t));
+        let scale = D::Width::splat(*x.scales.add(t));
         let parts = if S::HALVES { 2 } else { 1 };
         for h in 0..parts {
             let len = 8 / parts;
             let codes = &regs.codes[h * len..(h + 1) * len];
             let mut dot = D::dot::<S>(codes, x.codes.add(t * TILE + 4 * h * len));
             let at = t * parts + h;
-            if zero_shift::<S>(D::BIASED) != 0 {
-                let shift = _mm_cvtsi32_si128(zero_shift::<S>(D::BIASED));
-                let sum = _mm256_set1_epi32(*x.sums.add(at));
-                dot = _mm256_sub_epi32(dot, _mm256_sll_epi32(sum, shift));
+            let shift = zero_shift::<S>(D::BIASED);
+            if shift != 0 {
+                let sum = D::Width::splat32(*x.sums.add(at));
+                dot = D::Width::sub(dot, D::Width::shl32(sum, shift));
             }
-            let factor = _mm256_mul_ps(regs.scale[h], scale);
-            sums.products = _mm256_fmadd_ps(factor, _mm256_cvtepi32_ps(dot), sums.products);
+            let factor = D::Width::mul(regs.scale[h], scale);
+            sums.products = D::Width::fma(factor, D::Width::to_float(dot), sums.products);
             if S::MIN {
-                let offset = _mm256_broadcast_ss(&*x.offsets.add(at));
-                sums.offsets = _mm256_fmadd_ps(regs.min[h], offset, sums.offsets);
+                let offset = D::Width::splat(*x.offsets.add(at));
+                sums.offsets = D::Width::fma(regs.min[h], offset, sums.offsets);
             }
         }
     }
 }
 
-/// Adds the two accumulators and writes the results of group `g`, columns `c ..`.
-#[inline(always)]
-unsafe fn write<S: Shape, const N: usize>(part: &Part<'_>, g: usize, c: usize, sums: &[Sums; N]) {
-    for (i, sum) in sums.iter().enumerate() {
-        let mut result = [0.0; GROUP];
-        // SAFETY: the caller owns these results; `result` has eight elements.
-        unsafe {
-            let total = if S::MIN { _mm256_add_ps(sum.products, sum.offsets) } else { sum.products };
-            _mm256_storeu_ps(result.as_mut_ptr(), total);
-            part.store(g, c + i, &result);
-        }
-    }
-}
-
-/// Bytes ahead of the current block that are asked for: what one core reads in a memory latency under load.
-/// Measured: 2 kB give 29 GB/s with q4_k where 8 kB give 37, 12 kB no more.
+/// Bytes ahead of the current block that are asked for: what one core reads in a memory latency under load. Less
+/// leaves decoding a fifth slower, more gains nothing (`cargo bench --bench kernels`, one column).
 const AHEAD: usize = 8192;
 
-/// Asks for the bytes that lie `AHEAD` of a block of `len` bytes.
+/// Asks for the bytes that lie `ahead` of tile `t` of a block: a share of the block, so that no more is asked for at
+/// once than the processor can wait for.
 #[inline(always)]
-fn prefetch(block: *const u8, len: usize) {
+unsafe fn prefetch<E: Expand, W: Width>(block: W::Place, t: usize, ahead: usize) {
+    let len = E::BYTES / E::TILES;
     for line in (0..len).step_by(64) {
-        // SAFETY: a prefetch never faults, also beyond the mapping.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + line).cast()) };
+        // SAFETY: the instructions are there by the caller's promise.
+        unsafe { W::prefetch(block, ahead + t * len + line) };
     }
 }
 
@@ -211,29 +195,48 @@ fn prefetch(block: *const u8, len: usize) {
 /// `layout::is_sound` holds, the part is inside the product and owned, the instructions are there.
 #[inline(always)]
 pub unsafe fn direct<E: Expand, D: Dot, const N: usize>(part: &Part<'_>, x: &Activations, c: usize) {
-    // SAFETY: `group` has blocks * BYTES bytes (checked by slicing), the columns have blocks * TILES tiles.
-    unsafe {
-        let columns: [Column; N] = std::array::from_fn(|i| Column::new(x, c + i, E::HALVES));
-        for g in part.groups.clone() {
-            let zero = _mm256_setzero_ps();
-            let mut sums = [Sums { products: zero, offsets: zero }; N];
-            for (b, block) in part.group(g).chunks_exact(E::BYTES).enumerate() {
-                prefetch(block.as_ptr(), E::BYTES);
+    let columns: [Column; N] = std::array::from_fn(|i| Column::new(x, c + i, E::HALVES));
+    let blocks = x.tiles() / E::TILES;
+    for g in part.groups.clone().step_by(D::Width::GROUPS) {
+        let groups = pair(part, g);
+        let place = D::Width::place(groups);
+        let skip = (D::Width::GROUPS - 1) * groups[0].len();
+        // SAFETY: the groups have blocks * BYTES bytes by `is_sound`, the columns blocks * TILES tiles; the task
+        // owns the results.
+        unsafe {
+            let mut sums = [Sums::<D>::zero(); N];
+            for b in 0..blocks {
+                let block = D::Width::at(place, b * E::BYTES);
+                // Beyond their end lie the groups that the vector covers already, then those that come next.
+                let inside = b * E::BYTES + AHEAD < groups[0].len();
+                let ahead = if inside { AHEAD } else { AHEAD + skip };
                 for t in 0..E::TILES {
-                    let mut regs = E::tile(block.as_ptr(), t);
-                    bias_codes::<E>(D::BIASED, &mut regs.codes);
+                    prefetch::<E, D::Width>(block, t, ahead);
+                    let mut regs = E::tile::<D::Width>(block, t);
+                    bias_codes::<E, D::Width>(D::BIASED, &mut regs.codes);
                     for (column, sum) in columns.iter().zip(&mut sums) {
                         step::<E, D>(&regs, column, b * E::TILES + t, sum);
                     }
                 }
             }
-            write::<E, N>(part, g, c, &sums);
+            for (i, sum) in sums.iter().enumerate() {
+                let total = if E::MIN { D::Width::add(sum.products, sum.offsets) } else { sum.products };
+                let rows = D::Width::rows(total);
+                for (g, rows) in (g..part.groups.end).zip(&rows[..D::Width::GROUPS]) {
+                    part.store(g, c + i, rows);
+                }
+            }
         }
     }
 }
 
+/// The bytes of row group `g` of a part and of the one after it, or of `g` again where it is the last.
+pub fn pair<'a>(part: &'a Part<'_>, g: usize) -> [&'a [u8]; 2] {
+    [part.group(g), part.group((g + 1).min(part.groups.end - 1))]
+}
+
 /// `$body` for each of `$tiles` tiles of a block, one or eight: written out, so that the tile's number is a constant
-/// in it and every shift that depends on it an immediate one (5% of a prefill; [`direct`] is faster without).
+/// in it and every shift that depends on it an immediate one ([`direct`] is faster without).
 macro_rules! each_tile {
     ($tiles:expr, |$t:ident| $body:block) => {
         each_tile!(@ $tiles, $t, $body, 0 1 2 3 4 5 6 7)
@@ -246,36 +249,38 @@ macro_rules! each_tile {
     };
 }
 
-/// Expands `blocks`, whole blocks of one row group, into tiles `0 ..` of lane `lane` of `scratch`.
+/// Expands whole blocks of the row groups of a vector into tiles `0 ..` of lanes `lane ..` of `scratch`.
 ///
 /// # Safety
-/// As `Scratch::put`, for all tiles of the blocks.
+/// As `Scratch::put`, for all tiles of the blocks; `groups` are of one length.
 #[inline(always)]
-pub unsafe fn expand<E: Expand>(
-    blocks: &[u8],
+pub unsafe fn expand<E: Expand, D: Dot>(
+    groups: [&[u8]; 2],
     lane: usize,
     lanes: usize,
-    biased: bool,
     scratch: &mut Scratch,
 ) {
-    for (b, block) in blocks.chunks_exact(E::BYTES).enumerate() {
-        prefetch(block.as_ptr(), E::BYTES);
-        each_tile!(E::TILES, |t| {
-            // SAFETY: the block has BYTES bytes; the rest is the caller's promise.
-            unsafe {
-                let mut regs = E::tile(block.as_ptr(), t);
-                bias_codes::<E>(biased, &mut regs.codes);
-                scratch.put::<E>(b * E::TILES + t, lane, lanes, &regs);
-            }
-        });
+    let place = D::Width::place(groups);
+    for b in 0..groups[0].len() / E::BYTES {
+        // SAFETY: the groups have so many blocks of BYTES bytes; the rest is the caller's promise.
+        unsafe {
+            let block = D::Width::at(place, b * E::BYTES);
+            each_tile!(E::TILES, |t| {
+                prefetch::<E, D::Width>(block, t, AHEAD);
+                let mut regs = E::tile::<D::Width>(block, t);
+                bias_codes::<E, D::Width>(D::BIASED, &mut regs.codes);
+                scratch.put::<E, D::Width>(b * E::TILES + t, lane, lanes, &regs);
+            });
+        }
     }
 }
 
-/// Tiles `first .. first + count` of one expanded group times columns `c .. c + N`, whose accumulators are
-/// those of `column` on.
+/// Tiles `first .. first + count` of the expanded groups of one vector times columns `c .. c + N`, whose
+/// accumulators are those of `column` on.
 ///
 /// # Safety
-/// `scratch` holds these tiles in one lane and has room for the columns; otherwise as [`direct`].
+/// `scratch` holds these tiles in as many lanes as the vector has groups and has room for the columns; otherwise
+/// as [`direct`].
 #[inline(always)]
 pub unsafe fn expanded<S: Shape, D: Dot, const N: usize>(
     x: &Activations,
@@ -287,20 +292,20 @@ pub unsafe fn expanded<S: Shape, D: Dot, const N: usize>(
     // SAFETY: the scratch holds `count` tiles, the columns have `first + count` and more.
     unsafe {
         let columns: [Column; N] = std::array::from_fn(|i| Column::new(x, c + i, S::HALVES));
-        let zero = _mm256_setzero_ps();
-        let mut sums = [Sums { products: zero, offsets: zero }; N];
-        let memory = scratch.sums::<__m256>(column, 1);
+        let mut sums = [Sums::<D>::zero(); N];
+        let memory = scratch.sums::<Float<D>>(column, D::Width::GROUPS);
         if first > 0 {
             for (i, sum) in sums.iter_mut().enumerate() {
                 *sum = Sums { products: *memory.add(2 * i), offsets: *memory.add(2 * i + 1) };
             }
         }
-        let (codes, floats) = (scratch.codes::<__m256i>(), scratch.floats::<__m256>());
+        let (codes, floats) = (scratch.codes::<Int<D>>(), scratch.floats::<Float<D>>());
         for t in 0..count {
-            let mut regs = Regs { codes: [_mm256_setzero_si256(); 8], scale: [zero; 2], min: [zero; 2] };
-            for i in 0..8 {
-                regs.codes[i] = *codes.add(8 * t + i);
+            let (mut code, zero) = ([D::Width::splat32(0); 8], [D::Width::splat(0.0); 2]);
+            for (i, code) in code.iter_mut().enumerate() {
+                *code = *codes.add(8 * t + i);
             }
+            let mut regs = Regs { codes: code, scale: zero, min: zero };
             for h in 0..2 {
                 regs.scale[h] = *floats.add(4 * t + 2 * h);
                 regs.min[h] = *floats.add(4 * t + 2 * h + 1);

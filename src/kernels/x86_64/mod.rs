@@ -13,6 +13,7 @@ mod float;
 mod matmul;
 mod scratch;
 mod vector;
+mod width;
 
 pub(super) use attention::{attend, gather};
 pub(super) use dispatch::matmul;

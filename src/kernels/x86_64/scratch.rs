@@ -3,9 +3,11 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::expand::{Regs, Shape};
+use super::expand::Regs;
+use super::width::Width;
 use crate::kernels::layout::{GROUP, Part};
 use crate::kernels::panel::SPAN;
+use crate::kernels::shape::Shape;
 
 /// Columns ahead of the one that is written whose place is asked for: columns lie far apart, each write alone
 /// would wait for memory.
@@ -65,22 +67,24 @@ impl Scratch {
         unsafe { self.sums.as_mut_ptr().cast::<__m256>().add(2 * lanes * column).cast() }
     }
 
-    /// Writes tile `t` of lane `lane` of `lanes`.
+    /// Writes tile `t` of lanes `lane ..` of `lanes`.
     ///
     /// # Safety
-    /// `reserve` was called for `lanes`, `t < SPAN`, `lane < lanes`, AVX2 is there.
+    /// `reserve` was called for `lanes`, `t < SPAN`, the lanes of a vector fit and are a multiple of its groups,
+    /// the instructions of `W` are there.
     #[inline(always)]
-    pub unsafe fn put<S: Shape>(&mut self, t: usize, lane: usize, lanes: usize, regs: &Regs) {
+    pub unsafe fn put<S: Shape, W: Width>(&mut self, t: usize, lane: usize, lanes: usize, regs: &Regs<W>) {
+        let (lane, lanes) = (lane / W::GROUPS, lanes / W::GROUPS);
         // SAFETY: inside the buffers by the caller's promise.
         unsafe {
             for (i, code) in regs.codes.iter().enumerate() {
-                *self.codes::<__m256i>().add((8 * t + i) * lanes + lane) = *code;
+                *self.codes::<W::Int>().add((8 * t + i) * lanes + lane) = *code;
             }
             for h in 0..if S::HALVES { 2 } else { 1 } {
                 let at = (4 * t + 2 * h) * lanes + lane;
-                *self.floats::<__m256>().add(at) = regs.scale[h];
+                *self.floats::<W::Float>().add(at) = regs.scale[h];
                 if S::MIN {
-                    *self.floats::<__m256>().add(at + lanes) = regs.min[h];
+                    *self.floats::<W::Float>().add(at + lanes) = regs.min[h];
                 }
             }
         }
