@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::expand::{Expand, Regs};
-use super::matmul::{Avx2, Dot, Vnni, Vnni512, bias_codes, direct, expand, expanded, pair};
+use super::matmul::{Avx2, Dot, Vnni, Vnni256, Vnni512, bias_codes, direct, expand, expanded, pair};
 use super::scratch::Scratch;
 use super::width::{Narrow, Width};
 use super::{avx512, float};
@@ -13,7 +13,7 @@ use crate::kernels::backend::Activations;
 use crate::kernels::cpu::Isa;
 use crate::kernels::encoding::{Encoding, TILE};
 use crate::kernels::layout::{self, GROUP, Part};
-use crate::kernels::panel::{DIRECT, SPAN, WIDTH};
+use crate::kernels::panel::{SPAN, WIDTH};
 use crate::kernels::rows::each_tile;
 use crate::kernels::shape::{Generic, Shape, by_encoding};
 
@@ -29,6 +29,9 @@ type ExpandInto = unsafe fn(&Encoding, [&[u8]; 2], usize, usize, &mut Scratch);
 /// An expanded span (first tile and tiles) times columns, the first number their place in the input, the
 /// second that of their accumulators.
 type Expanded = unsafe fn(&Activations, usize, usize, [usize; 2], &mut Scratch);
+
+/// The accumulators of so many lanes (the last number) to the results of row groups.
+type Write = unsafe fn(&mut Scratch, &Part<'_>, Range<usize>, usize);
 
 /// Columns that are multiplied at a time with an expanded span.
 const COLUMNS: usize = 4;
@@ -46,26 +49,58 @@ struct Kernels {
     columns: [Expanded; COLUMNS],
     /// The same for twice as many, where the registers hold them.
     twice: Option<[Expanded; COLUMNS]>,
+    write: Write,
 }
 
-/// Wraps the generic bodies in functions with the target features of one instruction set.
+/// Whether so many columns are multiplied with one row group at a time: memory is read fastest in one stream, but where
+/// the arithmetic takes longer than the reading wider vectors win.
+const fn one_group<E: Expand>(columns: usize) -> bool {
+    columns == 1 && E::BYTES / E::TILES >= 128 || columns == 2 && E::TILES == 1
+}
+
+/// The instances of a function for each number of columns.
+macro_rules! by_columns {
+    ($($function:ident)::+ < $($argument:tt),+ >) => {
+        [$($function)::+::<$($argument),+, 1> as Expanded, $($function)::+::<$($argument),+, 2>,
+         $($function)::+::<$($argument),+, 3>, $($function)::+::<$($argument),+, 4>]
+    };
+}
+
+/// Wraps the generic bodies in functions with the target features of one instruction set. `$one` is for
+/// [`one_group`] at a time.
 macro_rules! wrap {
-    ($module:ident, $features:literal, $dot:ty, [$($direct:literal),+]) => {
+    ($module:ident, $features:literal, $dot:ty, $one:ty, $passes:literal, [$($direct:literal),+]) => {
         mod $module {
             use super::*;
 
             #[target_feature(enable = $features)]
             unsafe fn direct_columns<E: Expand, const N: usize>(part: &Part<'_>, x: &Activations, c: usize) {
                 // SAFETY: passed on to the caller.
-                unsafe { direct::<E, $dot, N>(part, x, c) };
+                unsafe {
+                    if one_group::<E>(N) {
+                        direct::<E, $one, N>(part, x, c);
+                    } else {
+                        direct::<E, $dot, N>(part, x, c);
+                    }
+                }
             }
 
-            pub fn direct_by_columns<E: Expand>() -> &'static [Direct] {
-                const { &[$(direct_columns::<E, $direct>),+] }
+            pub fn of<E: Expand>() -> Kernels {
+                with_form::<E>(const { &[$(direct_columns::<E, $direct>),+] }, expand_blocks::<E>)
+            }
+
+            pub fn generic() -> Kernels {
+                with_form::<Generic>(&[], expand_any)
+            }
+
+            fn with_form<S: Shape>(direct: &'static [Direct], expand: ExpandInto) -> Kernels {
+                let columns = by_columns!(columns<S>);
+                let lanes = <$dot as Dot>::Width::GROUPS;
+                Kernels { direct, passes: $passes, expand, lanes, columns, twice: None, write: write::<S> }
             }
 
             #[target_feature(enable = $features)]
-            pub unsafe fn expand_blocks<E: Expand>(
+            unsafe fn expand_blocks<E: Expand>(
                 _: &Encoding,
                 groups: [&[u8]; 2],
                 lane: usize,
@@ -77,7 +112,7 @@ macro_rules! wrap {
             }
 
             #[target_feature(enable = $features)]
-            pub unsafe fn expand_any(
+            unsafe fn expand_any(
                 encoding: &Encoding,
                 groups: [&[u8]; 2],
                 lane: usize,
@@ -91,7 +126,7 @@ macro_rules! wrap {
             }
 
             #[target_feature(enable = $features)]
-            pub unsafe fn columns<S: Shape, const N: usize>(
+            unsafe fn columns<S: Shape, const N: usize>(
                 x: &Activations,
                 c: usize,
                 column: usize,
@@ -101,51 +136,31 @@ macro_rules! wrap {
                 // SAFETY: passed on to the caller.
                 unsafe { expanded::<S, $dot, N>(x, c, column, span, scratch) };
             }
-        }
-    };
-}
 
-wrap!(avx2, "avx2,fma,f16c", Avx2, [1, 2, 3]);
-wrap!(avxvnni, "avx2,fma,f16c,avxvnni", Vnni, [1, 2, 3]);
-wrap!(avx512vl, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni", Vnni512, [1, 2, 3, 4, 5, 6, 7, 8]);
-
-/// The instances of a function for each number of columns.
-macro_rules! by_columns {
-    ($($function:ident)::+ < $($argument:tt),+ >) => {
-        [$($function)::+::<$($argument),+, 1> as Expanded, $($function)::+::<$($argument),+, 2>,
-         $($function)::+::<$($argument),+, 3>, $($function)::+::<$($argument),+, 4>]
-    };
-}
-
-/// The [`Kernels`] of shape `$shape` on `$isa`; `$direct` and `$expand` are taken from the module named there.
-macro_rules! kernels {
-    ($isa:expr, $woven:expr, $shape:ident, |$module:ident| ($direct:expr, $expand:expr)) => {
-        match $isa {
-            Isa::Avx512 => {
-                use avx512vl as $module;
-                let (direct, passes, expand) = ($direct, DIRECT / WIDTH, $expand);
-                if $woven {
-                    let columns = by_columns!(avx512::paneled<$shape, 1>);
-                    let twice = Some(by_columns!(avx512::paneled<$shape, 2>));
-                    Kernels { direct, passes, expand, lanes: 2, columns, twice }
-                } else {
-                    let columns = by_columns!(avx512vl::columns<$shape>);
-                    Kernels { direct, passes, expand, lanes: 2, columns, twice: None }
-                }
-            }
-            Isa::AvxVnni => {
-                use avxvnni as $module;
-                let columns = by_columns!(avxvnni::columns<$shape>);
-                Kernels { direct: $direct, passes: 1, expand: $expand, lanes: 1, columns, twice: None }
-            }
-            _ => {
-                use avx2 as $module;
-                let columns = by_columns!(avx2::columns<$shape>);
-                Kernels { direct: $direct, passes: 1, expand: $expand, lanes: 1, columns, twice: None }
+            #[target_feature(enable = $features)]
+            unsafe fn write<S: Shape>(
+                scratch: &mut Scratch,
+                part: &Part<'_>,
+                groups: Range<usize>,
+                lanes: usize,
+            ) {
+                // SAFETY: passed on to the caller.
+                unsafe { scratch.write::<S, <$dot as Dot>::Width>(part, groups, lanes) };
             }
         }
     };
 }
+
+wrap!(avx2, "avx2,fma,f16c", Avx2, Avx2, 1, [1, 2, 3]);
+wrap!(avxvnni, "avx2,fma,f16c,avxvnni", Vnni, Vnni, 1, [1, 2, 3]);
+wrap!(
+    avx512vl,
+    "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni",
+    Vnni512,
+    Vnni256,
+    2,
+    [1, 2, 3, 4, 5, 6, 7, 8]
+);
 
 /// Expands a packed group through `Encoding::tile`.
 ///
@@ -174,12 +189,30 @@ unsafe fn expand_generic(
 
 /// The kernels for encoding `E` on `isa`, for activations that are `woven` into panels or not.
 fn of<E: Expand>(isa: Isa, woven: bool) -> Kernels {
-    kernels!(isa, woven, E, |set| (set::direct_by_columns::<E>(), set::expand_blocks::<E>))
+    match isa {
+        Isa::Avx512 => paneled::<E>(avx512vl::of::<E>(), woven),
+        Isa::AvxVnni => avxvnni::of::<E>(),
+        _ => avx2::of::<E>(),
+    }
 }
 
 /// The kernels for encodings without a vector form.
 fn generic(isa: Isa, woven: bool) -> Kernels {
-    kernels!(isa, woven, Generic, |set| (&[], set::expand_any))
+    match isa {
+        Isa::Avx512 => paneled::<Generic>(avx512vl::generic(), woven),
+        Isa::AvxVnni => avxvnni::generic(),
+        _ => avx2::generic(),
+    }
+}
+
+/// `kernels`, but with columns from panels where the activations are `woven`.
+fn paneled<S: Shape>(kernels: Kernels, woven: bool) -> Kernels {
+    if !woven {
+        return kernels;
+    }
+    let columns = by_columns!(avx512::paneled<S, 1>);
+    let twice = Some(by_columns!(avx512::paneled<S, 2>));
+    Kernels { columns, twice, ..kernels }
 }
 
 /// Computes `part` on `isa`.
@@ -270,7 +303,6 @@ unsafe fn multiply_groups(
             column += n;
         }
     }
-    let min = encoding.scheme.min;
     // SAFETY: passed on to the caller.
-    unsafe { scratch.write(part, groups, lanes, min) };
+    unsafe { (kernels.write)(scratch, part, groups, lanes) };
 }

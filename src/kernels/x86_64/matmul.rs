@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::expand::{Codes, Expand, Regs};
-use super::scratch::Scratch;
+use super::scratch::{Scratch, store};
 use super::width::{Narrow, Wide, Width};
 use crate::kernels::backend::Activations;
 use crate::kernels::encoding::TILE;
@@ -100,6 +100,10 @@ macro_rules! vnni {
 vnni!(
     /// Products by `vpdpbusd` of AVX-VNNI.
     Vnni, Narrow, _mm256_setzero_si256, _mm256_dpbusd_avx_epi32, _mm256_set1_epi32
+);
+vnni!(
+    /// Products by the `vpdpbusd` of AVX-512 VNNI with VL.
+    Vnni256, Narrow, _mm256_setzero_si256, _mm256_dpbusd_epi32, _mm256_set1_epi32
 );
 vnni!(
     /// Products by the `vpdpbusd` of AVX-512 VNNI.
@@ -200,16 +204,17 @@ pub unsafe fn direct<E: Expand, D: Dot, const N: usize>(part: &Part<'_>, x: &Act
     for g in part.groups.clone().step_by(D::Width::GROUPS) {
         let groups = pair(part, g);
         let place = D::Width::place(groups);
-        let skip = (D::Width::GROUPS - 1) * groups[0].len();
+        let len = groups[0].len();
+        let skip = (D::Width::GROUPS - 1) * len;
         // SAFETY: the groups have blocks * BYTES bytes by `is_sound`, the columns blocks * TILES tiles; the task
         // owns the results.
         unsafe {
             let mut sums = [Sums::<D>::zero(); N];
             for b in 0..blocks {
                 let block = D::Width::at(place, b * E::BYTES);
-                // Beyond their end lie the groups that the vector covers already, then those that come next.
-                let inside = b * E::BYTES + AHEAD < groups[0].len();
-                let ahead = if inside { AHEAD } else { AHEAD + skip };
+                // Beyond a group's end come those after the other groups of the vector.
+                let ahead = AHEAD / D::Width::GROUPS;
+                let ahead = ahead + (b * E::BYTES + ahead) / len * skip;
                 for t in 0..E::TILES {
                     prefetch::<E, D::Width>(block, t, ahead);
                     let mut regs = E::tile::<D::Width>(block, t);
@@ -221,10 +226,7 @@ pub unsafe fn direct<E: Expand, D: Dot, const N: usize>(part: &Part<'_>, x: &Act
             }
             for (i, sum) in sums.iter().enumerate() {
                 let total = if E::MIN { D::Width::add(sum.products, sum.offsets) } else { sum.products };
-                let rows = D::Width::rows(total);
-                for (g, rows) in (g..part.groups.end).zip(&rows[..D::Width::GROUPS]) {
-                    part.store(g, c + i, rows);
-                }
+                store::<D::Width>(part, g..part.groups.end, c + i, total);
             }
         }
     }
@@ -266,7 +268,7 @@ pub unsafe fn expand<E: Expand, D: Dot>(
         unsafe {
             let block = D::Width::at(place, b * E::BYTES);
             each_tile!(E::TILES, |t| {
-                prefetch::<E, D::Width>(block, t, AHEAD);
+                prefetch::<E, D::Width>(block, t, AHEAD / D::Width::GROUPS);
                 let mut regs = E::tile::<D::Width>(block, t);
                 bias_codes::<E, D::Width>(D::BIASED, &mut regs.codes);
                 scratch.put::<E, D::Width>(b * E::TILES + t, lane, lanes, &regs);

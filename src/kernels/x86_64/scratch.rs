@@ -90,29 +90,49 @@ impl Scratch {
         }
     }
 
-    /// Adds the two accumulators and writes the results of row groups `groups`, lane by lane of `lanes`, for all
-    /// columns of `part`.
+    /// Adds the two accumulators (with `MIN`) and writes the results of row groups `groups`, lane by lane of
+    /// `lanes`, for all columns of `part`.
     ///
     /// # Safety
-    /// `reserve` was called for `lanes` and the part's columns; the task owns the groups of these columns.
-    pub unsafe fn write(&mut self, part: &Part<'_>, groups: Range<usize>, lanes: usize, min: bool) {
+    /// `reserve` was called for `lanes` and the part's columns; the task owns the groups of these columns; the
+    /// instructions of `W` are there.
+    #[inline(always)]
+    pub unsafe fn write<S: Shape, W: Width>(&mut self, part: &Part<'_>, groups: Range<usize>, lanes: usize) {
         for (i, c) in part.columns.clone().enumerate() {
-            for g in groups.clone().step_by(2) {
-                // SAFETY: a prefetch never faults, also beyond the output.
-                unsafe { _mm_prefetch::<_MM_HINT_ET0>(part.place(g, c + AHEAD).cast()) };
-            }
-            for (lane, g) in groups.clone().enumerate() {
-                // SAFETY: inside the buffer by the caller's promise, which also covers `store`.
-                unsafe {
-                    let products = self.sums::<[f32; GROUP]>(i, lanes).add(lane);
-                    let mut result = *products;
-                    if min {
-                        let offsets = &*products.add(lanes);
-                        result.iter_mut().zip(offsets).for_each(|(r, o)| *r += o);
-                    }
-                    part.store(g, c, &result);
+            // SAFETY: inside the buffer by the caller's promise, which also covers `store`.
+            unsafe {
+                let sums = self.sums::<W::Float>(i, lanes);
+                for (vector, g) in groups.clone().step_by(W::GROUPS).enumerate() {
+                    W::prefetch_output(part.place(g, c + AHEAD));
+                    let products = *sums.add(vector);
+                    let total = if S::MIN {
+                        W::add(products, *sums.add(vector + lanes / W::GROUPS))
+                    } else {
+                        products
+                    };
+                    store::<W>(part, g..groups.end, c, total);
                 }
             }
+        }
+    }
+}
+
+/// Writes the results of the row groups of a vector, at most those of `groups`, for one column.
+///
+/// # Safety
+/// As `Part::store` for each of them; the instructions of `W` are there.
+#[inline(always)]
+pub unsafe fn store<W: Width>(part: &Part<'_>, groups: Range<usize>, column: usize, total: W::Float) {
+    let first = groups.start * GROUP;
+    let whole = part.bias.is_none() && first + W::GROUPS * GROUP <= part.weight.rows.min(groups.end * GROUP);
+    // SAFETY: passed on to the caller; `Cpu` checked that the output is `[n, rows]`.
+    unsafe {
+        if whole {
+            let out = part.out.part(column * part.weight.rows + first, W::GROUPS * GROUP);
+            return W::store(out.as_mut_ptr(), total);
+        }
+        for (g, rows) in groups.zip(W::rows(total).iter().take(W::GROUPS)) {
+            part.store(g, column, rows);
         }
     }
 }

@@ -25,6 +25,12 @@ pub trait Width {
     unsafe fn at(place: Self::Place, bytes: usize) -> Self::Place;
     /// Asks for the 64 bytes `ahead` of `place`, which need not exist.
     unsafe fn prefetch(place: Self::Place, ahead: usize);
+    /// Asks for the place of results, which need not exist, to be written.
+    #[inline(always)]
+    unsafe fn prefetch_output(place: *const f32) {
+        // SAFETY: a prefetch never faults, also beyond the output.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(place.cast()) };
+    }
 
     /// 32 bytes.
     unsafe fn load(place: Self::Place) -> Self::Int;
@@ -73,6 +79,8 @@ pub trait Width {
     unsafe fn negate(a: Self::Float) -> Self::Float;
     /// The rows of each group; of 256 bits the second are 0.
     unsafe fn rows(a: Self::Float) -> [[f32; GROUP]; 2];
+    /// Writes all rows to `to`.
+    unsafe fn store(to: *mut f32, a: Self::Float);
 }
 
 /// Eight rows in 256 bits: AVX2, FMA, F16C.
@@ -135,6 +143,7 @@ impl Width for Narrow {
         add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
         mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
         fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+        store(to: *mut f32, a: __m256) -> () = _mm256_storeu_ps(to, a);
         negate(a: __m256) -> __m256 = _mm256_xor_ps(a, _mm256_set1_ps(-0.0));
     }
 
@@ -221,6 +230,7 @@ impl Width for Wide {
         add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
         mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
         fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+        store(to: *mut f32, a: __m512) -> () = _mm512_storeu_ps(to, a);
         negate(a: __m512) -> __m512 =
             _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(a), _mm512_set1_epi32(i32::MIN)));
     }
