@@ -40,11 +40,14 @@ const COLUMNS: usize = 4;
 struct Kernels {
     /// One column, two and so on straight from the packed bytes; none where the encoding has no vector form.
     direct: &'static [Direct],
-    /// How often these are faster than to expand the weights.
+    /// So many passes with them are still faster than to expand the weights.
     passes: usize,
     expand: ExpandInto,
     /// Row groups that make a vector.
     lanes: usize,
+    /// Tiles of a row group that are expanded at a time: with [`SPAN`] as the unit, what the first cache holds of as
+    /// many row groups as there are.
+    span: usize,
     /// Up to [`COLUMNS`] columns times one span of that many row groups.
     columns: [Expanded; COLUMNS],
     /// The same for twice as many, where the registers hold them.
@@ -96,7 +99,8 @@ macro_rules! wrap {
             fn with_form<S: Shape>(direct: &'static [Direct], expand: ExpandInto) -> Kernels {
                 let columns = by_columns!(columns<S>);
                 let lanes = <$dot as Dot>::Width::GROUPS;
-                Kernels { direct, passes: $passes, expand, lanes, columns, twice: None, write: write::<S> }
+                let (passes, span, write) = ($passes, 4 * SPAN / lanes, write::<S>);
+                Kernels { direct, passes, expand, lanes, span, columns, twice: None, write }
             }
 
             #[target_feature(enable = $features)]
@@ -151,8 +155,8 @@ macro_rules! wrap {
     };
 }
 
-wrap!(avx2, "avx2,fma,f16c", Avx2, Avx2, 1, [1, 2, 3]);
-wrap!(avxvnni, "avx2,fma,f16c,avxvnni", Vnni, Vnni, 1, [1, 2, 3]);
+wrap!(avx2, "avx2,fma,f16c", Avx2, Avx2, 2, [1, 2, 3]);
+wrap!(avxvnni, "avx2,fma,f16c,avxvnni", Vnni, Vnni, 2, [1, 2, 3]);
 wrap!(
     avx512vl,
     "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni",
@@ -212,7 +216,7 @@ fn paneled<S: Shape>(kernels: Kernels, woven: bool) -> Kernels {
     }
     let columns = by_columns!(avx512::paneled<S, 1>);
     let twice = Some(by_columns!(avx512::paneled<S, 2>));
-    Kernels { columns, twice, ..kernels }
+    Kernels { columns, twice, span: SPAN, ..kernels }
 }
 
 /// Computes `part` on `isa`.
@@ -227,13 +231,13 @@ pub unsafe fn matmul(isa: Isa, part: &Part<'_>, x: &Activations) {
     }
     let kernels = by_encoding!(part.weight.encoding, of, generic, (isa, !x.panels.is_empty()));
     let columns = part.columns.clone();
-    if columns.len() <= kernels.passes * kernels.direct.len() {
+    if (1..=kernels.passes * kernels.direct.len()).contains(&columns.len()) {
         // SAFETY: passed on to the caller.
         return unsafe { multiply_directly(&kernels, part, x) };
     }
     let most = if kernels.twice.is_some() { 2 * kernels.lanes } else { kernels.lanes };
     SCRATCH.with_borrow_mut(|scratch| {
-        scratch.reserve(most, columns.len());
+        scratch.reserve(most, kernels.span, columns.len());
         let mut g = part.groups.start;
         while g < part.groups.end {
             let left = part.groups.end - g;
@@ -284,12 +288,13 @@ unsafe fn multiply_groups(
     scratch: &mut Scratch,
 ) {
     let encoding = part.weight.encoding;
-    let span_bytes = SPAN * TILE / encoding.block_len * encoding.block_bytes * GROUP;
-    for first in (0..x.tiles()).step_by(SPAN) {
-        let count = SPAN.min(x.tiles() - first);
+    let span = kernels.span;
+    let span_bytes = span * TILE / encoding.block_len * encoding.block_bytes * GROUP;
+    for first in (0..x.tiles()).step_by(span) {
+        let count = span.min(x.tiles() - first);
         for (lane, g) in groups.clone().enumerate().step_by(kernels.lanes) {
-            let blocks = pair(part, g).map(|g| g.chunks(span_bytes).nth(first / SPAN).unwrap_or_default());
-            // SAFETY: a span's blocks are at most SPAN tiles; lanes are a multiple of a vector's.
+            let blocks = pair(part, g).map(|g| g.chunks(span_bytes).nth(first / span).unwrap_or_default());
+            // SAFETY: a span's blocks are at most `span` tiles; lanes are a multiple of a vector's.
             unsafe { (kernels.expand)(encoding, blocks, lane, lanes, scratch) };
         }
         let mut column = 0;

@@ -1,7 +1,7 @@
 //! Integer matrix products: one lane per row, eight rows in 256 bits or sixteen in 512.
 //!
-//! Few columns (decode) are multiplied straight from the packed bytes. For more, row groups are expanded
-//! `SPAN` tiles at a time into [`Scratch`], which stays in the first cache while all columns are multiplied
+//! Few columns (decode, the check of a draft) are multiplied straight from the packed bytes. For more, row groups are
+//! expanded, a span of tiles at a time, into [`Scratch`], which stays in the first cache while all columns are multiplied
 //! with it, four at a time; the accumulators of each column wait in memory for the next span.
 
 use std::arch::x86_64::*;

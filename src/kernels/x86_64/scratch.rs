@@ -6,7 +6,6 @@ use std::ops::Range;
 use super::expand::Regs;
 use super::width::Width;
 use crate::kernels::layout::{GROUP, Part};
-use crate::kernels::panel::SPAN;
 use crate::kernels::shape::Shape;
 
 /// Columns ahead of the one that is written whose place is asked for: columns lie far apart, each write alone
@@ -31,16 +30,16 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes room for `lanes` row groups times `columns` columns, zero where never written.
-    pub fn reserve(&mut self, lanes: usize, columns: usize) {
+    /// Makes room for `span` tiles of `lanes` row groups times `columns` columns, zero where never written.
+    pub fn reserve(&mut self, lanes: usize, span: usize, columns: usize) {
         let room = |lines: &mut Vec<Line>, vectors: usize| {
             let len = vectors.div_ceil(2);
             if lines.len() < len {
                 lines.resize(len, Line([0; 64]));
             }
         };
-        room(&mut self.codes, SPAN * 8 * lanes);
-        room(&mut self.floats, SPAN * 4 * lanes);
+        room(&mut self.codes, span * 8 * lanes);
+        room(&mut self.floats, span * 4 * lanes);
         room(&mut self.sums, columns * 2 * lanes);
     }
 
@@ -70,7 +69,7 @@ impl Scratch {
     /// Writes tile `t` of lanes `lane ..` of `lanes`.
     ///
     /// # Safety
-    /// `reserve` was called for `lanes`, `t < SPAN`, the lanes of a vector fit and are a multiple of its groups,
+    /// `reserve` was called for `lanes` and more than `t` tiles, the lanes of a vector fit and are a multiple of its groups,
     /// the instructions of `W` are there.
     #[inline(always)]
     pub unsafe fn put<S: Shape, W: Width>(&mut self, t: usize, lane: usize, lanes: usize, regs: &Regs<W>) {
