@@ -275,32 +275,34 @@ const SYNC_STEP: u64 = 32 << 20;
 #[derive(Debug)]
 struct Syncer {
     requests: SyncSender<()>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<io::Result<()>>,
 }
 
 impl Syncer {
     /// `None` where the system refuses; syncing at the end is enough.
-    fn start(file: &File) -> Option<Self> {
+    fn of(file: &File) -> Option<Self> {
         let file = file.try_clone().ok()?;
+        Self::start(move || file.sync_data())
+    }
+
+    /// Calls `sync` once a request or less often, until it fails.
+    fn start(mut sync: impl FnMut() -> io::Result<()> + Send + 'static) -> Option<Self> {
         let (requests, wanted) = sync_channel(1);
-        let run = move || {
-            // What goes wrong here goes wrong again, and is reported, when the file is committed.
-            wanted.iter().for_each(|()| drop(file.sync_data()));
-        };
+        let run = move || wanted.iter().try_for_each(|()| sync());
         let thread = thread::Builder::new().name("capsulegraph-sync".into()).spawn(run).ok()?;
         Some(Self { requests, thread })
     }
 
-    /// Asks for what is written so far; nothing happens where such a request is waiting.
+    /// Asks for what is written so far; nothing happens where such a request is waiting or syncing has failed.
     fn request(&self) {
         let _ = self.requests.try_send(());
     }
 
-    /// Ends the thread; its handle of the file is closed then.
-    fn end(self) {
+    /// Ends the thread, whose handle of the file is closed then, and returns its failure. The system reports lost
+    /// bytes once for all handles of an open file: a later sync by another handle says that all is well.
+    fn end(self) -> io::Result<()> {
         drop(self.requests);
-        // The thread cannot panic, and its result carries nothing.
-        let _ = self.thread.join();
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the syncing thread panicked")))
     }
 }
 
@@ -343,10 +345,14 @@ impl AtomicFile {
 
     /// Closes every handle: some systems rename and remove closed files only.
     fn close(&mut self) {
-        if let Some(syncer) = self.syncer.take() {
-            syncer.end();
-        }
+        // A file that is closed before it is committed is given up, whatever became of its bytes.
+        let _ = self.end_syncer();
         self.file = None;
+    }
+
+    fn end_syncer(&mut self) -> Result<()> {
+        let ended = self.syncer.take().map_or(Ok(()), Syncer::end);
+        ended.map_err(|e| Error::io("sync", &self.target, e))
     }
 
     fn with_file<T>(&mut self, action: &str, f: impl FnOnce(&mut File) -> io::Result<T>) -> Result<T> {
@@ -363,7 +369,7 @@ impl WriteFile for AtomicFile {
         if self.unsynced >= SYNC_STEP {
             self.unsynced = 0;
             if self.syncer.is_none() {
-                self.syncer = self.file.as_ref().and_then(Syncer::start);
+                self.syncer = self.file.as_ref().and_then(Syncer::of);
             }
             if let Some(syncer) = &self.syncer {
                 syncer.request();
@@ -381,6 +387,7 @@ impl WriteFile for AtomicFile {
     }
 
     fn commit(mut self: Box<Self>) -> Result<()> {
+        self.end_syncer()?;
         self.with_file("sync", |file| file.sync_all())?;
         self.close();
         fs::rename(&self.temporary, &self.target).map_err(|e| Error::io("replace", &self.target, e))?;
@@ -442,5 +449,23 @@ mod tests {
         drop(first);
         assert_eq!(fs::read(&target).ok(), Some(b"ours".to_vec()));
         assert!(foreign.iter().all(|(path, _)| fs::read(path).is_ok_and(|bytes| bytes == b"theirs")));
+    }
+    #[test]
+    fn bytes_that_were_lost_on_the_way_are_not_committed() {
+        let dir = tempfile::tempdir().unwrap_or_else(fault);
+        let target = dir.path().join("m.cgraph");
+        let mut file = Box::new(AtomicFile::create(&target).unwrap_or_else(fault));
+        // As the system does it: the first sync after the loss says so, every later one succeeds.
+        let mut outcomes = [Ok(()), Err(io::Error::other("lost"))].into_iter();
+        file.syncer = Syncer::start(move || outcomes.next().unwrap_or(Ok(())));
+        file.append(b"ours").unwrap_or_else(fault);
+        let syncer = file.syncer.as_ref().unwrap_or_else(|| fault("no thread"));
+        for _ in 0..3 {
+            // Unlike `request`, waits until the one before is taken up.
+            let _ = syncer.requests.send(());
+        }
+        let error = file.commit().map_or_else(|e| e.to_string(), |()| String::new());
+        assert_eq!(error, format!("cannot sync {}: lost", target.display()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap_or_else(fault).count(), 0, "something was left behind");
     }
 }

@@ -3,6 +3,9 @@
 //! Lives here: bytes and manifests, and [`disk`], the one interface through which files are reached. Calls
 //! `graph` for plain types and `kernels` for the sizes of encodings. May be called by `store` and above.
 //! Must not know: what a model computes, memory maps, budgets.
+//!
+//! A long file is synced by a thread of [`disk`]'s own while it is written: the thread sleeps in system calls, and a
+//! loop of `pool` would lend it one of the processors for the whole time.
 
 pub mod checksum;
 pub mod disk;

@@ -242,7 +242,7 @@ impl Decoder {
             Stage::Embed => self.embed(f)?,
             // A stage that starts with an addition runs to its end, so resuming never adds twice.
             Stage::AttnNorm => {
-                self.store.count_use(1 + 2 * f.block);
+                self.enter(1 + 2 * f.block);
                 if f.block > 0 {
                     backend.add(&mut f.hidden, &f.branch);
                 }
@@ -267,7 +267,7 @@ impl Decoder {
                 return self.project(gate, f.task, n, &f.input, [(&block.attn_output, &mut f.branch)]);
             }
             Stage::FfnNorm => {
-                self.store.count_use(2 + 2 * f.block);
+                self.enter(2 + 2 * f.block);
                 backend.add(&mut f.hidden, &f.branch);
                 self.normalise(f, &block.ffn_norm);
             }
@@ -281,7 +281,7 @@ impl Decoder {
             }
             Stage::Down => return self.project(gate, f.task, n, &f.input, [(&block.down, &mut f.branch)]),
             Stage::HeadNorm => {
-                self.store.count_use(1 + 2 * self.weights.blocks.len());
+                self.enter(1 + 2 * self.weights.blocks.len());
                 backend.add(&mut f.hidden, &f.branch);
                 self.normalise(f, &self.weights.output_norm);
             }
@@ -293,9 +293,19 @@ impl Decoder {
         Ok(Progress::Done)
     }
 
+    /// Capsule `index` is about to be computed with.
+    fn enter(&self, index: usize) {
+        self.read_ahead.reach(&self.store, index);
+        self.store.count_use(index);
+    }
+
     fn embed(&self, f: &mut Forward) -> Result<()> {
         let width = self.params.embedding_length as usize;
-        self.store.count_use(0);
+        // Before `enter`: what is asked for first comes first.
+        for id in &f.tokens {
+            self.store.ask_for_row(self.weights.embedding, *id as usize);
+        }
+        self.enter(0);
         f.hidden.resize(f.tokens.len() * width, 0.0);
         for (id, row) in f.tokens.iter().zip(f.hidden.chunks_exact_mut(width)) {
             self.store.decode_row(self.weights.embedding, *id as usize, row)?;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::graph::params::DecoderParams;
 use crate::kernels::backend::Backend;
-use crate::store::Store;
+use crate::store::{ReadAhead, Store};
 use rope::RopeTable;
 use weights::Weights;
 
@@ -26,6 +26,7 @@ pub struct Decoder {
     params: DecoderParams,
     weights: Weights,
     rope: RopeTable,
+    read_ahead: ReadAhead,
 }
 
 impl Decoder {
@@ -37,9 +38,9 @@ impl Decoder {
     pub fn new(store: Arc<Store>, backend: Arc<dyn Backend>) -> Result<Self> {
         let params = store.manifest().model.decoder.clone();
         let weights = Weights::resolve(&store, &params)?;
-        store.begin();
         let rope = RopeTable::new(&params.rope, weights.rope_factors.as_deref());
-        Ok(Self { store, backend, params, weights, rope })
+        let read_ahead = ReadAhead::new(&store, weights.capsules_in_use());
+        Ok(Self { store, backend, params, weights, rope, read_ahead })
     }
 
     /// The hyper-parameters.

@@ -61,6 +61,7 @@ impl Weights {
         })?;
         let rules = (architecture.capsules)(params);
         check_graph(store, manifest, &rules)?;
+        ask_for_vectors(store, &rules);
         let resolver = Resolver { store };
         let last = rules.len() - 1;
         let mut blocks = Vec::with_capacity(params.block_count as usize);
@@ -76,6 +77,13 @@ impl Weights {
             output_norm: resolver.required_vector(last, "output_norm.weight")?,
             head: Projection { weight, bias: None, rows: params.vocab_size as usize },
         })
+    }
+
+    /// Of each capsule in turn the one that its computation reads from end to end: itself, but `None` for the
+    /// embedding, which is read by row, and for the head the one that holds its matrix.
+    pub fn capsules_in_use(&self) -> impl Iterator<Item = Option<usize>> {
+        let blocks = 1..=2 * self.blocks.len();
+        std::iter::once(None).chain(blocks.map(Some)).chain([Some(self.head.weight.capsule)])
     }
 
     /// Bytes of the decoded vectors.
@@ -96,6 +104,19 @@ impl Store {
         let data = self.tensor(place.capsule, place.tensor)?;
         let (rows, cols) = rows_cols(data.tensor);
         Ok(Matrix { encoding: encoding_of(data.tensor)?, rows, cols, data: data.bytes })
+    }
+
+    /// Asks for the bytes that hold row `row` of the matrix at `place`, which is about to be decoded.
+    pub(super) fn ask_for_row(&self, place: MatrixRef, row: usize) {
+        let Ok(data) = self.tensor(place.capsule, place.tensor) else { return };
+        let (rows, _) = rows_cols(data.tensor);
+        let group = match data.tensor.layout {
+            Layout::Packed8 => pack::GROUP,
+            Layout::Rows => 1,
+        };
+        let len = data.bytes.len() / rows.next_multiple_of(group) * group;
+        let start = row / group * len;
+        self.ask_for_tensor(place.capsule, place.tensor, start..start + len);
     }
 
     /// Decodes row `row` of the matrix at `place` into `out`, whatever its layout.
@@ -158,6 +179,18 @@ fn check_graph(store: &Store, manifest: &Manifest, rules: &[CapsuleRule]) -> Res
         }
     }
     Ok(())
+}
+
+/// Asks for all vectors at once, which are decoded one by one: each lies in another place of the file.
+fn ask_for_vectors(store: &Store, rules: &[CapsuleRule]) {
+    for (index, rule) in rules.iter().enumerate() {
+        let Ok((_, served)) = store.capsule(index) else { continue };
+        for wanted in rule.tensors.iter().filter(|t| t.kind == TensorKind::Vector) {
+            if let Some(tensor) = served.tensors.iter().position(|t| t.name == wanted.name) {
+                store.ask_for_tensor(index, tensor, 0..usize::MAX);
+            }
+        }
+    }
 }
 
 struct Resolver<'a> {

@@ -59,8 +59,8 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Prefix of the names of the library's compute threads.
-const POOL_THREADS: &str = "capsulegraph-";
+/// Prefix of the names of all threads that the library starts.
+const OWN_THREADS: &str = "capsulegraph-";
 
 /// Puts a hook before the panic hook that is there, which then sees only panics that are not the library's: in
 /// a Rust program the host's own, in a C program none.
@@ -73,7 +73,7 @@ fn silence_own_panics() {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             let own = DEPTH.try_with(|depth| depth.get() > 0).unwrap_or(false)
-                || std::thread::current().name().is_some_and(|name| name.starts_with(POOL_THREADS));
+                || std::thread::current().name().is_some_and(|name| name.starts_with(OWN_THREADS));
             if !own {
                 previous(info);
             }

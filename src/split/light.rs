@@ -1,12 +1,12 @@
 //! Light forms: re-encoding a stored tensor at lower precision.
 
-use std::num::NonZeroUsize;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::container::manifest::{Capsule, Layout, Tensor};
 use crate::error::{Error, Result};
 use crate::kernels::encoding::Encoding;
 use crate::kernels::pack;
-use crate::pool::StandardFloats;
+use crate::pool::{Gate, Pool, StandardFloats};
 use crate::store::fetch::{encoding_of, rows_cols};
 use crate::store::mapped::MappedFile;
 
@@ -80,8 +80,8 @@ pub fn stream(
     target: &'static Encoding,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    // The threads below start in this thread's mode.
     let _floats = StandardFloats::enter();
+    let pool = Pool::new(0)?;
     let source = Rows::new(file, capsule, tensor)?;
     let row = pack::row_bytes(target, source.cols)
         .ok_or_else(|| Error::Internal(format!("{} does not suit {}", target.name, tensor.name)))?;
@@ -91,7 +91,7 @@ pub fn stream(
     while first < source.rows {
         let n = step.min(source.rows - first);
         codes.resize(n * row, 0);
-        encode_rows(&source, first, target, row, &mut codes)?;
+        encode_rows(&pool, &source, first, target, row, &mut codes)?;
         match tensor.layout {
             Layout::Rows => sink(&codes)?,
             Layout::Packed8 => {
@@ -105,31 +105,31 @@ pub fn stream(
     Ok(())
 }
 
-/// Encodes the rows from `first` on that `codes` has room for, on all processors.
+/// Encodes the rows from `first` on that `codes` has room for, on all threads of `pool`.
 fn encode_rows(
+    pool: &Pool,
     source: &Rows<'_>,
     first: usize,
     target: &Encoding,
     row: usize,
     codes: &mut [u8],
 ) -> Result<()> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let rows = codes.len() / row;
-    let share = rows.div_ceil(threads).max(1);
-    std::thread::scope(|scope| {
-        let mut workers = Vec::new();
-        for (i, part) in codes.chunks_mut(share * row).enumerate() {
-            workers.push(scope.spawn(move || -> Result<()> {
-                let mut exact = vec![0.0; source.cols];
-                for (j, out) in part.chunks_exact_mut(row).enumerate() {
-                    source.decode(first + i * share + j, &mut exact)?;
-                    target.encode(&exact, None, out)?;
-                }
-                Ok(())
-            }));
+    let share = (codes.len() / row).div_ceil(pool.threads()).max(1);
+    let parts: Vec<Mutex<&mut [u8]>> = codes.chunks_mut(share * row).map(Mutex::new).collect();
+    let encode = |i: usize| -> Result<()> {
+        let mut part = parts[i].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut exact = vec![0.0; source.cols];
+        for (j, out) in part.chunks_exact_mut(row).enumerate() {
+            source.decode(first + i * share + j, &mut exact)?;
+            target.encode(&exact, None, out)?;
         }
-        workers.into_iter().try_for_each(|worker| {
-            worker.join().map_err(|_| Error::Internal("a quantiser panicked".into()))?
-        })
-    })
+        Ok(())
+    };
+    let failure = OnceLock::new();
+    pool.run(&Gate::open(), 0, parts.len(), &|i| {
+        if let Err(error) = encode(i) {
+            let _ = failure.set(error);
+        }
+    });
+    failure.into_inner().map_or(Ok(()), Err)
 }

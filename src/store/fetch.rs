@@ -74,6 +74,7 @@ impl Store {
             Some(residence) => residence.name(),
         };
         self.count_use(index);
+        self.ask_for(index, 0..usize::MAX);
         let mut tensors = Vec::with_capacity(capsule.tensors.len());
         for tensor in &capsule.tensors {
             tensors.push(lay_out(tensor, file.checked_plane(capsule, tensor)?, layout)?);

@@ -11,6 +11,11 @@ use crate::container::manifest::{Asset, Capsule, Tensor};
 use crate::container::reader::Contents;
 use crate::error::{Error, Result};
 
+/// Bytes of one request to read ahead. Linux silently leaves out what exceeds its window of read-ahead or the
+/// device's best length of a transfer, whichever is more: with nothing set that is 128 KiB.
+#[cfg(unix)]
+const REQUEST: usize = 128 << 10;
+
 /// The bytes of a file.
 #[derive(Debug)]
 enum Bytes {
@@ -27,17 +32,6 @@ impl Deref for Bytes {
             Self::Owned(bytes) => bytes,
         }
     }
-}
-
-/// What is about to be done with mapped bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hint {
-    /// Nothing in particular.
-    Normal,
-    /// Single pages here and there.
-    Random,
-    /// All of it soon.
-    WillNeed,
 }
 
 /// A `.cgraph` file in memory, every bound checked at open. Clones share the bytes.
@@ -129,35 +123,35 @@ impl MappedFile {
         self.range(extent.offset, extent.len)
     }
 
-    /// Tells the system what is about to be done with `range`; where it does not listen nothing is lost.
-    pub(super) fn hint(&self, range: Range<usize>, hint: Hint) {
+    /// Asks the system for `range`, which is about to be read, and does not wait for it; where the system does not
+    /// listen nothing is lost.
+    pub(super) fn ask_for(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Bytes::Map(map) = &*self.bytes {
-            let advice = match hint {
-                Hint::Normal => memmap2::Advice::Normal,
-                Hint::Random => memmap2::Advice::Random,
-                Hint::WillNeed => memmap2::Advice::WillNeed,
-            };
-            let _ = map.advise_range(advice, range.start, range.len());
+            for start in range.clone().step_by(REQUEST) {
+                let len = REQUEST.min(range.end - start);
+                let _ = map.advise_range(memmap2::Advice::WillNeed, start, len);
+            }
         }
         #[cfg(not(unix))]
-        let _ = (range, hint);
+        let _ = range;
     }
 
-    /// Whether the page that holds byte `at` of the map can be read without the disk, as far as the system tells.
+    /// Whether byte `at` of the map can be read without waiting for the disk; `false` where the system does not say.
+    /// Not by `mincore`: for a file that the process neither owns nor may write it answers that all is in memory.
     pub(super) fn is_in_memory(&self, at: usize) -> bool {
         #[cfg(target_os = "linux")]
-        if let (Bytes::Map(map), true) = (&*self.bytes, at < self.bytes.len()) {
-            // SAFETY: no memory is involved.
-            let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
-            let mut state = 0u8;
-            let address = map.as_ptr().wrapping_add(at).map_addr(|address| address / page * page);
-            // SAFETY: the page is one of the map, which covers its first page wholly; one byte is written.
-            let known = unsafe { libc::mincore(address.cast_mut().cast(), 1, &raw mut state) } == 0;
-            return !known || state & 1 == 1;
+        if let Some((file, start)) = self.source.mappable()
+            && let Ok(offset) = libc::off_t::try_from(start.saturating_add(at as u64))
+        {
+            let mut byte = 0u8;
+            let room = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+            let fd = std::os::fd::AsRawFd::as_raw_fd(file);
+            // SAFETY: the file is open, and the one byte written is `byte`, which outlives the call.
+            return unsafe { libc::preadv2(fd, &raw const room, 1, offset, libc::RWF_NOWAIT) } == 1;
         }
         let _ = at;
-        true
+        false
     }
 
     /// The stored bytes of `tensor`, which belongs to `capsule` of this file.

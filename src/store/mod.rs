@@ -10,6 +10,7 @@ pub mod mapped;
 mod open;
 mod read_ahead;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ use crate::container::header::Kind;
 use crate::container::manifest::{Capsule, Manifest, Residence, Tensor};
 use crate::error::{Error, Result};
 use mapped::MappedFile;
-use read_ahead::ReadAhead;
+pub(crate) use read_ahead::ReadAhead;
 
 /// What computes (docs/format.md speaks of what is stored).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,8 +79,6 @@ pub struct Store {
     mode_reason: String,
     fetches: AtomicU64,
     hits: AtomicU64,
-    /// Where the weights were not in memory when the store was opened.
-    read_ahead: Option<ReadAhead>,
 }
 
 impl Store {
@@ -128,33 +127,46 @@ impl Store {
         self.hits.load(Ordering::Relaxed)
     }
 
-    /// What is small has been looked at, and computing is about to begin: from now on the weights, where they have
-    /// to come from the disk, are asked for in the order of use.
-    pub fn begin(&self) {
-        if let Some(read_ahead) = &self.read_ahead {
-            read_ahead.begin(self);
-        }
-    }
-
     /// Counts one use of capsule `index`: by a batch on its way through the graph, or by a fetch.
     pub(crate) fn count_use(&self, index: usize) {
-        if let Some(read_ahead) = &self.read_ahead {
-            read_ahead.reach(self, index);
-        }
         let own = self.manifest().capsules.get(index);
         let counter = if own.is_some_and(|c| self.is_from_full(c)) { &self.fetches } else { &self.hits };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The file that serves capsule `index`; the primary where there is no such capsule.
-    fn serving_file(&self, index: usize) -> &MappedFile {
-        self.capsule(index).map_or(&self.primary, |(file, _)| file)
+    /// Bytes of capsule `index` that are mapped: its extent, or none.
+    fn mapped_len(&self, index: usize) -> usize {
+        self.mapped_range(index).map_or(0, |(_, range)| range.len())
     }
 
-    /// Where capsule `index` lies in the map of the file that serves it.
-    fn mapped_range(&self, index: usize) -> Option<std::ops::Range<usize>> {
+    /// The file that serves capsule `index`, and where the capsule lies in its map.
+    fn mapped_range(&self, index: usize) -> Option<(&MappedFile, Range<usize>)> {
         let (file, capsule) = self.capsule(index).ok()?;
-        file.mapped_range(capsule)
+        Some((file, file.mapped_range(capsule)?))
+    }
+
+    /// Asks the system for `part` of capsule `index`, which is about to be read, and does not wait for it. Only a
+    /// hint: it can fail unseen and changes no result.
+    fn ask_for(&self, index: usize, part: Range<usize>) {
+        if let Some((file, whole)) = self.mapped_range(index) {
+            let at = |offset: usize| whole.start.saturating_add(offset).min(whole.end);
+            file.ask_for(at(part.start)..at(part.end));
+        }
+    }
+
+    /// Whether the byte at offset `at` of capsule `index` is known to be in memory.
+    fn is_in_memory(&self, index: usize, at: usize) -> bool {
+        self.mapped_range(index)
+            .is_some_and(|(file, whole)| file.is_in_memory(whole.start.saturating_add(at)))
+    }
+
+    /// As [`ask_for`](Self::ask_for), for `part` of the stored bytes of a tensor.
+    pub(crate) fn ask_for_tensor(&self, capsule: usize, tensor: usize, part: Range<usize>) {
+        let served = self.capsule(capsule).ok().and_then(|(_, capsule)| capsule.tensors.get(tensor));
+        if let Some(plane) = served.and_then(|tensor| tensor.planes.first()) {
+            let at = |offset: usize| plane.offset.saturating_add(plane.len.min(offset as u64)) as usize;
+            self.ask_for(capsule, at(part.start)..at(part.end));
+        }
     }
 
     /// Whether the full file serves this capsule of the mini in the mode in force.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::mapped::MappedFile;
-use super::read_ahead::ReadAhead;
 use super::{Mode, Store};
 use crate::container::disk::{Disk, FileSource, ReadAt, SystemDisk};
 use crate::container::header::Kind;
@@ -67,17 +66,8 @@ impl Store {
             }
             Kind::Mini => resolve_mini(&primary, options)?,
         };
-        let mut store = Self {
-            primary,
-            full,
-            mode,
-            mode_reason,
-            fetches: AtomicU64::new(0),
-            hits: AtomicU64::new(0),
-            read_ahead: None,
-        };
-        store.read_ahead = ReadAhead::new(&store);
-        Ok(store)
+        let (fetches, hits) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { primary, full, mode, mode_reason, fetches, hits })
     }
 }
 

@@ -98,7 +98,8 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
         let work = || self.render_here(messages, add_generation_prompt);
         std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK_BYTES);
+            let name = "capsulegraph-template".into();
+            let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
             let handle = thread.spawn_scoped(scope, work).map_err(|error| {
                 Error::Limit(format!("cannot start a thread to render the chat template: {error}"))
             })?;
