@@ -26,7 +26,7 @@ use crate::setup;
 use crate::shell::{Outcome, cache, capture, cargo, root};
 use measure::{Programs, Subject};
 use models::{MODELS, Model};
-use results::{Engine, Figure, Measured, Results};
+use results::{Measured, Results};
 
 /// What the command line asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -132,10 +132,8 @@ fn measure(programs: &Programs, model: &Model, rounds: usize, begun: Instant) ->
         programs.round(&subject, &mut measured)?;
     }
     say(begun, &format!("{}: first token from a cold cache", model.title));
-    for _ in 0..rounds.min(3) {
-        disk::evict(&subject.converted)?;
-        measured.add(Engine::Ours, Figure::DiskRead, disk::direct_read(&subject.converted)?);
-        programs.cold(&subject, &mut measured)?;
+    for round in 0..rounds.min(3) {
+        programs.cold(&subject, round, &mut measured)?;
     }
     Ok(measured)
 }
