@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::disk;
 use super::models::Model;
 use super::results::{DEPTHS, Engine, FIRST, Figure, Measured, PASS_DEPTH, PASSES, PROMPTS};
+use super::{disk, program, run};
 use crate::shell::{Outcome, capture, root};
 
 /// The programs that compute, and where their files are.
@@ -82,9 +82,12 @@ impl Programs {
         parse(&capture(&mut command)?)
     }
 
-    /// All engines in alternation, so that a drift of the machine meets each.
+    /// All engines in alternation, and the machine's own bandwidth, so that a drift of the machine meets each.
     pub fn round(&self, subject: &Subject<'_>, measured: &mut Measured) -> Outcome {
+        let kernels = program("kernels", "--limits")?;
         for plan in [WHOLE, ONE_THREAD] {
+            let read = run::limit(&kernels["limits"], "read", plan.threads).ok_or("no read bandwidth")?;
+            measured.add(Engine::Ours, Figure::MemoryRead(plan.threads), read);
             self.own_speeds(subject, &plan, measured)?;
             for engine in Engine::PEERS {
                 self.peer_speeds(subject, &plan, engine, measured)?;
