@@ -6,6 +6,8 @@
 
 #![allow(clippy::expect_used)]
 
+mod encodings;
+
 use std::hint::black_box;
 
 use capsulegraph::kernels::backend::{Activations, AttentionWork, Backend, Matrix, Product, Queries};
@@ -13,11 +15,8 @@ use capsulegraph::kernels::cpu::{Cpu, Isa};
 use capsulegraph::kernels::kv::{KvFormat, KvLayer, KvShape};
 use capsulegraph::kernels::{encoding, pack};
 use capsulegraph::pool::Gate;
+use encodings::ENCODINGS;
 
-const ENCODINGS: &[&str] = &[
-    "q4_k", "q6_k", "q8_0", "q4_0", "q5_0", "q5_k", "q4_1", "q3_k", "q2_k", "iq4_nl", "iq4_xs", "f16",
-    "bf16", "f32",
-];
 /// Decode, a verified draft, a prompt.
 const COLUMNS: [usize; 3] = [1, 5, 64];
 const ROWS: usize = 64;

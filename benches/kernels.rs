@@ -1,24 +1,26 @@
-//! Speed of the kernels and of the machine: `cargo bench --bench kernels [-- [instruction set] [encoding] [--json]]`.
+//! Speed of the kernels and of the machine: `cargo bench --bench kernels [-- [instruction set] [encoding] [--json]
+//! [--limits]]`.
 //!
 //! Of each encoding GB/s of packed weights and G multiply-adds/s for 1, 5 and 512 columns, with their share of what
 //! the machine does at best (`kernels::roofline`); attention and element-wise operations in ms. One and two threads.
-//! `--json` prints one object for the best instruction set (or the named one) instead.
+//! `--json` prints one object for the best instruction set (or the named one) instead, `--limits` that object with
+//! what the machine does alone.
 
 #![allow(clippy::expect_used)]
+
+mod encodings;
 
 use std::time::{Duration, Instant};
 
 use capsulegraph::kernels::backend::{Activations, AttentionWork, Backend, Matrix, Product, Queries};
 use capsulegraph::kernels::cpu::{Cpu, Isa};
+use capsulegraph::kernels::encoding::{self, Encoding};
 use capsulegraph::kernels::kv::{KvFormat, KvLayer, KvShape};
-use capsulegraph::kernels::{encoding, pack, roofline};
+use capsulegraph::kernels::{pack, roofline};
 use capsulegraph::pool::Gate;
+use encodings::ENCODINGS;
 use serde_json::{Value, json};
 
-const ENCODINGS: &[&str] = &[
-    "q4_k", "q6_k", "q8_0", "q4_0", "q5_0", "q5_k", "q4_1", "q3_k", "q2_k", "iq4_nl", "iq4_xs", "f16",
-    "bf16", "f32",
-];
 const THREADS: [usize; 2] = [1, 2];
 /// Weights that no cache holds, in bytes.
 const LARGE: usize = 160 << 20;
@@ -55,15 +57,15 @@ impl Limits {
         Self { read, int8: roofline::int8_rate(cpu), f32: roofline::f32_rate(cpu) }
     }
 
-    /// The rate that bounds products with `encoding`.
-    fn rate(&self, encoding: &str) -> f64 {
-        if ["f16", "bf16", "f32"].contains(&encoding) { self.f32 } else { self.int8 }
+    /// The rate that bounds products with `encoding`: one without an integer form multiplies floats.
+    fn rate(&self, encoding: &Encoding) -> f64 {
+        if encoding.tile.is_none() { self.f32 } else { self.int8 }
     }
 }
 
 /// Products of one encoding.
 struct Products {
-    encoding: &'static str,
+    encoding: &'static Encoding,
     /// Weights in memory times 1 and 5 columns: bytes of weights a second.
     memory: [f64; 2],
     /// A layer of a small model, from the cache, times 1 column, likewise.
@@ -73,21 +75,22 @@ struct Products {
 }
 
 impl Products {
-    fn measure(cpu: &Cpu, name: &'static str) -> Self {
+    fn measure(cpu: &Cpu, name: &str) -> Self {
+        let encoding = encoding::by_name(name).expect("an encoding");
         let k = 4096;
-        let row = pack::row_bytes(encoding::by_name(name).expect("an encoding"), k).expect("whole blocks");
+        let row = pack::row_bytes(encoding, k).expect("whole blocks");
         let rows = (LARGE / row).next_multiple_of(pack::GROUP);
-        let memory = [1, 5].map(|n| (rows * row) as f64 / product(cpu, name, rows, k, n));
-        let cached = (1536 * row * 768 / k) as f64 / product(cpu, name, 1536, 768, 1);
-        let batch = (2048u64 * 2048 * 512) as f64 / product(cpu, name, 2048, 2048, 512);
-        Self { encoding: name, memory, cached, batch }
+        let memory = [1, 5].map(|n| (rows * row) as f64 / product(cpu, encoding, rows, k, n));
+        let cached = (1536 * row * 768 / k) as f64 / product(cpu, encoding, 1536, 768, 1);
+        let batch = (2048u64 * 2048 * 512) as f64 / product(cpu, encoding, 2048, 2048, 512);
+        Self { encoding, memory, cached, batch }
     }
 
     fn print(&self, limits: &Limits) {
         let [one, five] = self.memory.map(|rate| (rate / 1e9, 100.0 * rate / limits.read));
         println!(
             "  {:8} n=1 {:6.1} GB/s {:3.0}%, cached {:6.1} GB/s; n=5 {:6.1} GB/s {:3.0}%; n=512 {:7.1} GMAC/s {:3.0}%",
-            self.encoding,
+            self.encoding.name,
             one.0,
             one.1,
             self.cached / 1e9,
@@ -99,23 +102,22 @@ impl Products {
     }
 
     fn json(&self, threads: usize, limits: &Limits) -> Value {
-        let encoding = encoding::by_name(self.encoding).expect("an encoding");
+        let encoding = self.encoding;
         json!({
-            "encoding": self.encoding,
+            "encoding": encoding.name,
             "threads": threads,
             "bytes_per_weight": encoding.block_bytes as f64 / encoding.block_len as f64,
             "read_1": self.memory[0],
             "read_5": self.memory[1],
             "cached_1": self.cached,
             "multiply_adds_512": self.batch,
-            "rate": limits.rate(self.encoding),
+            "rate": limits.rate(encoding),
         })
     }
 }
 
 /// Seconds of one product of `rows * k` weights of that encoding and n columns.
-fn product(cpu: &Cpu, name: &str, rows: usize, k: usize, n: usize) -> f64 {
-    let encoding = encoding::by_name(name).expect("an encoding");
+fn product(cpu: &Cpu, encoding: &'static Encoding, rows: usize, k: usize, n: usize) -> f64 {
     let data = vec![0x2au8; pack::packed_len(encoding, rows, k).expect("whole blocks")];
     let weight = Matrix { encoding, rows, cols: k, data: &data };
     let x: Vec<f32> = (0..n * k).map(|i| (i % 97) as f32 - 48.0).collect();
@@ -189,7 +191,11 @@ fn main() {
     if names.is_empty() {
         names = ENCODINGS.to_vec();
     }
-    if arguments.iter().any(|a| a == "--json") {
+    let has = |option: &str| arguments.iter().any(|a| a == option);
+    if has("--limits") {
+        names.clear();
+    }
+    if has("--limits") || has("--json") {
         return print_json(isa.unwrap_or_else(Isa::detect), &names);
     }
     let all = Isa::ALL.into_iter().filter(|i| i.is_available() && *i != Isa::Scalar);

@@ -48,8 +48,8 @@ pub struct BenchRow {
 /// What a benchmark found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bench {
-    /// From the call to the first token chosen after the first of the prompts, on a session that has computed
-    /// nothing before; absent without a prompt.
+    /// From the beginning that the call names to the first token chosen after the first of the prompts; absent
+    /// without a prompt.
     pub first_token: Option<Duration>,
     /// A row for each test, in the order of the depths and within one of prompts, generation, passes.
     pub rows: Vec<BenchRow>,
@@ -151,7 +151,8 @@ impl Test {
 /// Runs the tests. Token ids are random from a fixed seed: speed does not depend on them. A context that one
 /// test leaves is kept for the next, so depths are best given from the greatest on.
 ///
-/// `progress` is told the runs done and the runs in all.
+/// The time to the first token counts from `begun`: for the whole of it, a moment before the session is made, on
+/// which nothing is computed before the call. `progress` is told the runs done and the runs in all.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] where nothing is to be measured; [`Error::Limit`] where a test does not fit the
@@ -159,6 +160,7 @@ impl Test {
 pub fn bench(
     session: &mut Session,
     options: &BenchOptions,
+    begun: Instant,
     cancel: Option<&CancelToken>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Bench> {
@@ -181,7 +183,8 @@ pub fn bench(
     let mut done = 0;
     let mut result = Bench::default();
     if let Some(prompt) = tests.iter().find(|t| t.kind == Kind::Prompt) {
-        result.first_token = Some(first_token(session, &ids[..prompt.tokens], cancel)?);
+        choose_first(session, &ids[..prompt.tokens], cancel)?;
+        result.first_token = Some(begun.elapsed());
     }
     for test in tests {
         let mut repeats = Vec::with_capacity(options.repeat);
@@ -199,13 +202,11 @@ pub fn bench(
     Ok(result)
 }
 
-/// Time until the token after `prompt` is chosen.
-fn first_token(session: &mut Session, prompt: &[u32], cancel: Option<&CancelToken>) -> Result<Duration> {
-    let begun = Instant::now();
+/// Chooses the token after `prompt`.
+fn choose_first(session: &mut Session, prompt: &[u32], cancel: Option<&CancelToken>) -> Result<u32> {
     session.truncate(0);
     let mut logits = session.eval(prompt, false, cancel)?.to_vec();
-    Sampler::new(SamplingOptions::default())?.sample(&mut logits, prompt, prompt.len() as u64)?;
-    Ok(begun.elapsed())
+    Sampler::new(SamplingOptions::default())?.sample(&mut logits, prompt, prompt.len() as u64)
 }
 
 fn row(test: Test, repeats: Vec<f64>) -> BenchRow {

@@ -1,5 +1,5 @@
 //! The machine's own limits, measured: how fast memory can be read and how fast numbers can be multiplied.
-//! What kernels are judged against (Williams, Waterman & Patterson 2009), and what a planner reckons with.
+//! What `benches/kernels.rs` judges kernels against (Williams, Waterman & Patterson 2009).
 
 use std::hint::black_box;
 use std::time::Instant;

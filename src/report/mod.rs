@@ -52,7 +52,8 @@ pub struct Report {
     pub generated_tokens: Option<usize>,
     /// Opening the model.
     pub open_ms: f64,
-    /// From the start of the generation (of a benchmark: from the end of opening) to its first token.
+    /// From the start of the generation to its first token; of a benchmark from the end of opening, so that the
+    /// making of the session is part of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_token_ms: Option<f64>,
     /// Prompt tokens a second.

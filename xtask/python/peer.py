@@ -11,7 +11,8 @@ llama.cpp's outputs on the decoded weights for the tests. FOLDER keeps the decod
 `speed` takes, in one process: the time from before the model is loaded to the first token after a prompt of
 --first tokens (a context of 512, the page cache as it is); tokens a second of each --prompt, of --generate tokens
 decoded at each --depth (from the greatest on: a context is kept), and of passes of each --pass tokens with the
-logits of all, after a context of --pass-depth; memory of the process, without what it held before.
+logits of all, after a context of --pass-depth; memory of the process, without what it held before: the most
+anonymous memory after the first token and after any test, and the system's own peak of resident memory.
 """
 import argparse
 import ctypes
@@ -24,9 +25,10 @@ import llama_cpp
 import numpy as np
 
 
-# Passes of one measurement, and tokens evaluated before the first, as src/generate/bench.rs has them.
+# Passes of one measurement, and the most tokens of a prompt and decoded tokens of the run before each measurement,
+# which is not measured: as src/generate/bench.rs has them.
 PASSES = 8
-WARM_UP = 128
+WARM_UP = (128, 16)
 
 
 class Peer:
@@ -107,11 +109,17 @@ def timed(work):
     return time.perf_counter() - begun
 
 
+def prefill_speed(peer, tokens, count):
+    for n in (min(count, WARM_UP[0]), count):
+        peer.hold(tokens, 0)
+        seconds = timed(lambda: peer.evaluate(tokens[:n]))
+    return count / seconds
+
+
 def decode_speed(peer, tokens, depth, count):
-    peer.hold(tokens, depth)
-    peer.evaluate(tokens[depth : depth + 1])
-    peer.hold(tokens, depth)
-    seconds = timed(lambda: [peer.evaluate([token]) for token in tokens[depth : depth + count]])
+    for n in (min(count, WARM_UP[1]), count):
+        peer.hold(tokens, depth)
+        seconds = timed(lambda: [peer.evaluate([token]) for token in tokens[depth : depth + n]])
     return count / seconds
 
 
@@ -122,8 +130,9 @@ def pass_speed(peer, tokens, depth, count):
         peer.hold(tokens, depth)
         peer.decode(batch)
 
-    once()
-    seconds = timed(lambda: [once() for _ in range(PASSES)])
+    for _ in range(2):
+        peer.hold(tokens, depth)
+        seconds = timed(lambda: [once() for _ in range(PASSES)])
     llama_cpp.llama_batch_free(batch)
     return PASSES * count / seconds
 
@@ -136,20 +145,22 @@ def speed(args):
     peer.evaluate(tokens[: args.first])
     peer.logits(-1).argmax()
     result = {"first_token_ms": 1e3 * (time.perf_counter() - begun)}
+    anonymous = [memory()["RssAnon"]]
+
+    def sampled(measure, *test):
+        value = measure(peer, tokens, *test)
+        anonymous.append(memory()["RssAnon"])
+        return value
+
     sizes = args.prompt + [depth + args.generate for depth in args.depth]
     sizes += [args.pass_depth + count for count in args.passes]
     if sizes:
         peer.open_context(args.threads, max(sizes), min(512, max(sizes)))
-        peer.hold(tokens, min(WARM_UP, max(sizes)))
-        result["prefill"] = {}
-        for count in args.prompt:
-            peer.hold(tokens, 0)
-            result["prefill"][count] = count / timed(lambda: peer.evaluate(tokens[:count]))
-        result["decode"] = {depth: decode_speed(peer, tokens, depth, args.generate) for depth in args.depth}
-        result["pass"] = {n: pass_speed(peer, tokens, args.pass_depth, n) for n in args.passes}
-    after = memory()
-    result["anonymous_bytes"] = after["RssAnon"] - before["RssAnon"]
-    result["resident_bytes"] = after["VmHWM"] - before["VmRSS"]
+        result["prefill"] = {n: sampled(prefill_speed, n) for n in args.prompt}
+        result["decode"] = {depth: sampled(decode_speed, depth, args.generate) for depth in args.depth}
+        result["pass"] = {n: sampled(pass_speed, args.pass_depth, n) for n in args.passes}
+    result["anonymous_bytes"] = max(anonymous) - before["RssAnon"]
+    result["resident_bytes"] = memory()["VmHWM"] - before["VmRSS"]
     print(json.dumps(result))
 
 

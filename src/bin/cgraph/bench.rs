@@ -1,5 +1,7 @@
 //! `cgraph bench`: speed of prefill, decode and passes.
 
+use std::time::Instant;
+
 use capsulegraph::generate::bench::{BenchRow, bench as measure};
 use capsulegraph::pool::CancelToken;
 use capsulegraph::report::Report;
@@ -15,9 +17,10 @@ pub fn bench(args: &BenchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Fail
     let sampler = MemorySampler::new();
     let model = args.compute.open(&args.file, ui)?;
     let options = args.options();
+    let begun = Instant::now();
     let mut session = args.compute.session(model, options.context().max(1))?;
     let bar = ui.count_bar("measuring");
-    let result = measure(&mut session, &options, Some(cancel), &mut |done, total| {
+    let result = measure(&mut session, &options, begun, Some(cancel), &mut |done, total| {
         sampler.sample();
         ui::show(&bar, done, total);
     });

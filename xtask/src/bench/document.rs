@@ -25,7 +25,7 @@ pub fn write(results: &Results, marks: &[Mark], floors: &Floors) -> Outcome {
 /// The page with every table in its place.
 fn filled(mut text: String, results: &Results, marks: &[Mark], floors: &Floors) -> Outcome<String> {
     let mut tables = tables::all(results);
-    tables.push(("marks", tables::marks(marks, floors)));
+    tables.push(("marks", tables::marks(results, marks, floors)));
     for (name, table) in tables {
         text = replace_between(&text, name, &table)?;
     }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::disk;
 use super::models::Model;
 use super::results::{DEPTHS, Engine, FIRST, Figure, Measured, PASS_DEPTH, PASSES, PROMPTS};
+use super::{disk, program, run};
 use crate::shell::{Outcome, capture, root};
 
 /// The programs that compute, and where their files are.
@@ -82,9 +82,12 @@ impl Programs {
         parse(&capture(&mut command)?)
     }
 
-    /// All engines in alternation, so that a drift of the machine meets each.
+    /// All engines in alternation, and the machine's own bandwidth, so that a drift of the machine meets each.
     pub fn round(&self, subject: &Subject<'_>, measured: &mut Measured) -> Outcome {
+        let kernels = program("kernels", "--limits")?;
         for plan in [WHOLE, ONE_THREAD] {
+            let read = run::limit(&kernels["limits"], "read", plan.threads).ok_or("no read bandwidth")?;
+            measured.add(Engine::Ours, Figure::MemoryRead(plan.threads), read);
             self.own_speeds(subject, &plan, measured)?;
             for engine in Engine::PEERS {
                 self.peer_speeds(subject, &plan, engine, measured)?;
@@ -171,30 +174,47 @@ impl Programs {
         Ok(())
     }
 
-    /// The first token with the file out of the page cache, every engine once.
-    pub fn cold(&self, subject: &Subject<'_>, measured: &mut Measured) -> Outcome {
-        for file in [&subject.source, &subject.converted] {
-            disk::evict(file)?;
+    /// The first token with both files out of the page cache, every engine once, in another order each round. The
+    /// disk's own speed comes last: caches below the page cache, which nothing here empties, know the file better
+    /// after every read.
+    pub fn cold(&self, subject: &Subject<'_>, round: usize, measured: &mut Measured) -> Outcome {
+        let (threads, first) = (WHOLE.threads.to_string(), FIRST.to_string());
+        let mut engines = Engine::ALL;
+        engines.rotate_left(round % Engine::ALL.len());
+        for engine in engines {
+            for file in [&subject.source, &subject.converted] {
+                disk::evict(file)?;
+            }
+            let ms = match (engine, &self.python) {
+                (Engine::Ours, _) => {
+                    own_first_token(&self.own(subject, WHOLE.threads, &["-p", &first, "-n", "0"])?)?
+                }
+                (_, Some(python)) => {
+                    let report = self.peer(python, subject, engine, &["--threads", &threads])?;
+                    number(&report, "first_token_ms")?
+                }
+                (_, None) => continue,
+            };
+            measured.add(engine, Figure::Cold, ms);
         }
-        let report = self.own(subject, WHOLE.threads, &["-p", &FIRST.to_string(), "-n", "0"])?;
-        measured.add(Engine::Ours, Figure::Cold, own_first_token(&report)?);
-        let Some(python) = &self.python else { return Ok(()) };
-        for engine in Engine::PEERS {
-            disk::evict(&subject.source)?;
-            let threads = WHOLE.threads.to_string();
-            let report = self.peer(python, subject, engine, &["--threads", &threads])?;
-            measured.add(engine, Figure::Cold, number(&report, "first_token_ms")?);
-        }
+        disk::evict(&subject.converted)?;
+        measured.add(Engine::Ours, Figure::DiskRead, disk::direct_read(&subject.converted)?);
         Ok(())
     }
 
     /// Converts the model; with `timed`, speed and memory are measured, and the disk's own speed just before.
     pub fn convert(&self, subject: &Subject<'_>, timed: bool, measured: &mut Measured) -> Outcome {
         if timed {
-            disk::warm(&subject.source)?;
+            // The probe writes a new file too, and releases an old one off the clock.
+            if subject.converted.exists() {
+                fs::remove_file(&subject.converted)
+                    .map_err(|e| format!("cannot remove {}: {e}", subject.converted.display()))?;
+            }
             let probe = self.folder.join("probe");
             let speed = disk::sequential_write(&probe, measured.source_bytes)?;
             measured.add(Engine::Ours, Figure::DiskWrite, speed);
+            // After the probe, whose pages may have taken the source's place.
+            disk::warm(&subject.source)?;
         }
         let begun = Instant::now();
         let mut command = Command::new(&self.cgraph);
@@ -244,7 +264,8 @@ fn own_first_token(report: &Value) -> Outcome<f64> {
     Ok(number(report, "open_ms")? + number(report, "first_token_ms")?)
 }
 
-/// The largest figures of some processes. Each fills its KV cache but for a few positions.
+/// The largest figures of some processes: anonymous memory of those sampled after each test, resident memory as the
+/// system keeps its peak. Each process fills its KV cache but for a few positions.
 fn own_memory(reports: &[Value], measured: &mut Measured) -> Outcome {
     let (mut anonymous, mut beyond, mut resident) = (0f64, 0f64, 0f64);
     for report in reports {

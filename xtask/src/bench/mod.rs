@@ -11,6 +11,7 @@ mod models;
 mod plot;
 mod results;
 mod roofline;
+mod run;
 mod svg;
 mod tables;
 
@@ -26,7 +27,8 @@ use crate::setup;
 use crate::shell::{Outcome, cache, capture, cargo, root};
 use measure::{Programs, Subject};
 use models::{MODELS, Model};
-use results::{Engine, Figure, Measured, Results};
+use results::{Measured, Results};
+use run::Run;
 
 /// What the command line asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -78,24 +80,34 @@ pub fn run(options: &Options) -> Outcome {
         );
         return Ok(());
     }
-    let marks = marks::all(&results);
+    let marks = marks::all(&results, options.models.is_empty());
     let floors = marks::floors(&root().join(marks::FLOORS))?;
-    println!("{}", tables::marks(&marks, &floors));
+    println!("{}", tables::marks(&results, &marks, &floors));
     document::write(&results, &marks, &floors)?;
     marks::guard(&marks, &floors)
 }
 
-/// Measures the chosen models; a run that is broken off keeps those that it has measured.
+/// Measures the chosen models, and kernels and pool where all are chosen; a run that is broken off keeps the models
+/// that it has measured.
 fn measure_all(options: &Options, folder: &Path, results: &mut Results, path: &Path) -> Outcome {
     let begun = Instant::now();
     let python = if options.peers { Some(setup::peer()?) } else { None };
     let programs = Programs { cgraph: demo::build()?, python, folder: folder.to_owned() };
-    say(begun, "limits of the machine, and the kernels against them");
-    results.machine = results::machine();
-    results.peer = setup::PEER_PACKAGE.to_owned();
-    results.kernels = kernels()?;
+    run::confine()?;
+    let run = if options.models.is_empty() {
+        say(begun, "limits of the machine, the kernels against them, and the pool");
+        let mut kernels = program("kernels", "--json")?;
+        let run = Run::new(&kernels)?;
+        results.kernels = kernels["kernels"].take();
+        results.pool = program("pool", "--json")?;
+        results.run = run.clone();
+        run
+    } else {
+        say(begun, "limits of the machine");
+        Run::new(&program("kernels", "--limits")?)?
+    };
     for model in options.chosen() {
-        let measured = measure(&programs, model, options.rounds.unwrap_or(model.rounds), begun)?;
+        let measured = measure(&programs, model, options.rounds.unwrap_or(model.rounds), &run, begun)?;
         results.models.insert(model.name.to_owned(), measured);
         if let (true, Some(python)) = (model.is_real(), &programs.python) {
             say(begun, "agreement");
@@ -114,10 +126,17 @@ fn say(begun: Instant, what: &str) {
 }
 
 /// Everything about one model.
-fn measure(programs: &Programs, model: &Model, rounds: usize, begun: Instant) -> Outcome<Measured> {
+fn measure(
+    programs: &Programs,
+    model: &Model,
+    rounds: usize,
+    run: &Run,
+    begun: Instant,
+) -> Outcome<Measured> {
     let converted = programs.folder.join(format!("{}.cgraph", model.name));
     let subject = Subject { model, source: model.source()?, converted };
-    let mut measured = Measured { source_bytes: measure::length(&subject.source)?, ..Measured::default() };
+    let source_bytes = measure::length(&subject.source)?;
+    let mut measured = Measured { run: run.clone(), source_bytes, ..Measured::default() };
     for round in 0..if model.convert { rounds } else { 1 } {
         if model.convert {
             say(begun, &format!("{}: conversion, {} of {rounds}", model.title, round + 1));
@@ -132,18 +151,16 @@ fn measure(programs: &Programs, model: &Model, rounds: usize, begun: Instant) ->
         programs.round(&subject, &mut measured)?;
     }
     say(begun, &format!("{}: first token from a cold cache", model.title));
-    for _ in 0..rounds.min(3) {
-        disk::evict(&subject.converted)?;
-        measured.add(Engine::Ours, Figure::DiskRead, disk::direct_read(&subject.converted)?);
-        programs.cold(&subject, &mut measured)?;
+    for round in 0..rounds.min(3) {
+        programs.cold(&subject, round, &mut measured)?;
     }
     Ok(measured)
 }
 
-/// What the kernels and the machine do at best.
-fn kernels() -> Outcome<Value> {
-    let text = capture(cargo().args(["bench", "--quiet", "--bench", "kernels", "--", "--json"]))?;
-    serde_json::from_str(&text).map_err(|e| format!("benches/kernels printed no JSON ({e}): {text}"))
+/// What a program of benches prints.
+fn program(name: &str, option: &str) -> Outcome<Value> {
+    let text = capture(cargo().args(["bench", "--quiet", "--bench", name, "--", option]))?;
+    serde_json::from_str(&text).map_err(|e| format!("benches/{name}.rs printed no JSON ({e}): {text}"))
 }
 
 /// How far both engines' logits lie apart, and each from the same weights without rounded activations.

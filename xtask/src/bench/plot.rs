@@ -31,77 +31,89 @@ enum Form {
     Bars,
 }
 
+/// What the x axis counts: the index into these is what a value is asked for.
+#[derive(Clone, Copy)]
+enum Labels {
+    Numbers(&'static [usize]),
+    Words(&'static [&'static str]),
+}
+
+impl Labels {
+    fn texts(self) -> Vec<String> {
+        match self {
+            Self::Numbers(numbers) => numbers.iter().map(usize::to_string).collect(),
+            Self::Words(words) => words.iter().map(|word| (*word).to_owned()).collect(),
+        }
+    }
+}
+
 /// A picture: what a panel shows of a model.
 struct Picture {
+    /// Of its file.
+    name: &'static str,
     title: &'static str,
-    /// What the axes count: x as a label each, y.
-    labels: Vec<String>,
+    labels: Labels,
+    /// What the y axis counts.
     unit: &'static str,
     form: Form,
     /// The value of an engine at the label of this index.
     value: fn(&Measured, Engine, usize) -> Option<f64>,
 }
 
+const PICTURES: [Picture; 6] = [
+    Picture {
+        name: "prefill",
+        title: "Prefill by prompt length, 2 threads",
+        labels: Labels::Numbers(&PROMPTS),
+        unit: "tokens/s",
+        form: Form::Lines,
+        value: |m, e, i| m.median(e, Figure::Prefill(PROMPTS[i], 2)),
+    },
+    Picture {
+        name: "decode",
+        title: "Decode by context, 2 threads",
+        labels: Labels::Numbers(&DEPTHS),
+        unit: "tokens/s",
+        form: Form::Lines,
+        value: |m, e, i| m.median(e, Figure::Decode(DEPTHS[i], 2)),
+    },
+    Picture {
+        name: "passes",
+        title: "Passes with all logits by tokens, 2 threads",
+        labels: Labels::Numbers(&PASSES),
+        unit: "tokens/s",
+        form: Form::Lines,
+        value: |m, e, i| m.median(e, Figure::Pass(PASSES[i], 2)),
+    },
+    Picture {
+        name: "threads",
+        title: "Decode by threads",
+        labels: Labels::Words(&["1 thread", "2 threads"]),
+        unit: "tokens/s",
+        form: Form::Bars,
+        value: |m, e, i| m.median(e, Figure::Decode(0, i + 1)),
+    },
+    Picture {
+        name: "first-token",
+        title: "Open to first token",
+        labels: Labels::Words(&["warm cache", "cold cache"]),
+        unit: "ms",
+        form: Form::Bars,
+        value: |m, e, i| m.median(e, [Figure::Warm, Figure::Cold][i]),
+    },
+    Picture {
+        name: "memory",
+        title: "Peak memory",
+        labels: Labels::Words(&["anonymous", "resident"]),
+        unit: "MB",
+        form: Form::Bars,
+        value: |m, e, i| Some(m.median(e, [Figure::Anonymous, Figure::Resident][i])? / 1e6),
+    },
+];
+
 /// Every plot under its file's name.
 pub fn all(results: &Results) -> Vec<(&'static str, String)> {
-    let numbers = |numbers: &[usize]| numbers.iter().map(usize::to_string).collect::<Vec<_>>();
-    let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
-    let picture = |title, labels, unit, form, value| Picture { title, labels, unit, form, value };
-    let pictures: [(&'static str, Picture); 6] = [
-        (
-            "prefill",
-            picture(
-                "Prefill by prompt length, 2 threads",
-                numbers(&PROMPTS),
-                "tokens/s",
-                Form::Lines,
-                |m, e, i| m.median(e, Figure::Prefill(PROMPTS[i], 2)),
-            ),
-        ),
-        (
-            "decode",
-            picture("Decode by context, 2 threads", numbers(&DEPTHS), "tokens/s", Form::Lines, |m, e, i| {
-                m.median(e, Figure::Decode(DEPTHS[i], 2))
-            }),
-        ),
-        (
-            "passes",
-            picture(
-                "Passes with all logits by tokens, 2 threads",
-                numbers(&PASSES),
-                "tokens/s",
-                Form::Lines,
-                |m, e, i| m.median(e, Figure::Pass(PASSES[i], 2)),
-            ),
-        ),
-        (
-            "threads",
-            picture(
-                "Decode by threads",
-                words(&["1 thread", "2 threads"]),
-                "tokens/s",
-                Form::Bars,
-                |m, e, i| m.median(e, Figure::Decode(0, i + 1)),
-            ),
-        ),
-        (
-            "first-token",
-            picture(
-                "Open to first token",
-                words(&["warm cache", "cold cache"]),
-                "ms",
-                Form::Bars,
-                |m, e, i| m.median(e, [Figure::Warm, Figure::Cold][i]),
-            ),
-        ),
-        (
-            "memory",
-            picture("Peak memory", words(&["anonymous", "resident"]), "MB", Form::Bars, |m, e, i| {
-                Some(m.median(e, [Figure::Anonymous, Figure::Resident][i])? / 1e6)
-            }),
-        ),
-    ];
-    let mut plots: Vec<_> = pictures.into_iter().map(|(name, p)| (name, draw(&p, results))).collect();
+    let mut plots: Vec<_> = PICTURES.iter().map(|p| (p.name, draw(p, results))).collect();
     plots.push(("roofline", roofline::draw(results)));
     plots
 }
@@ -150,8 +162,9 @@ pub fn short(value: f64) -> String {
 }
 
 fn panel(svg: &mut Svg, corner: (f64, f64), picture: &Picture, model: &Model, measured: &Measured) {
+    let labels = picture.labels.texts();
     let value = |engine, i| (picture.value)(measured, engine, i);
-    let all = Engine::ALL.iter().flat_map(|e| (0..picture.labels.len()).filter_map(|i| value(*e, i)));
+    let all = Engine::ALL.iter().flat_map(|e| (0..labels.len()).filter_map(|i| value(*e, i)));
     let most = all.fold(0.0, f64::max);
     let ticks = ticks(most);
     let top = ticks.last().copied().unwrap_or(1.0);
@@ -164,9 +177,9 @@ fn panel(svg: &mut Svg, corner: (f64, f64), picture: &Picture, model: &Model, me
         svg.text((left - 6.0, y(*tick) + 3.5), Anchor::End, 10.5, MUTED, &short(*tick));
     }
     svg.line((left, floor), (right, floor), MUTED, 1.0);
-    let slot = (right - left) / picture.labels.len() as f64;
+    let slot = (right - left) / labels.len() as f64;
     let x = |i: usize| left + slot * (i as f64 + 0.5);
-    for (i, label) in picture.labels.iter().enumerate() {
+    for (i, label) in labels.iter().enumerate() {
         svg.text((x(i), floor + 16.0), Anchor::Middle, 10.5, MUTED, label);
     }
     match picture.form {
@@ -174,14 +187,14 @@ fn panel(svg: &mut Svg, corner: (f64, f64), picture: &Picture, model: &Model, me
         Form::Lines => {
             for engine in Engine::ALL.into_iter().rev() {
                 let points: Vec<(f64, f64)> =
-                    (0..picture.labels.len()).filter_map(|i| Some((x(i), y(value(engine, i)?)))).collect();
+                    (0..labels.len()).filter_map(|i| Some((x(i), y(value(engine, i)?)))).collect();
                 svg.path(&points, color(engine), 2.0, false);
                 points.iter().for_each(|point| svg.dot(*point, 3.0, color(engine)));
             }
         }
         Form::Bars => {
             let width = slot * 0.8 / Engine::ALL.len() as f64;
-            for i in 0..picture.labels.len() {
+            for i in 0..labels.len() {
                 for (n, engine) in Engine::ALL.into_iter().enumerate() {
                     let Some(value) = value(engine, i) else { continue };
                     let from = x(i) + width * (n as f64 - 0.5 * Engine::ALL.len() as f64);

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::run::Run;
 use crate::shell::Outcome;
 
 /// Prompt lengths, context lengths and tokens of a pass that are measured.
@@ -66,6 +67,8 @@ pub enum Figure {
     /// The disk's own speeds beside them.
     DiskWrite,
     DiskRead,
+    /// The speed of memory on so many threads, in the same round as the engines.
+    MemoryRead(usize),
 }
 
 impl fmt::Display for Figure {
@@ -84,6 +87,7 @@ impl fmt::Display for Figure {
             Self::ConvertResident => f.write_str("resident memory of the conversion"),
             Self::DiskWrite => f.write_str("disk write"),
             Self::DiskRead => f.write_str("disk read"),
+            Self::MemoryRead(threads) => write!(f, "memory read, threads {threads}"),
         }
     }
 }
@@ -91,6 +95,8 @@ impl fmt::Display for Figure {
 /// One model's samples and sizes.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Measured {
+    /// The run that took the samples.
+    pub run: Run,
     /// Length of the .cgraph file and of the .gguf.
     pub file_bytes: u64,
     pub source_bytes: u64,
@@ -133,24 +139,30 @@ impl Measured {
         Some(self.ours(figure)? / self.fastest_peer(figure)?)
     }
 
-    /// Bytes of weights that decoding reads a second.
-    pub fn weight_rate(&self, threads: usize) -> Option<f64> {
-        Some(self.weight_bytes as f64 * self.ours(Figure::Decode(0, threads))?)
+    /// The share of the machine's read bandwidth that decoding from an empty context takes.
+    pub fn bandwidth_share(&self, threads: usize) -> Option<f64> {
+        let rate = self.weight_bytes as f64 * self.ours(Figure::Decode(0, threads))?;
+        Some(rate / self.ours(Figure::MemoryRead(threads))?)
+    }
+
+    /// What an engine's decoding keeps of its speed with so many tokens in the context.
+    pub fn kept(&self, engine: Engine, depth: usize) -> Option<f64> {
+        Some(self.median(engine, Figure::Decode(depth, 2))? / self.median(engine, Figure::Decode(0, 2))?)
     }
 }
 
 /// Everything that docs/performance.md is written from.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Results {
-    /// The processor's name and the number of processors.
-    pub machine: String,
-    /// The peer's package.
-    pub peer: String,
-    /// What `cargo bench --bench kernels -- --json` printed.
+    /// The run that measured kernels and pool.
+    pub run: Run,
+    /// The kernels that `cargo bench --bench kernels -- --json` printed.
     pub kernels: Value,
+    /// What `cargo bench --bench pool -- --json` printed.
+    pub pool: Value,
     /// By `Model::name`.
     pub models: BTreeMap<String, Measured>,
-    /// What peer.py's `agree` printed.
+    /// What peer.py's `agree` printed, in the run of the real model.
     pub agreement: Value,
 }
 
@@ -170,23 +182,6 @@ impl Results {
         let text = serde_json::to_string_pretty(self).map_err(|e| e.to_string())?;
         fs::write(path, text + "\n").map_err(|e| format!("cannot write {}: {e}", path.display()))
     }
-
-    /// A limit of the machine with so many threads: `read` in bytes, `int8` and `f32` in multiply-adds a second.
-    pub fn limit(&self, name: &str, threads: usize) -> Option<f64> {
-        let limits = self.kernels["limits"].as_array()?;
-        limits.iter().find(|l| l["threads"].as_u64() == Some(threads as u64))?[name].as_f64()
-    }
-}
-
-/// The processor's name and the number of processors.
-pub fn machine() -> String {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = text.lines().find(|l| l.starts_with(name));
-        line.and_then(|l| l.split(':').nth(1)).map_or("?", str::trim).to_owned()
-    };
-    let count = text.lines().filter(|l| l.starts_with("processor")).count();
-    format!("{} (family {}, {count} processors)", field("model name"), field("cpu family"))
 }
 
 #[cfg(test)]

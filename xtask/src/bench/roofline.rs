@@ -41,9 +41,9 @@ pub fn draw(results: &Results) -> String {
         &SERIES.map(|(name, _, _, color)| (name, color)),
     );
     axes(&mut svg);
-    if let Some(read) = results.limit("read", THREADS) {
+    if let Some(read) = results.run.limit("read", THREADS) {
         for (name, title) in [("int8", "int8"), ("f32", "f32")] {
-            if let Some(rate) = results.limit(name, THREADS) {
+            if let Some(rate) = results.run.limit(name, THREADS) {
                 roof(&mut svg, read / 1e9, rate / 1e9, title);
             }
         }
@@ -92,7 +92,7 @@ struct Point {
 }
 
 fn points(results: &Results, (_, columns, key, color): (&str, f64, &str, &'static str)) -> Vec<Point> {
-    let kernels = results.kernels["kernels"].as_array().into_iter().flatten();
+    let kernels = results.kernels.as_array().into_iter().flatten();
     let point = |kernel: &Value| {
         if kernel["threads"].as_u64() != Some(THREADS as u64) {
             return None;

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::marks::{Floors, Mark, Side, Verdict, bandwidth_share, busy, cold_bound, time_ratio};
+use super::marks::{Floors, Mark, Side, Verdict, busy, cold_bound, time_ratio};
 use super::models::{MODELS, Model};
 use super::results::{DEPTHS, Engine, Figure, Measured, PASSES, PROMPTS, Results};
+use super::run::Run;
 
 /// A figure with about three digits; nothing where it was not measured.
 fn show(value: Option<f64>) -> String {
@@ -64,17 +65,52 @@ pub fn all(results: &Results) -> Vec<(&'static str, String)> {
         ("busy", beside(results)),
         ("convert", convert(results)),
         ("kernels", kernels(results)),
+        ("pool", pool(results)),
         ("agreement", agreement(results)),
     ]
 }
 
+/// What each run measured.
+fn by_run<'a>(parts: impl Iterator<Item = (&'static str, &'a Run)>) -> Vec<(&'a Run, Vec<&'static str>)> {
+    let mut runs: Vec<(&Run, Vec<&str>)> = Vec::new();
+    for (title, run) in parts {
+        match runs.iter_mut().find(|(known, _)| *known == run) {
+            Some((_, titles)) => titles.push(title),
+            None => runs.push((run, vec![title])),
+        }
+    }
+    runs
+}
+
+/// The machine in each run, and what it did at best.
 fn machine(results: &Results) -> String {
-    if results.machine.is_empty() {
+    let kernels = results.kernels.is_array().then_some(("kernels and pool", &results.run));
+    let parts = kernels.into_iter().chain(models(results).map(|(model, m)| (model.title, &m.run)));
+    let runs = by_run(parts);
+    if runs.is_empty() {
         return "Nothing is measured yet.\n".to_owned();
     }
-    let giga = |name: &str, threads| show(results.limit(name, threads).map(|v| v / 1e9));
-    let isa = results.kernels["isa"].as_str().unwrap_or("?");
-    let mut text = format!("{}, {isa}; peer: {}.\n\n", results.machine, results.peer);
+    let several = runs.len() > 1;
+    let mut text = String::new();
+    for (run, titles) in runs {
+        let titles = if several { titles.join(", ") } else { "All tables".to_owned() };
+        let Run { commit, date, machine, isa, peer, .. } = run;
+        text += &format!("{titles}: commit {commit}, {date} UTC; {machine}, {isa}; peer: {peer}.\n\n");
+        text += &limits(run);
+        text.push('\n');
+    }
+    let best = |figure| models(results).filter_map(|(_, m)| m.ours(figure)).reduce(f64::max);
+    let disk = [("direct reads", Figure::DiskRead), ("synced writes", Figure::DiskWrite)];
+    for (title, figure) in disk {
+        if let Some(speed) = best(figure) {
+            text += &format!("Disk, {title}: {} GB/s.\n", show(Some(speed / 1e9)));
+        }
+    }
+    text.trim_end().to_owned() + "\n"
+}
+
+fn limits(run: &Run) -> String {
+    let giga = |name: &str, threads| show(run.limit(name, threads).map(|v| v / 1e9));
     let rows = [
         ("read", "memory, read", "GB/s"),
         ("int8", "int8", "G multiply-adds/s"),
@@ -82,19 +118,27 @@ fn machine(results: &Results) -> String {
     ];
     let rows =
         rows.map(|(name, title, unit)| vec![format!("{title} ({unit})"), giga(name, 1), giga(name, 2)]);
-    text.push_str(&table(&["limit", "1 thread", "2 threads"], rows));
-    let best = |figure| models(results).filter_map(|(_, m)| m.ours(figure)).reduce(f64::max);
-    let disk = [("direct reads", Figure::DiskRead), ("synced writes", Figure::DiskWrite)];
-    for (title, figure) in disk {
-        if let Some(speed) = best(figure) {
-            let _ = write!(text, "\nDisk, {title}: {} GB/s.", show(Some(speed / 1e9)));
+    table(&["limit", "1 thread", "2 threads"], rows)
+}
+
+/// The run, or runs, that the models were measured in.
+fn runs(results: &Results) -> String {
+    let runs = by_run(models(results).map(|(model, m)| (model.title, &m.run)));
+    let run = |(run, titles): &(&Run, Vec<&str>)| {
+        format!("{} at commit {} ({} UTC)", titles.join(", "), run.commit, run.date)
+    };
+    match &runs[..] {
+        [] => String::new(),
+        [(run, _)] => format!("All from one run, at commit {} ({} UTC).\n\n", run.commit, run.date),
+        several => {
+            let several: Vec<String> = several.iter().map(run).collect();
+            format!("From {} runs: {}.\n\n", several.len(), several.join("; "))
         }
     }
-    text.trim_end().to_owned() + "\n"
 }
 
 /// What is demanded, what was measured, and the floor where a mark stays short.
-pub fn marks(marks: &[Mark], floors: &Floors) -> String {
+pub fn marks(results: &Results, marks: &[Mark], floors: &Floors) -> String {
     let rows = marks.iter().map(|mark| {
         let sign = if mark.side == Side::AtLeast { ">=" } else { "<=" };
         let instead = mark.instead.map_or(String::new(), |(share, wanted)| {
@@ -105,11 +149,12 @@ pub fn marks(marks: &[Mark], floors: &Floors) -> String {
             Verdict::Short(floor) => format!("short; floor {}", show(Some(floor))),
             Verdict::Fallen(floor) => format!("**under its floor** of {}", show(Some(floor))),
             Verdict::Missed => "**missed**".to_owned(),
+            Verdict::Unmeasured => "**not measured**".to_owned(),
         };
         let wanted = format!("{sign} {} {}{instead}", show(Some(mark.wanted)), mark.unit);
-        vec![mark.id.clone(), show(Some(mark.figure)), wanted, verdict]
+        vec![mark.id.clone(), show(mark.figure), wanted, verdict]
     });
-    table(&["mark", "measured", "wanted", ""], rows)
+    runs(results) + &table(&["mark", "measured", "wanted", ""], rows)
 }
 
 fn prefill(results: &Results) -> String {
@@ -121,7 +166,7 @@ fn prefill(results: &Results) -> String {
 fn decode(results: &Results) -> String {
     let rows = models(results).flat_map(|(model, m)| {
         DEPTHS.iter().map(move |depth| {
-            let share = if *depth == 0 { bandwidth_share(m, results, 2) } else { None };
+            let share = if *depth == 0 { m.bandwidth_share(2) } else { None };
             row(model, depth, [speeds(m, Figure::Decode(*depth, 2)), vec![percent(share)]].concat())
         })
     });
@@ -219,12 +264,8 @@ fn memory(results: &Results) -> String {
 
 fn beside(results: &Results) -> String {
     let rows = models(results).map(|(model, m)| {
-        let kept = |engine| {
-            let (beside, quiet) = (m.median(engine, Figure::Busy), m.median(engine, Figure::Decode(0, 2)));
-            percent(beside.zip(quiet).map(|(beside, quiet)| beside / quiet))
-        };
-        let cells =
-            vec![show(m.ours(Figure::Busy)), percent(busy(m)), kept(Engine::Mapped), kept(Engine::Repacked)];
+        let kept = |engine| percent(busy(m, engine));
+        let cells = [vec![show(m.ours(Figure::Busy))], Engine::ALL.map(kept).to_vec()].concat();
         [vec![model.title.to_owned()], cells].concat()
     });
     table(&["model", "CapsuleGraph, tokens/s", "kept", "llama.cpp keeps", "repacked keeps"], rows)
@@ -247,10 +288,10 @@ fn convert(results: &Results) -> String {
 
 fn kernels(results: &Results) -> String {
     let number = |kernel: &Value, key: &str| kernel[key].as_f64();
-    let rows = results.kernels["kernels"].as_array().into_iter().flatten().map(|kernel| {
+    let rows = results.kernels.as_array().into_iter().flatten().map(|kernel| {
         let threads = kernel["threads"].as_u64().unwrap_or_default() as usize;
         let read = |key: &str| {
-            let (rate, limit) = (number(kernel, key), results.limit("read", threads));
+            let (rate, limit) = (number(kernel, key), results.run.limit("read", threads));
             let share = rate.zip(limit).map(|(rate, limit)| rate / limit);
             [show(rate.map(|rate| rate / 1e9)), percent(share)]
         };
@@ -273,6 +314,14 @@ fn kernels(results: &Results) -> String {
     table(&titles, rows)
 }
 
+fn pool(results: &Results) -> String {
+    let rows = results.pool.as_array().into_iter().flatten().map(|row| {
+        let us = ["alone", "own", "rayon"].map(|key| show(row[key].as_f64()));
+        [vec![row["pause"].as_str().unwrap_or_default().to_owned()], us.to_vec()].concat()
+    });
+    table(&["pause before each", "alone, us", "CapsuleGraph, us", "rayon, us"], rows)
+}
+
 fn agreement(results: &Results) -> String {
     let rows = results.agreement.as_object().into_iter().flatten().map(|(title, row)| {
         let number = |key: &str| row[key].as_f64().unwrap_or(0.0);
@@ -285,4 +334,31 @@ fn agreement(results: &Results) -> String {
         ]
     });
     table(&["logits", "positions", "same most likely token", "mean KL", "perplexity ratio"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{machine, runs};
+    use crate::bench::results::{Measured, Results};
+    use crate::bench::run::Run;
+
+    #[test]
+    fn models_of_several_runs_are_told_apart() {
+        let measured = |commit: &str| {
+            let run = Run { commit: commit.to_owned(), ..Run::default() };
+            Measured { run, ..Measured::default() }
+        };
+        let mut results = Results::default();
+        assert!(machine(&results).starts_with("Nothing") && runs(&results).is_empty());
+        results.models.insert("smollm2".into(), measured("aaa"));
+        results.models.insert("1b-q4_0".into(), measured("aaa"));
+        assert!(runs(&results).starts_with("All from one run, at commit aaa"));
+        assert!(machine(&results).starts_with("All tables: commit aaa"));
+        results.models.insert("1b-q8_0".into(), measured("bbb+"));
+        let text = runs(&results);
+        assert!(text.starts_with("From 2 runs: SmolLM2 135M Q4_1, 1B Q4_0 at commit aaa"), "{text}");
+        assert!(
+            text.contains("; 1B Q8_0 at commit bbb+") && machine(&results).contains("1B Q8_0: commit bbb+")
+        );
+    }
 }
