@@ -42,7 +42,7 @@ pub(super) struct Job {
     /// The caller is parked, or about to be, until `finished` reaches the number of claims.
     caller_waits: AtomicBool,
     caller: Thread,
-    /// A task panicked: nothing further is to be claimed.
+    /// A task or the host panicked: nothing further is to be claimed.
     panicked: AtomicBool,
     /// Payload of the first panic.
     payload: Mutex<Option<Box<dyn Any + Send>>>,
@@ -63,16 +63,26 @@ impl Job {
     /// Runs task `index`, which the calling thread has just claimed.
     fn run_claimed(&self, index: usize) {
         // SAFETY: a claimed task is not yet counted in `finished`, and `Pool::fork`, whose caller lends the
-        // function, does not return before every claimed task is counted.
+        // function, neither returns nor unwinds before every claimed task is counted.
         let task = unsafe { &*self.task.0 };
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(index))) {
-            lock(&self.payload).get_or_insert(payload);
-            self.panicked.store(true, Ordering::Relaxed);
-        }
+        self.watch(|| task(index));
         // SeqCst pairs with `finish`: either this thread sees `caller_waits` or the caller sees the count.
         self.finished.fetch_add(1, Ordering::SeqCst);
         if self.caller_waits.load(Ordering::SeqCst) {
             self.caller.unpark();
+        }
+    }
+
+    /// Runs `f`; a panic in it is kept for the caller, and no further task begins.
+    fn watch(&self, f: impl FnOnce()) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+            self.panicked.store(true, Ordering::Relaxed);
+            let mut first = lock(&self.payload);
+            match *first {
+                None => *first = Some(payload),
+                // A payload's own destructor may panic; leaking it cannot.
+                Some(_) => std::mem::forget(payload),
+            }
         }
     }
 
@@ -168,11 +178,12 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// A pool in which as many threads compute as `options` say (a number alone will do), the caller of `run`
-    /// among them. Where the system refuses to start a thread the pool has fewer.
+    /// among them. Where the system refuses to start a thread the pool has fewer, which is no error:
+    /// [`threads`](Self::threads) says how many.
     ///
     /// # Errors
-    /// [`crate::Error::InvalidArgument`] for more than [`super::MAX_THREADS`] and where the system refuses the
-    /// processors or the priority asked for.
+    /// [`crate::Error::InvalidArgument`] for more than [`super::MAX_THREADS`] and where the system refuses one of
+    /// the processors, or the priority, to a thread.
     pub fn new(options: impl Into<ThreadOptions>) -> Result<Self> {
         let options = options.into();
         let threads = options.threads()?;
@@ -193,7 +204,7 @@ impl Pool {
             let (shared, placed, options) = (Arc::clone(&shared), placed.clone(), options.clone());
             let name = format!("capsulegraph-{index}");
             let serve = move || {
-                // The receiver waits for every worker; it cannot be gone.
+                // Cannot fail: the receiver lives until all have sent or, where one is refused, have ended.
                 let _ = placed.send(system::place_this_thread(&options));
                 drop(placed);
                 shared.serve();
@@ -222,7 +233,7 @@ impl Pool {
     /// `Paused(next)` is returned. Calls on a pool that is busy, also from within `f`, run on the caller alone.
     ///
     /// # Panics
-    /// A panic of `f` is passed on, after all calls that began have ended.
+    /// A panic of `f`, or of the host's [`ParallelFor::run`], is passed on after all calls that began have ended.
     pub fn run(&self, gate: &Gate, from: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) -> Progress {
         let turn = match self.turn.try_lock() {
             Ok(turn) => Some(turn),
@@ -244,7 +255,8 @@ impl Pool {
     /// One parallel loop over all threads; returns the first task not claimed, all below being finished.
     fn fork(&self, gate: &Gate, from: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) -> (usize, Arc<Job>) {
         let short: *const (dyn Fn(usize) + Sync + '_) = f;
-        // SAFETY: only the lifetime changes; `Job::run_claimed` states why no call outlives the borrow.
+        // SAFETY: only the lifetime changes. No call outlives the borrow: from the moment at which others see the
+        // job until `finish` has waited for them, nothing here unwinds, tasks and host being watched.
         let long = unsafe {
             std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(
                 short,
@@ -264,8 +276,10 @@ impl Pool {
         match &self.crew {
             Crew::Own { shared, .. } => shared.post(Arc::clone(&job)),
             Crew::Host { host, threads } => {
-                // No more threads than tasks; what the host leaves undone is done below.
-                host.run((tasks - from).min(*threads), &SharedLoop(Arc::clone(&job)));
+                // No more threads than tasks; what the host leaves undone is done below. Its panic must not
+                // unwind past the wait: threads that it gave the loop to may still be calling `f`.
+                let (count, work) = ((tasks - from).min(*threads), SharedLoop(Arc::clone(&job)));
+                job.watch(|| host.run(count, &work));
             }
         }
         job.work();

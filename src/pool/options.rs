@@ -1,6 +1,7 @@
 //! Who computes: how many threads, where, how urgently, or the host's own.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::SharedLoop;
@@ -13,11 +14,12 @@ pub const MAX_THREADS: usize = 1024;
 pub trait ParallelFor: Send + Sync + fmt::Debug {
     /// Has `work` joined by up to `count` threads, the calling one among them if that suits the host, and returns
     /// when all that joined have come back. Joining more or fewer times, in any order, changes no bit of any
-    /// result; what is left undone is done by the caller.
+    /// result; what is left undone is done by the caller. It is not called for a loop of one task, nor at all
+    /// where [`ThreadOptions::count`] comes to one thread: those the caller computes alone.
     fn run(&self, count: usize, work: &SharedLoop);
 }
 
-/// How urgently our threads ask for a processor.
+/// How urgently our threads ask for a processor, never more so than the thread that opens the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Priority {
@@ -31,7 +33,7 @@ pub enum Priority {
 }
 
 impl Priority {
-    /// All, in order of their numbers in the C API.
+    /// All priorities.
     pub const ALL: [Self; 3] = [Self::Inherited, Self::Low, Self::Lowest];
 
     /// Its name on the command line.
@@ -45,7 +47,19 @@ impl Priority {
     }
 }
 
-/// The threads of a model. A number of threads converts into it.
+impl FromStr for Priority {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|priority| priority.name() == text).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            Error::InvalidArgument(format!("\"{text}\" is no priority; there are {names}"))
+        })
+    }
+}
+
+/// The threads of a model. A number of threads converts into it. Where the system refuses to start one, the model
+/// has fewer.
 #[derive(Clone, Debug, Default)]
 pub struct ThreadOptions {
     /// Threads that compute, the caller's included; 0: one per entry of `processors`, else one per processor

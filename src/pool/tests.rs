@@ -3,8 +3,9 @@
 #![allow(clippy::expect_used)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{CancelToken, Gate, ParallelFor, Pool, Priority, Progress, SharedLoop, ThreadOptions};
@@ -116,7 +117,7 @@ fn a_task_may_use_its_own_pool() {
 #[derive(Debug)]
 struct Host {
     joins: usize,
-    late: std::sync::Mutex<Vec<SharedLoop>>,
+    late: Mutex<Vec<SharedLoop>>,
 }
 
 impl ParallelFor for Host {
@@ -130,7 +131,7 @@ impl ParallelFor for Host {
 #[test]
 fn the_hosts_threads_do_the_same_work() {
     for joins in [0, 1, 5] {
-        let host = Arc::new(Host { joins, late: std::sync::Mutex::default() });
+        let host = Arc::new(Host { joins, late: Mutex::default() });
         let options = ThreadOptions { count: 3, host: Some(host.clone()), ..ThreadOptions::default() };
         let pool = Pool::new(options).expect("a pool");
         assert_eq!(pool.threads(), 3);
@@ -142,10 +143,74 @@ fn the_hosts_threads_do_the_same_work() {
     }
 }
 
+/// A host that gives the loop to a thread and panics while that thread is inside a task.
+#[derive(Debug, Default)]
+struct BreakingHost {
+    broken: AtomicBool,
+    begun: AtomicUsize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl ParallelFor for BreakingHost {
+    fn run(&self, _: usize, work: &SharedLoop) {
+        if self.broken.load(Ordering::Relaxed) {
+            let work = work.clone();
+            self.threads.lock().expect("unpoisoned").push(std::thread::spawn(move || work.join()));
+            while self.begun.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            panic!("the host breaks");
+        }
+    }
+}
+
+#[test]
+fn a_hosts_panic_is_passed_on_once_its_threads_have_let_go() {
+    for tasks_panic in [false, true] {
+        let host = Arc::new(BreakingHost { broken: true.into(), ..BreakingHost::default() });
+        let options = ThreadOptions { count: 2, host: Some(host.clone()), ..ThreadOptions::default() };
+        let pool = Pool::new(options).expect("a pool");
+        let ended = AtomicUsize::new(0);
+        let task = |_| {
+            host.begun.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(20));
+            ended.fetch_add(1, Ordering::Relaxed);
+            assert!(!tasks_panic, "a task breaks too");
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| pool.run(&Gate::open(), 0, 1000, &task)));
+        let payload = result.expect_err("a panic");
+        let (begun, ended) = (host.begun.load(Ordering::Relaxed), ended.load(Ordering::Relaxed));
+        assert!(begun == ended && begun < 1000, "{begun} tasks began, {ended} ended");
+        assert!(tasks_panic || payload.downcast_ref::<&str>() == Some(&"the host breaks"));
+        host.threads.lock().expect("unpoisoned").drain(..).for_each(|t| t.join().expect("a caught panic"));
+        host.broken.store(false, Ordering::Relaxed);
+        check_once(&pool, 50);
+    }
+}
+
+#[test]
+fn a_host_is_not_called_where_the_caller_is_enough() {
+    let host = Arc::new(Host { joins: 1, late: Mutex::default() });
+    for (count, tasks) in [(1, 100), (3, 1), (3, 0)] {
+        let options = ThreadOptions { count, host: Some(host.clone()), ..ThreadOptions::default() };
+        check_once(&Pool::new(options).expect("a pool"), tasks);
+    }
+    assert!(host.late.lock().expect("unpoisoned").is_empty());
+}
+
+#[test]
+fn priorities_have_names() {
+    for priority in Priority::ALL {
+        assert_eq!(priority.name().parse::<Priority>().ok(), Some(priority));
+    }
+    let refused = "high".parse::<Priority>().expect_err("none of them").to_string();
+    assert!(refused.contains("\"high\"") && refused.contains("inherited, low, lowest"), "{refused}");
+}
+
 #[test]
 fn threads_can_be_placed_where_the_system_allows_it() {
     let refused = |options: ThreadOptions| Pool::new(options).expect_err("refused").to_string();
-    let host: Arc<dyn ParallelFor> = Arc::new(Host { joins: 0, late: std::sync::Mutex::default() });
+    let host: Arc<dyn ParallelFor> = Arc::new(Host { joins: 0, late: Mutex::default() });
     let both = ThreadOptions { processors: vec![0], host: Some(host), ..ThreadOptions::default() };
     assert!(refused(both).contains("the host's own"));
     assert!(refused(1025.into()).contains("1025 threads; 1 to 1024"));
@@ -153,8 +218,10 @@ fn threads_can_be_placed_where_the_system_allows_it() {
         let placed = ThreadOptions { count: 2, processors: vec![0], priority: Priority::Low, host: None };
         check_once(&Pool::new(placed).expect("placed"), 100);
         for processor in [1000, 1 << 40] {
-            let nowhere = ThreadOptions { count: 3, processors: vec![processor], ..ThreadOptions::default() };
-            assert!(refused(nowhere).contains("the system refuses"), "{processor}");
+            let processors = vec![0, processor];
+            let nowhere = ThreadOptions { count: 3, processors, ..ThreadOptions::default() };
+            let message = refused(nowhere);
+            assert!(message.contains(&format!("processor {processor}: the system refuses")), "{message}");
         }
     }
     let named = ThreadOptions { processors: vec![0, 0], ..ThreadOptions::default() };
