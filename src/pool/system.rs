@@ -17,28 +17,68 @@ pub(super) fn place_this_thread(options: &ThreadOptions) -> Result<()> {
 /// Restricts the calling thread to `processors`.
 #[cfg(target_os = "linux")]
 fn set_processors(processors: &[usize]) -> Result<()> {
-    // SAFETY: zeros are an empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    for processor in processors {
-        if *processor >= 8 * size_of::<libc::cpu_set_t>() {
-            return Err(refused(&format!("processor {processor}"), "there is no such number"));
-        }
-        // SAFETY: the number lies inside the set.
-        unsafe { libc::CPU_SET(*processor, &mut set) };
+    // Of all numbers the system takes those that it allows, and of a list with a wrong number in it likewise the
+    // others: so each is looked up. What the thread had inherited is no limit.
+    affinity::set(&affinity::of(0..affinity::NUMBERS)).map_err(|e| refused("processors", &e.to_string()))?;
+    let allowed = affinity::get().map_err(|e| refused("processors", &e.to_string()))?;
+    if let Some(wrong) = processors.iter().find(|number| !allowed.contains(number)) {
+        let reason = format!("it allows {allowed:?}");
+        return Err(refused(&format!("processor {wrong}"), &reason));
     }
-    // SAFETY: 0 is the calling thread; the set is as long as its size says.
-    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } {
-        0 => Ok(()),
-        _ => {
-            Err(refused(&format!("processors {processors:?}"), &std::io::Error::last_os_error().to_string()))
+    affinity::set(&affinity::of(processors.iter().copied()))
+        .map_err(|e| refused(&format!("processors {processors:?}"), &e.to_string()))
+}
+
+/// The processors of the calling thread.
+#[cfg(target_os = "linux")]
+mod affinity {
+    use std::io::{Error, Result};
+
+    use libc::cpu_set_t;
+
+    /// Numbers that a set has room for.
+    pub const NUMBERS: usize = 8 * size_of::<cpu_set_t>();
+
+    /// The set of these numbers, each below [`NUMBERS`].
+    pub fn of(processors: impl Iterator<Item = usize>) -> cpu_set_t {
+        let mut set = empty();
+        for number in processors {
+            // SAFETY: a number outside the set is a panic of libc's, no write.
+            unsafe { libc::CPU_SET(number, &mut set) };
         }
+        set
+    }
+
+    pub fn set(processors: &cpu_set_t) -> Result<()> {
+        // SAFETY: 0 is the calling thread; the set is as long as its size says.
+        match unsafe { libc::sched_setaffinity(0, size_of::<cpu_set_t>(), processors) } {
+            0 => Ok(()),
+            _ => Err(Error::last_os_error()),
+        }
+    }
+
+    pub fn get() -> Result<Vec<usize>> {
+        let mut set = empty();
+        // SAFETY: 0 is the calling thread; the set is as long as its size says.
+        match unsafe { libc::sched_getaffinity(0, size_of::<cpu_set_t>(), &raw mut set) } {
+            // SAFETY: the numbers lie inside the set.
+            0 => Ok((0..NUMBERS).filter(|number| unsafe { libc::CPU_ISSET(*number, &set) }).collect()),
+            _ => Err(Error::last_os_error()),
+        }
+    }
+
+    fn empty() -> cpu_set_t {
+        // SAFETY: zeros are an empty set.
+        unsafe { std::mem::zeroed() }
     }
 }
 
 /// Lowers the calling thread's priority: by nice values, of which Linux keeps one for each thread.
 #[cfg(target_os = "linux")]
 fn set_priority(priority: Priority) -> Result<()> {
-    let nice = if priority == Priority::Lowest { 19 } else { 10 };
+    let wanted = if priority == Priority::Lowest { 19 } else { 10 };
+    // A thread that is lower already stays where it is.
+    let nice = wanted.max(nice());
     // SAFETY: no memory is involved; 0 is the calling thread.
     match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } {
         0 => Ok(()),
@@ -47,6 +87,13 @@ fn set_priority(priority: Priority) -> Result<()> {
             Err(refused(&format!("priority {}", priority.name()), &reason))
         }
     }
+}
+
+/// The calling thread's nice value.
+#[cfg(target_os = "linux")]
+fn nice() -> i32 {
+    // SAFETY: no memory is involved; 0 is the calling thread, which is there, so no -1 is an error.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -67,4 +114,43 @@ fn set_priority(priority: Priority) -> Result<()> {
 #[cfg(target_os = "linux")]
 fn refused(what: &str, reason: &str) -> Error {
     Error::InvalidArgument(format!("{what}: the system refuses it to a compute thread: {reason}"))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_priority_is_only_ever_lowered() {
+        let places = || {
+            // SAFETY: no memory is involved; 0 is the calling thread.
+            assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 15) }, 0);
+            [Priority::Low, Priority::Lowest, Priority::Low].map(|priority| {
+                let placed = place_this_thread(&ThreadOptions { priority, ..ThreadOptions::default() });
+                (placed.is_ok(), nice())
+            })
+        };
+        let placed = std::thread::spawn(places).join();
+        assert_eq!(placed.ok(), Some([(true, 15), (true, 19), (true, 19)]));
+    }
+
+    #[test]
+    fn every_processor_must_be_allowed() {
+        let place = |processors: &[usize]| {
+            let options = ThreadOptions { processors: processors.to_vec(), ..ThreadOptions::default() };
+            let place =
+                move || place_this_thread(&options).map_err(|e| e.to_string()).map(|()| affinity::get().ok());
+            std::thread::spawn(place).join().unwrap_or_else(|_| Err("a panic".into()))
+        };
+        let allowed = affinity::get().unwrap_or_default();
+        assert_eq!(place(&allowed), Ok(Some(allowed.clone())));
+        for wrong in [affinity::NUMBERS - 1, 1 << 40] {
+            let wanted = [allowed[0], wrong, allowed[0]];
+            let message = place(&wanted).map_or_else(|message| message, |_| "placed".into());
+            assert!(
+                message.contains(&format!("processor {wrong}:")) && message.contains("it allows ["),
+                "{message}"
+            );
+        }
+    }
 }
