@@ -68,12 +68,41 @@ mod control {
 mod control {
     use std::arch::asm;
 
-    /// Rounding mode, flush-to-zero, default NaN, half-precision forms, trap enables and alternate behaviours.
-    pub const MODE: u64 = 0x07f7_9f07;
+    /// FIZ: subnormal inputs are zero.
+    const FLUSH_INPUTS: u64 = 1;
+    /// AH: alternate handling.
+    const ALTERNATE: u64 = 1 << 1;
+    /// NEP: what scalar operations leave in the upper elements.
+    const UPPER_ELEMENTS: u64 = 1 << 2;
+    /// IOE, DZE, OFE, UFE, IXE and IDE.
+    const TRAPS: u64 = 0x1f << 8 | 1 << 15;
+    /// EBF: how BFloat16 products are rounded.
+    const BFLOAT16: u64 = 1 << 13;
+    /// FZ16: half-precision subnormals are zero.
+    const FLUSH_HALVES: u64 = 1 << 19;
+    /// RMode.
+    const ROUNDING: u64 = 0b11 << 22;
+    /// FZ: subnormals are zero.
+    const FLUSH: u64 = 1 << 24;
+    /// DN: every NaN is the default one.
+    const DEFAULT_NAN: u64 = 1 << 25;
+    /// AHP: the other half-precision format.
+    const OTHER_HALVES: u64 = 1 << 26;
+
+    /// Every bit that changes a result; Len and Stride, which have no meaning here, are not among them.
+    pub const MODE: u64 = FLUSH_INPUTS
+        | ALTERNATE
+        | UPPER_ELEMENTS
+        | TRAPS
+        | BFLOAT16
+        | FLUSH_HALVES
+        | ROUNDING
+        | FLUSH
+        | DEFAULT_NAN
+        | OTHER_HALVES;
     pub const DEFAULT: u64 = 0;
-    /// Flush to zero.
     #[cfg(test)]
-    pub const FLUSHING: u64 = 1 << 24;
+    pub const FLUSHING: u64 = FLUSH;
 
     pub fn read() -> u64 {
         let value: u64;
