@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::cancel::{capg_cancel, token};
 use super::error::{Failure, capg_error};
 use super::handle::share_optional;
-use super::input::{flag, optional_path, optional_text, path};
+use super::input::{flag, optional_path, optional_text, path, reserved};
 use super::log::{CAPG_LOG_INFO, capg_log, logged};
 use super::options::{Versioned, read};
 use super::output::HandleOut;
@@ -119,13 +119,6 @@ pub(super) fn json(value: &impl Serialize) -> Result<capg_text, Failure> {
         Failure::new(CAPG_ERROR_INTERNAL, format!("internal error: a result is no JSON: {e}"))
     })?;
     Ok(capg_text::from(text + "\n"))
-}
-
-pub(super) fn reserved(value: u32, parameter: &str) -> Result<(), Failure> {
-    match value {
-        0 => Ok(()),
-        _ => Err(Failure::invalid(format!("{parameter} must be 0"))),
-    }
 }
 
 /// Converts the GGUF model at source (any shard of a sharded one) to a full .cgraph file and, unless no_mini,

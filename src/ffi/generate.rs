@@ -4,10 +4,9 @@ use std::ffi::{c_char, c_void};
 use std::time::{Duration, Instant};
 
 use super::cancel::{capg_cancel, token};
-use super::convert::reserved;
 use super::error::{Failure, capg_error};
 use super::handle::share;
-use super::input::{array, capg_string, flag, text};
+use super::input::{array, capg_string, flag, reserved, text};
 use super::log::CAPG_LOG_INFO;
 use super::options::{StructOut, Versioned, read};
 use super::output::Out;

@@ -98,6 +98,14 @@ pub(super) fn flags(value: u32, known: u32) -> Result<u32, Failure> {
     }
 }
 
+/// A field that has no meaning yet.
+pub(super) fn reserved(value: u32, parameter: &str) -> Result<(), Failure> {
+    match value {
+        0 => Ok(()),
+        _ => Err(Failure::invalid(format!("{parameter} must be 0"))),
+    }
+}
+
 /// A UTF-8 string as an element of an array.
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -55,21 +55,22 @@ pub struct capg_model_options {
     /// CAPG_MODE_*.
     pub mode: u32,
     /// Threads that compute, the caller's included; 0: one per entry of processors, else one per processor that the
-    /// process may use.
+    /// process may use. Those that the system refuses to start are missing, and capg_model_threads says how many
+    /// there are.
     pub threads: u32,
-    /// Numbers of the processors that the library's threads may run on (the caller's thread stays as it is).
-    /// Default: all.
+    /// Numbers of the processors that the library's threads may run on (the caller's thread stays as it is). One
+    /// that the system does not allow is an error. Default: all.
     pub processors: *const u32,
     /// How many there are.
     pub processors_len: usize,
-    /// Runs the parallel loops on the host's threads; the library then starts none, and processors and priority
-    /// must be left out. It may be called by every thread that computes with the model. Nullable.
+    /// Runs the parallel loops on the host's threads; the model then has none of its own, and processors and
+    /// priority must be left out. It may be called by every thread that computes with the model. Nullable.
     pub parallel_for: capg_parallel_for_callback,
     /// Handed to parallel_for.
     pub parallel_for_data: *mut c_void,
     /// CAPG_PRIORITY_* of the library's threads.
     pub priority: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
@@ -369,7 +370,8 @@ pub unsafe extern "C" fn capg_model_context_length(
     unsafe { get(model, (count, "count"), error, |m| Ok(m.model.decoder().params().context_length)) }
 }
 
-/// Threads that compute, the caller's included. Thread class: any.
+/// Threads that compute, the caller's included; fewer than were asked for where the system refused to start one.
+/// Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_threads(
     model: *const capg_model,

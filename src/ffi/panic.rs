@@ -23,7 +23,11 @@ pub(super) unsafe fn guard(
         unsafe { error.write(std::ptr::null_mut()) };
     }
     // Unwind safety: what a body may leave half-changed is inside a session's mutex, which a panic poisons.
-    let failure = match quietly(body) {
+    let result = quietly(|| {
+        let _floats = StandardFloats::enter();
+        body()
+    });
+    let failure = match result {
         Ok(Ok(())) => return CAPG_OK,
         Ok(Err(failure)) => failure,
         Err(payload) => {
@@ -41,14 +45,11 @@ pub(super) unsafe fn guard(
     status
 }
 
-/// Runs `body` in the default floating-point mode; a panic in it is caught and not printed.
+/// Runs `body`; a panic in it is caught and not printed.
 pub(super) fn quietly<T>(body: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
     silence_own_panics();
     DEPTH.set(DEPTH.get() + 1);
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        let _floats = StandardFloats::enter();
-        body()
-    }));
+    let result = catch_unwind(AssertUnwindSafe(body));
     DEPTH.set(DEPTH.get() - 1);
     result
 }

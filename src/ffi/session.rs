@@ -3,10 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::cancel::{capg_cancel, token};
-use super::convert::reserved;
 use super::error::{Failure, capg_error};
 use super::handle::{Handle, release, share};
-use super::input::{array, flags};
+use super::input::{array, flags, reserved};
 use super::log::capg_log;
 use super::model::capg_model;
 use super::options::{Versioned, read};

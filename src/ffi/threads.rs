@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::Failure;
+use super::input::reserved;
 use super::model::capg_model_options;
 use super::panic::quietly;
 use crate::pool::{ParallelFor, Priority, SharedLoop, ThreadOptions};
@@ -22,8 +23,9 @@ pub type capg_parallel_task = Option<unsafe extern "C" fn(task_data: *mut c_void
 /// Runs a parallel loop on the host's threads: calls task(task_data) up to count times, each on a thread of its
 /// own (the calling one may be among them), and returns when every call that it made has returned. The library
 /// finishes what is left, so fewer calls are slower but not wrong. Called by the thread that computes, inside its
-/// call, some hundred times a token: it should cost microseconds. It must not throw and must not call the
-/// library.
+/// call, some hundred times a token: it should cost microseconds. Never called for a loop of one task, nor at all
+/// where the model has one thread: the thread that computes then does it alone. It must not throw and must not
+/// call the library.
 pub type capg_parallel_for_callback = Option<
     unsafe extern "C" fn(
         user_data: *mut c_void,
@@ -80,13 +82,13 @@ unsafe extern "C" fn join(task_data: *mut c_void) {
 /// # Safety
 /// What the options point to is valid.
 pub(super) unsafe fn thread_options(o: &capg_model_options) -> Result<ThreadOptions, Failure> {
-    if o.reserved != 0 {
-        return Err(Failure::invalid("options.reserved must be 0"));
-    }
-    let priority = Priority::ALL
-        .get(o.priority as usize)
-        .copied()
-        .ok_or_else(|| Failure::invalid(format!("options.priority is {}, no CAPG_PRIORITY_*", o.priority)))?;
+    reserved(o.reserved, "options.reserved")?;
+    let priority = match o.priority {
+        CAPG_PRIORITY_INHERITED => Priority::Inherited,
+        CAPG_PRIORITY_LOW => Priority::Low,
+        CAPG_PRIORITY_LOWEST => Priority::Lowest,
+        other => return Err(Failure::invalid(format!("options.priority is {other}, no CAPG_PRIORITY_*"))),
+    };
     let processors = match (o.processors.is_null(), o.processors_len) {
         (_, 0) => Vec::new(),
         (true, len) => {
