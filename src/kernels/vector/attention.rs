@@ -7,7 +7,7 @@ mod source;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::Vector;
+use super::{Operation, Vector};
 use crate::kernels::attention::{Buffers, CHUNK, Call, Kernel, MIXED, state_len};
 use crate::kernels::kv::{BLOCK, Elements, TILE};
 use operations::{Merge, Mix, Score, Weigh, Wide};
@@ -69,18 +69,32 @@ struct Chunk<'a> {
     pairs: Range<usize>,
 }
 
+/// Positions of a chunk from its position `at` on, and the pairs that see the first of them.
+struct Span {
+    at: usize,
+    count: usize,
+    pairs: Range<usize>,
+}
+
+impl Span {
+    /// Whether its keys (values) are decoded once for all pairs.
+    fn is_decoded_once(&self) -> bool {
+        self.pairs.len() > DIRECT
+    }
+}
+
 impl Chunk<'_> {
     /// Positions of the chunk's first `count` that `pair` sees.
     fn seen(&self, pair: usize, count: usize) -> usize {
         (self.call.visible(pair) - self.first).min(count)
     }
 
-    /// The spans: offset in the chunk, length, and the pairs that see the span's first position.
-    fn spans(&self) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+    /// The spans, each with the pairs that see its first position.
+    fn spans(&self) -> impl Iterator<Item = Span> {
         let count = self.seen(self.pairs.end - 1, CHUNK);
         (0..count).step_by(SPAN).map(move |at| {
             let from = self.call.first_seeing(self.first + at).max(self.pairs.start);
-            (at, SPAN.min(count - at), from..self.pairs.end)
+            Span { at, count: SPAN.min(count - at), pairs: from..self.pairs.end }
         })
     }
 
@@ -88,68 +102,67 @@ impl Chunk<'_> {
     unsafe fn score<V: Vector, const T: usize, const U: usize>(&self, buffers: &mut Buffers) {
         let shape = self.call.cache.shape();
         let (dim, blocks) = (shape.key_dim, shape.key_blocks());
-        for (at, count, pairs) in self.spans() {
-            let (tile, tiles) = ((self.first + at) / TILE, count.div_ceil(TILE));
-            let once = pairs.len() > DIRECT;
-            let block = buffers.block.as_mut_ptr();
+        let block = buffers.block.as_mut_ptr();
+        for span in self.spans() {
+            let (tile, tiles) = ((self.first + span.at) / TILE, span.count.div_ceil(TILE));
+            let len = tiles * dim * TILE;
             // SAFETY: the tiles lie inside the cache, as their slices are taken; the buffers have room for `SPAN`
             // positions. Else passed on to the caller.
             unsafe {
                 match self.call.cache.keys(self.kv) {
                     Elements::F16(halves) => {
-                        let keys = Halves(halves[tile * dim * TILE..][..tiles * dim * TILE].as_ptr());
-                        if once {
-                            V::enter(DecodeHalves { from: keys, len: tiles * dim * TILE, block });
-                            self.score_span::<V, _, T, U>(
-                                at,
-                                count,
-                                pairs,
-                                Floats(block),
-                                &mut buffers.scores,
-                            );
-                        } else {
-                            self.score_span::<V, _, T, U>(at, count, pairs, keys, &mut buffers.scores);
-                        }
+                        let keys = Halves(halves[tile * dim * TILE..][..len].as_ptr());
+                        let decode = DecodeHalves { from: keys, len, block };
+                        self.score_from::<V, _, T, U>(&span, keys, decode, block, &mut buffers.scores);
                     }
                     Elements::Q8_0 { codes, scales } => {
                         let scales = &scales[tile * blocks * TILE..][..tiles * blocks * TILE];
                         V::enter(DecodeScales { scales, out: &mut buffers.scales });
-                        let codes = codes[tile * dim * TILE..][..tiles * dim * TILE].as_ptr();
+                        let codes = codes[tile * dim * TILE..][..len].as_ptr();
                         let keys = Codes { codes, scales: buffers.scales.as_ptr() };
-                        if once {
-                            V::enter(DecodeKeys { keys, tiles, dim, block });
-                            self.score_span::<V, _, T, U>(
-                                at,
-                                count,
-                                pairs,
-                                Floats(block),
-                                &mut buffers.scores,
-                            );
-                        } else {
-                            self.score_span::<V, _, T, U>(at, count, pairs, keys, &mut buffers.scores);
-                        }
+                        let decode = DecodeKeys { keys, tiles, dim, block };
+                        self.score_from::<V, _, T, U>(&span, keys, decode, block, &mut buffers.scores);
                     }
                 }
             }
         }
     }
 
-    /// Scores of a span for all `pairs`. Scores up to the end of a tile are written, with whatever the cache holds
+    /// Scores of a span from `keys`, or from the floats at `block` that `decode` makes of them.
+    unsafe fn score_from<V: Vector, E: Source, const T: usize, const U: usize>(
+        &self,
+        span: &Span,
+        keys: E,
+        decode: impl Operation<V, Output = ()>,
+        block: *const f32,
+        scores: &mut [f32],
+    ) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            if span.is_decoded_once() {
+                V::enter(decode);
+                self.score_span::<V, _, T, U>(span, Floats(block), scores);
+            } else {
+                self.score_span::<V, _, T, U>(span, keys, scores);
+            }
+        }
+    }
+
+    /// Scores of a span for all its pairs. Scores up to the end of a tile are written, with whatever the cache holds
     /// beyond the last position; nobody reads them.
     unsafe fn score_span<V: Vector, E: Source, const T: usize, const U: usize>(
         &self,
-        at: usize,
-        count: usize,
-        pairs: Range<usize>,
+        span: &Span,
         keys: E,
         scores: &mut [f32],
     ) {
-        let mut pair = pairs.start;
-        while pair < pairs.end {
-            let n = (pairs.end - pair).min(QUERIES);
+        let mut pair = span.pairs.start;
+        while pair < span.pairs.end {
+            let n = (span.pairs.end - pair).min(QUERIES);
             // The last pair of a group sees the most.
-            let tiles = self.seen(pair + n - 1, at + count).saturating_sub(at).div_ceil(TILE);
-            let scores = &mut scores[(pair - self.pairs.start) * CHUNK + at..];
+            let seen = self.seen(pair + n - 1, span.at + span.count);
+            let tiles = seen.saturating_sub(span.at).div_ceil(TILE);
+            let scores = &mut scores[(pair - self.pairs.start) * CHUNK + span.at..];
             // SAFETY: passed on to the caller.
             unsafe {
                 match n {
@@ -201,55 +214,67 @@ impl Chunk<'_> {
     ) {
         let shape = self.call.cache.shape();
         let (row, blocks) = (shape.value_row(), shape.value_blocks());
-        for (at, count, pairs) in self.spans() {
-            let position = self.first + at;
-            let once = pairs.len() > DIRECT;
-            let block = buffers.block.as_mut_ptr();
+        let block = buffers.block.as_mut_ptr();
+        for span in self.spans() {
+            let (position, count) = (self.first + span.at, span.count);
+            let len = count * row;
             // SAFETY: as in `score`.
             unsafe {
                 match self.call.cache.values(self.kv) {
                     Elements::F16(halves) => {
-                        let values = Halves(halves[position * row..][..count * row].as_ptr());
-                        if once {
-                            V::enter(DecodeHalves { from: values, len: count * row, block });
-                            self.mix_span::<V, _, T, U>(at, count, pairs, Floats(block), buffers, states);
-                        } else {
-                            self.mix_span::<V, _, T, U>(at, count, pairs, values, buffers, states);
-                        }
+                        let values = Halves(halves[position * row..][..len].as_ptr());
+                        let decode = DecodeHalves { from: values, len, block };
+                        self.mix_from::<V, _, T, U>(&span, values, decode, block, &buffers.scores, states);
                     }
                     Elements::Q8_0 { codes, scales } => {
                         let scales = &scales[position * blocks..][..count * blocks];
                         V::enter(DecodeScales { scales, out: &mut buffers.scales });
-                        let codes = codes[position * row..][..count * row].as_ptr();
+                        let codes = codes[position * row..][..len].as_ptr();
                         let values = Codes { codes, scales: buffers.scales.as_ptr() };
-                        if once {
-                            V::enter(DecodeValues { values, rows: Rows { count, row, blocks }, block });
-                            self.mix_span::<V, _, T, U>(at, count, pairs, Floats(block), buffers, states);
-                        } else {
-                            self.mix_span::<V, _, T, U>(at, count, pairs, values, buffers, states);
-                        }
+                        let decode = DecodeValues { values, rows: Rows { count, row, blocks }, block };
+                        self.mix_from::<V, _, T, U>(&span, values, decode, block, &buffers.scores, states);
                     }
                 }
             }
         }
     }
 
-    /// Adds the values of a span to the states of all `pairs`.
-    unsafe fn mix_span<V: Vector, E: Source, const T: usize, const U: usize>(
+    /// Adds the values of a span, or the floats at `block` that `decode` makes of them.
+    unsafe fn mix_from<V: Vector, E: Source, const T: usize, const U: usize>(
         &self,
-        at: usize,
-        count: usize,
-        pairs: Range<usize>,
+        span: &Span,
         values: E,
-        buffers: &Buffers,
+        decode: impl Operation<V, Output = ()>,
+        block: *const f32,
+        weights: &[f32],
         states: &mut [f32],
     ) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            if span.is_decoded_once() {
+                V::enter(decode);
+                self.mix_span::<V, _, T, U>(span, Floats(block), weights, states);
+            } else {
+                self.mix_span::<V, _, T, U>(span, values, weights, states);
+            }
+        }
+    }
+
+    /// Adds the values of a span to the states of all its pairs.
+    unsafe fn mix_span<V: Vector, E: Source, const T: usize, const U: usize>(
+        &self,
+        span: &Span,
+        values: E,
+        weights: &[f32],
+        states: &mut [f32],
+    ) {
+        let (at, count) = (span.at, span.count);
         let len = state_len(self.call.cache.shape().value_row());
-        let mut pair = pairs.start;
-        while pair < pairs.end {
-            let n = (pairs.end - pair).min(QUERIES);
+        let mut pair = span.pairs.start;
+        while pair < span.pairs.end {
+            let n = (span.pairs.end - pair).min(QUERIES);
             let index = pair - self.pairs.start;
-            let weights = &buffers.scores[index * CHUNK + at..][..(n - 1) * CHUNK + count];
+            let weights = &weights[index * CHUNK + at..][..(n - 1) * CHUNK + count];
             let states = &mut states[index * len..][..n * len];
             // Positions that all of the group see are taken together (the first sees the fewest), the rest pair by
             // pair.
