@@ -1,18 +1,20 @@
 //! The command line's options. What several commands share is defined once.
 
+mod bench;
+mod compute;
+
 use std::path::PathBuf;
 
 use capsulegraph::Error;
 use capsulegraph::generate::SamplingOptions;
-use capsulegraph::generate::bench::BenchOptions;
 use capsulegraph::generate::session::GenerateOptions;
-use capsulegraph::kernels::kv::KvFormat;
-use capsulegraph::pool::{MAX_THREADS, Priority};
 use capsulegraph::split::plan::Light;
 use capsulegraph::store::fetch::FetchLayout;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::size;
+pub use bench::BenchArgs;
+pub use compute::ComputeArgs;
 
 /// Runs language models from one packed file.
 ///
@@ -91,49 +93,6 @@ impl From<LayoutArg> for FetchLayout {
     }
 }
 
-/// `--priority`.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum PriorityArg {
-    /// That of the main thread
-    #[default]
-    Inherited,
-    /// Behind ordinary threads
-    Low,
-    /// Only where nobody else wants to compute
-    Lowest,
-}
-
-impl From<PriorityArg> for Priority {
-    fn from(priority: PriorityArg) -> Self {
-        match priority {
-            PriorityArg::Inherited => Self::Inherited,
-            PriorityArg::Low => Self::Low,
-            PriorityArg::Lowest => Self::Lowest,
-        }
-    }
-}
-
-/// `--processors`: a type of its own, as clap would take a `Vec` for an option that is repeated.
-#[derive(Clone, Debug)]
-pub struct Processors(pub Vec<usize>);
-
-/// Reads `0,2-3`.
-fn processors(text: &str) -> Result<Processors, String> {
-    let wrong = || format!("\"{text}\" is no list of processors such as 0,2-3");
-    let mut list = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let [first, last] = [first, last].map(|number| number.trim().parse::<usize>().ok());
-        match (first, last) {
-            (Some(first), Some(last)) if first <= last && last - first < MAX_THREADS => {
-                list.extend(first..=last)
-            }
-            _ => return Err(wrong()),
-        }
-    }
-    Ok(Processors(list))
-}
-
 /// Which files serve a model, and how.
 #[derive(Args, Debug)]
 pub struct FileArgs {
@@ -150,42 +109,6 @@ pub struct FileArgs {
     /// The mini's full file, where it is not the one beside it
     #[arg(long, value_name = "PATH")]
     pub full: Option<PathBuf>,
-}
-
-/// Options of every command that computes.
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Computing")]
-pub struct ComputeArgs {
-    #[command(flatten)]
-    pub file: FileArgs,
-    /// Memory budget, such as 512MiB or 1.5GB (refused: not built yet)
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    pub memory: Option<u64>,
-    /// Threads that compute; 0: one per processor
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub threads: usize,
-    /// Processors that the threads beside the main one may run on, such as 0,2-3 [default: all]
-    #[arg(long, value_name = "LIST", value_parser = processors)]
-    pub processors: Option<Processors>,
-    /// How urgently those threads run
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "PRIORITY",
-        hide_possible_values = true,
-        help = "How urgently the threads beside the main one run: inherited, low or lowest"
-    )]
-    pub priority: PriorityArg,
-    /// Tokens evaluated together; 0: what suits the machine. It never changes a bit of the results
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub batch: usize,
-    /// Context length in tokens [default: the model's, at most 4096]
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub ctx: Option<usize>,
-    /// How the KV cache stores keys and values: f16, or q8_0 for about half the memory
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    pub kv_type: KvFormat,
 }
 
 /// How text is generated.
@@ -516,58 +439,6 @@ pub struct VerifyArgs {
     /// Print what was found as JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// Speed of prefill and decode, as llama-bench reports them
-///
-/// Lengths may be lists; every length is tested at every depth: a short run that is not measured, then --repeat runs. ppN reads a prompt
-/// of N tokens, tgN decodes N tokens one by one, passN evaluates N tokens together and gives the logits of each, as
-/// speculative decoding verifies a draft; "@ dN" says that N tokens were in the context before. Prints mean and standard
-/// deviation in tokens a second, and the time from opening the file to the first token after the first prompt.
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  cgraph bench model.cgraph
-  cgraph bench model.mini.cgraph --mode fast -p 128 -n 32 --threads 2
-  cgraph bench model.cgraph -p 16,128,512 -n 0
-  cgraph bench model.cgraph -p 0 -n 64 --depth 4096,1024,0     # a context is kept: the greatest first
-  cgraph bench model.cgraph -p 0 -n 0 --pass 1,2,4,8 --depth 64
-  cgraph bench model.cgraph -p 0 -n 64 --repeat 10 --json")]
-pub struct BenchArgs {
-    /// A mini or a full file
-    pub file: PathBuf,
-    /// Tokens of the prompt; 0 leaves the test out
-    #[arg(short, value_name = "N,...", default_value = "512", value_delimiter = ',')]
-    pub prompt: Vec<usize>,
-    /// Tokens that are decoded; 0 leaves the test out
-    #[arg(short, value_name = "N,...", default_value = "128", value_delimiter = ',')]
-    pub n: Vec<usize>,
-    /// Tokens of a pass that gives all their logits; 0 leaves the test out
-    #[arg(long, value_name = "N,...", default_value = "0", value_delimiter = ',')]
-    pub pass: Vec<usize>,
-    /// Tokens in the context before a test
-    #[arg(long, value_name = "N,...", default_value = "0", value_delimiter = ',')]
-    pub depth: Vec<usize>,
-    /// Measured repeats of each test
-    #[arg(long, value_name = "R", allow_negative_numbers = true, default_value_t = 5, value_parser = positive)]
-    pub repeat: usize,
-    #[command(flatten)]
-    pub compute: ComputeArgs,
-    #[command(flatten)]
-    pub report: ReportArgs,
-}
-
-impl BenchArgs {
-    /// The library's options.
-    pub fn options(&self) -> BenchOptions {
-        BenchOptions {
-            prompts: self.prompt.clone(),
-            generate: self.n.clone(),
-            passes: self.pass.clone(),
-            depths: self.depth.clone(),
-            repeat: self.repeat,
-        }
-    }
 }
 
 /// Token ids of one option.

@@ -51,7 +51,7 @@ impl ComputeArgs {
         let threads = ThreadOptions {
             count: self.threads,
             processors: self.processors.clone().map(|list| list.0).unwrap_or_default(),
-            priority: self.priority.into(),
+            priority: self.priority,
             host: None,
         };
         let options = ModelOptions { store, threads };
