@@ -246,9 +246,7 @@ impl Decoder {
                 if f.block > 0 {
                     backend.add(&mut f.hidden, &f.branch);
                 }
-                f.normed.resize(n * width, 0.0);
-                backend.rms_norm(&f.hidden, &block.attn_norm, p.rms_epsilon, &mut f.normed);
-                backend.activations(&f.normed, width, &mut f.input);
+                self.normalise(f, &block.attn_norm);
             }
             Stage::Qkv => {
                 let outs = [(&block.q, &mut f.q), (&block.k, &mut f.k), (&block.v, &mut f.v)];
@@ -271,9 +269,7 @@ impl Decoder {
             Stage::FfnNorm => {
                 self.store.count_use(2 + 2 * f.block);
                 backend.add(&mut f.hidden, &f.branch);
-                f.normed.resize(n * width, 0.0);
-                backend.rms_norm(&f.hidden, &block.ffn_norm, p.rms_epsilon, &mut f.normed);
-                backend.activations(&f.normed, width, &mut f.input);
+                self.normalise(f, &block.ffn_norm);
             }
             Stage::GateUp => {
                 let outs = [(&block.gate, &mut f.gate), (&block.up, &mut f.up)];
@@ -287,8 +283,7 @@ impl Decoder {
             Stage::HeadNorm => {
                 self.store.count_use(1 + 2 * self.weights.blocks.len());
                 backend.add(&mut f.hidden, &f.branch);
-                backend.rms_norm(&f.hidden, &self.weights.output_norm, p.rms_epsilon, &mut f.normed);
-                backend.activations(&f.normed, width, &mut f.input);
+                self.normalise(f, &self.weights.output_norm);
             }
             Stage::Head => {
                 return self.project(gate, f.task, n, &f.input, [(&self.weights.head, &mut f.logits)]);
@@ -307,6 +302,14 @@ impl Decoder {
         }
         self.rope.fill(f.start, f.tokens.len(), &mut f.cos, &mut f.sin);
         Ok(())
+    }
+
+    /// The hidden rows, normalised, as the input of products.
+    fn normalise(&self, f: &mut Forward, weight: &[f32]) {
+        let width = self.params.embedding_length as usize;
+        f.normed.resize(f.rows * width, 0.0);
+        self.backend.rms_norm(&f.hidden, weight, self.params.rms_epsilon, &mut f.normed);
+        self.backend.activations(&f.normed, width, &mut f.input);
     }
 
     /// `out = weight * input + bias` for each pair, all in one parallel loop over `n` tokens.

@@ -259,25 +259,7 @@ impl VocabIndex {
             2 => TokenizerModel::Spm,
             other => return Err(malformed(format!("unknown tokenizer model {other} at offset 8"))),
         };
-        let n_tokens = field(16);
-        let (text_slots, merge_slots) = (field(28), field(36));
-        let checks = [
-            (n_tokens as usize <= MAX_TOKENS, 16, "too many tokens"),
-            (field(20) >= n_tokens && field(20) < NONE, 20, "wrong number of symbols"),
-            (field(24) as usize <= MAX_TOKEN_BYTES, 24, "longest token too long"),
-            (text_slots.is_power_of_two(), 28, "text table is no power of two"),
-            (field(32) <= MAX_PROBE, 32, "text probes too long"),
-            (merge_slots == 0 || merge_slots.is_power_of_two(), 36, "merge table is no power of two"),
-            (field(40) <= MAX_PROBE, 40, "merge probes too long"),
-            (field(44) <= MAX_SPECIAL_LENGTHS, 44, "too many lengths of special tokens"),
-            (field(56) as usize <= MAX_BLOB_BYTES, 56, "token bytes too long"),
-            (field(60) == 0 || field(60) == n_tokens, 60, "wrong number of scores"),
-        ];
-        for (good, at, what) in checks {
-            if !good {
-                return Err(malformed(format!("{what} (header offset {at})")));
-            }
-        }
+        Self::check(&field)?;
         let mut special = [NONE; SPECIAL_TOKENS];
         for (i, slot) in special.iter_mut().enumerate() {
             *slot = field(96 + 4 * i);
@@ -293,12 +275,12 @@ impl VocabIndex {
         Ok(Self {
             model,
             flags: field(12),
-            n_tokens,
+            n_tokens: field(16),
             n_symbols: field(20),
             max_token_len: field(24) as usize,
-            text_slots: text_slots as usize,
+            text_slots: field(28) as usize,
             text_probe: field(32),
-            merge_slots: merge_slots as usize,
+            merge_slots: field(36) as usize,
             merge_probe: field(40),
             starts,
             special,
@@ -313,6 +295,27 @@ impl VocabIndex {
             pre,
             blob,
         })
+    }
+
+    /// Checks the header's numbers, each by itself.
+    fn check(field: &impl Fn(usize) -> u32) -> Result<()> {
+        let (n_tokens, text_slots, merge_slots) = (field(16), field(28), field(36));
+        let checks = [
+            (n_tokens as usize <= MAX_TOKENS, 16, "too many tokens"),
+            (field(20) >= n_tokens && field(20) < NONE, 20, "wrong number of symbols"),
+            (field(24) as usize <= MAX_TOKEN_BYTES, 24, "longest token too long"),
+            (text_slots.is_power_of_two(), 28, "text table is no power of two"),
+            (field(32) <= MAX_PROBE, 32, "text probes too long"),
+            (merge_slots == 0 || merge_slots.is_power_of_two(), 36, "merge table is no power of two"),
+            (field(40) <= MAX_PROBE, 40, "merge probes too long"),
+            (field(44) <= MAX_SPECIAL_LENGTHS, 44, "too many lengths of special tokens"),
+            (field(56) as usize <= MAX_BLOB_BYTES, 56, "token bytes too long"),
+            (field(60) == 0 || field(60) == n_tokens, 60, "wrong number of scores"),
+        ];
+        match checks.iter().find(|(good, ..)| !good) {
+            Some((_, at, what)) => Err(malformed(format!("{what} (header offset {at})"))),
+            None => Ok(()),
+        }
     }
 
     fn ranges(field: &impl Fn(usize) -> u32) -> Option<[Range<usize>; 10]> {

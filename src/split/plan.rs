@@ -164,15 +164,7 @@ pub(super) fn plan(
     let reserve = 256 * forms.len() as u64;
     let size = if size == 0 { wanted.max(smallest + reserve) } else { size };
     if smallest > size {
-        // The plan records the size that was asked for: the smallest one holds its own digits too.
-        let mut smallest = smallest;
-        loop {
-            let length = length_of(&describe(smallest, &chosen))?;
-            if length <= smallest {
-                break;
-            }
-            smallest = length;
-        }
+        let smallest = smallest_size(smallest, &|size| length_of(&describe(size, &chosen)))?;
         return Err(Error::Limit(format!(
             "{}: a mini of {size} bytes is not possible with --light {}; the smallest is {smallest} bytes{}",
             full.name(),
@@ -195,6 +187,17 @@ pub(super) fn plan(
         plan = describe(size, &chosen);
     }
     Ok(plan)
+}
+
+/// The smallest size, from `size` on, that a mini does not exceed. Its length depends on the size: the plan, which it
+/// holds, records the one that was asked for.
+fn smallest_size(mut size: u64, length_of: &dyn Fn(u64) -> Result<u64>) -> Result<u64> {
+    loop {
+        match length_of(size)? {
+            length if length <= size => return Ok(size),
+            length => size = length,
+        }
+    }
 }
 
 /// The step that repairs the most damage per byte among those that fit.
