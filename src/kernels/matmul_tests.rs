@@ -2,6 +2,8 @@
 
 #![allow(clippy::expect_used)]
 
+use std::io::Write;
+
 use super::backend::{Activations, Backend, Matrix, Product};
 use super::cpu::{Cpu, Isa};
 use super::encoding::{Encoding, all, by_name};
@@ -32,6 +34,15 @@ impl Random {
 /// Every instruction set that this machine has.
 pub(super) fn isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.is_available())
+}
+
+#[test]
+fn kernels_for_vectors_are_tested_where_there_are_such() {
+    let tested: Vec<Isa> = isas().collect();
+    // Not by println!, which shows nothing where the test passes.
+    writeln!(std::io::stdout(), "instruction sets under test: {tested:?}").expect("an output");
+    assert!(tested.contains(&Isa::Scalar));
+    assert!(tested.len() > 1 || !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")));
 }
 
 pub(super) fn cpu(threads: usize, isa: Isa) -> Cpu {
