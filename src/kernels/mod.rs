@@ -1,7 +1,8 @@
 //! Numeric kernels: encodings and their packing, matrix products, attention, norms.
 //!
 //! Lives here: everything that computes on slices and shapes, one folder per architecture, and the
-//! [`backend::Backend`] interface through which the decoder reaches them. Calls `pool` only.
+//! [`backend::Backend`] interface through which the decoder reaches them. Calls `pool`
+//! and `error` only.
 //! Must not know: files, manifests, models.
 //!
 //! Invariant: a result element's bits depend on its inputs alone, never on how many columns or rows are

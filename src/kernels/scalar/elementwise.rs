@@ -1,4 +1,4 @@
-//! Norm, preparation of activations, rotation, cache stores, SwiGLU: one row (token) or slice at a time.
+//! Norm, preparation of activations, rotation, rounding to f16, SwiGLU: one row (token) or slice at a time.
 
 use crate::kernels::encoding::TILE;
 use crate::kernels::math::{exp, f32_to_f16, round_even, sum_lanes_f64};
@@ -98,7 +98,7 @@ pub fn rope(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// Rounds one head's elements to f16.
+/// Rounds to f16.
 pub fn to_f16(x: &[f32], out: &mut [u16]) {
     for (o, v) in out.iter_mut().zip(x) {
         *o = f32_to_f16(*v);
