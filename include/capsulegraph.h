@@ -499,8 +499,9 @@ typedef void (*capg_parallel_task)(void *task_data);
  * Runs a parallel loop on the host's threads: calls task(task_data) up to count times, each on a thread of its
  * own (the calling one may be among them), and returns when every call that it made has returned. The library
  * finishes what is left, so fewer calls are slower but not wrong. Called by the thread that computes, inside its
- * call, some hundred times a token: it should cost microseconds. It must not throw and must not call the
- * library.
+ * call, some hundred times a token: it should cost microseconds. Never called for a loop of one task, nor at all
+ * where the model has one thread: the thread that computes then does it alone. It must not throw and must not
+ * call the library.
  */
 typedef void (*capg_parallel_for_callback)(void *user_data,
                                            uint32_t count,
@@ -558,12 +559,13 @@ typedef struct capg_model_options {
   uint32_t mode;
   /**
    * Threads that compute, the caller's included; 0: one per entry of processors, else one per processor that the
-   * process may use.
+   * process may use. Those that the system refuses to start are missing, and capg_model_threads says how many
+   * there are.
    */
   uint32_t threads;
   /**
-   * Numbers of the processors that the library's threads may run on (the caller's thread stays as it is).
-   * Default: all.
+   * Numbers of the processors that the library's threads may run on (the caller's thread stays as it is). One
+   * that the system does not allow is an error. Default: all.
    */
   const uint32_t *processors;
   /**
@@ -571,8 +573,8 @@ typedef struct capg_model_options {
    */
   size_t processors_len;
   /**
-   * Runs the parallel loops on the host's threads; the library then starts none, and processors and priority
-   * must be left out. It may be called by every thread that computes with the model. Nullable.
+   * Runs the parallel loops on the host's threads; the model then has none of its own, and processors and
+   * priority must be left out. It may be called by every thread that computes with the model. Nullable.
    */
   capg_parallel_for_callback parallel_for;
   /**
@@ -584,7 +586,7 @@ typedef struct capg_model_options {
    */
   uint32_t priority;
   /**
-   * 0.
+   * Must be 0.
    */
   uint32_t reserved;
 } capg_model_options;
@@ -1038,9 +1040,12 @@ capg_status capg_model_context_length(const struct capg_model *model,
                                       struct capg_error **error);
 
 /**
- * Threads that compute, the caller's included. Thread class: any.
+ * Threads that compute, the caller's included; fewer than were asked for where the system refused to start one.
+ * Thread class: any.
  */
-capg_status capg_model_threads(const struct capg_model *model, uint32_t *count, struct capg_error **error);
+capg_status capg_model_threads(const struct capg_model *model,
+                               uint32_t *count,
+                               struct capg_error **error);
 
 /**
  * Anonymous memory that the model holds, in bytes: tables, and the file where the host read it. Mapped files
