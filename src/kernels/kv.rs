@@ -1,10 +1,10 @@
 //! The KV cache of one layer, laid out as the attention kernels read it.
 //!
-//! Keys lie in tiles of [`TILE`] positions, `[kv_heads, tiles, key_dim, TILE]`: the lanes of a vector are positions,
+//! Keys lie in tiles of `TILE` positions, `[kv_heads, tiles, key_dim, TILE]`: the lanes of a vector are positions,
 //! and a score is one chain along the dimension. Values lie `[kv_heads, capacity, row]`, `row` being `value_dim`
-//! rounded up to [`TILE`] and the elements beyond `value_dim` 0: the lanes are dimensions.
+//! rounded up to `TILE` and the elements beyond `value_dim` 0: the lanes are dimensions.
 //!
-//! With q8_0 the elements are int8 codes in the same order, and each [`BLOCK`] of them along the dimension (the last
+//! With q8_0 the elements are int8 codes in the same order, and each `BLOCK` of them along the dimension (the last
 //! may be shorter) has an f16 scale: `[kv_heads, tiles, blocks, TILE]` for keys, `[kv_heads, capacity, blocks]` for
 //! values. An element is code * scale, which f32 holds exactly.
 

@@ -9,7 +9,7 @@ use crate::pool::CancelToken;
 /// How to split.
 #[derive(Clone, Debug)]
 pub struct SplitOptions {
-    /// Length of the mini at most, in bytes; 0: by the full file's precision ([`plan::default_size`]),
+    /// Length of the mini at most, in bytes; 0: by the full file's precision ([`default_size`](super::plan::default_size)),
     /// or as short as possible where no mini is that short.
     pub size: u64,
     /// Light forms that may be used.
