@@ -99,7 +99,9 @@ macro_rules! wrap {
             fn with_form<S: Shape>(direct: &'static [Direct], expand: ExpandInto) -> Kernels {
                 let columns = by_columns!(columns<S>);
                 let lanes = <$dot as Dot>::Width::GROUPS;
-                let (passes, span, write) = ($passes, 4 * SPAN / lanes, write::<S>);
+                // Unpacking two scales per tile a second time costs more than the scratch, but for the widest vectors.
+                let passes = if S::HALVES && lanes == 1 { 1 } else { $passes };
+                let (span, write) = (4 * SPAN / lanes, write::<S>);
                 Kernels { direct, passes, expand, lanes, span, columns, twice: None, write }
             }
 

@@ -19,8 +19,6 @@ const BLOCK: usize = 4 << 20;
 const ALIGNMENT: usize = 4096;
 /// Direct reads that are under way at once.
 const READS: [usize; 4] = [1, 2, 4, 8];
-/// Direct writes that are under way at once.
-const WRITES: usize = 4;
 /// Bytes that one measurement of direct reads takes at most.
 const READ_BYTES: u64 = 1 << 30;
 /// Blocks between two requests to bring what was written to the disk.
@@ -106,12 +104,13 @@ fn write_buffered(path: &Path, blocks: u64) -> Outcome {
     written.and_then(|()| file.sync_data()).map_err(|e| failed("write", path, e))
 }
 
-/// Past the page cache. Room is made first: writes that lengthen a file wait for each other.
+/// Past the page cache, one block after the other. Room is made first: writes that lengthen a file also wait for the
+/// file system's own records.
 fn write_direct(path: &Path, blocks: u64) -> Outcome {
     let file = direct(OpenOptions::new().write(true).create(true).truncate(true), path)?;
     fallocate(&file, FallocateFlags::empty(), 0, blocks * BLOCK as u64)
         .map_err(|e| failed("make room in", path, e))?;
-    in_turn(WRITES, blocks, &|block, at| file.write_all_at(block, at).map(|()| block.len()))
+    in_turn(1, blocks, &|block, at| file.write_all_at(block, at).map(|()| block.len()))
         .and_then(|_| file.sync_data())
         .map_err(|e| failed("write", path, e))
 }
