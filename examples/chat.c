@@ -1,6 +1,6 @@
 /* A conversation on the terminal.
  *
- *     cc -I include examples/chat.c -L target/release -lcapsulegraph -o chat
+ *     cc -I include examples/chat.c -L target/release -lcapsulegraph -Wl,-rpath,"$PWD/target/release" -o chat
  *     ./chat model.mini.cgraph [system message]
  *
  * Ctrl-C stops an answer, a second one or end of input the program. The whole conversation is handed over

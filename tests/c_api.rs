@@ -278,6 +278,11 @@ fn examples_work_as_printed() {
             "{code:?} {out:?} {err}"
         );
     }
+    let threads = compile(&root().join("examples/threads.c"), Language::C, Link::Shared, &[], "pool of threads");
+    let (code, out, err) = run(&threads, &model);
+    assert!(code == Some(0) && out.len() > 10 && err.is_empty(), "{code:?} {out:?} {err}");
+    let (code, _, err) = run(&threads, Path::new("missing.cgraph"));
+    assert!(code == Some(1) && err.contains("missing.cgraph"), "{code:?} {err}");
     let chat = compile(&root().join("examples/chat.c"), Language::C, Link::Shared, &[], "chat");
     let input = model.with_file_name("input.txt");
     std::fs::write(&input, "Hello.\n\nAnd then?\n").unwrap();

@@ -56,7 +56,7 @@ pub struct capg_model_options {
     pub mode: u32,
     /// Threads that compute, the caller's included; 0: one per entry of processors, else one per processor that the
     /// process may use. Those that the system refuses to start are missing, and capg_model_threads says how many
-    /// there are.
+    /// there are. With parallel_for the greatest count that it is called with.
     pub threads: u32,
     /// Numbers of the processors that the library's threads may run on (the caller's thread stays as it is). One
     /// that the system does not allow is an error. Default: all.
@@ -64,7 +64,8 @@ pub struct capg_model_options {
     /// How many there are.
     pub processors_len: usize,
     /// Runs the parallel loops on the host's threads; the model then has none of its own, and processors and
-    /// priority must be left out. It may be called by every thread that computes with the model. Nullable.
+    /// priority must be left out. It is called by every thread that computes with the model, by one at a time.
+    /// Nullable.
     pub parallel_for: capg_parallel_for_callback,
     /// Handed to parallel_for.
     pub parallel_for_data: *mut c_void,
@@ -370,8 +371,8 @@ pub unsafe extern "C" fn capg_model_context_length(
     unsafe { get(model, (count, "count"), error, |m| Ok(m.model.decoder().params().context_length)) }
 }
 
-/// Threads that compute, the caller's included; fewer than were asked for where the system refused to start one.
-/// Thread class: any.
+/// Threads that compute, the caller's included; fewer than were asked for where the system refused to start one. With
+/// parallel_for the number that was asked for. Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_threads(
     model: *const capg_model,

@@ -13,7 +13,8 @@ use crate::pool::{ParallelFor, Priority, SharedLoop, ThreadOptions};
 pub const CAPG_PRIORITY_INHERITED: u32 = 0;
 /// Compute threads stand behind the host's ordinary threads.
 pub const CAPG_PRIORITY_LOW: u32 = 1;
-/// Compute threads run only where nobody else wants to.
+/// Compute threads stand behind everybody else's; on a busy processor a small share is left to them, for which the
+/// caller waits.
 pub const CAPG_PRIORITY_LOWEST: u32 = 2;
 
 /// The part of a parallel loop that the library asks the host to run, on any of its threads: to be called with the
@@ -21,9 +22,9 @@ pub const CAPG_PRIORITY_LOWEST: u32 = 2;
 pub type capg_parallel_task = Option<unsafe extern "C" fn(task_data: *mut c_void)>;
 
 /// Runs a parallel loop on the host's threads: calls task(task_data) up to count times, each on a thread of its
-/// own (the calling one may be among them), and returns when every call that it made has returned. The library
-/// finishes what is left, so fewer calls are slower but not wrong. Called by the thread that computes, inside its
-/// call, some hundred times a token: it should cost microseconds. Never called for a loop of one task, nor at all
+/// own (the calling one may be among them), and returns when every call that has begun has returned; one that begins
+/// later finds nothing to do. The library finishes what is left, so fewer calls are slower but not wrong. Called by
+/// the thread that computes, inside its call, several times per layer and token: it should cost microseconds. Never called for a loop of one task, nor at all
 /// where the model has one thread: the thread that computes then does it alone. It must not throw and must not
 /// call the library.
 pub type capg_parallel_for_callback = Option<

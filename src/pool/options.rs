@@ -28,7 +28,7 @@ pub enum Priority {
     Inherited,
     /// Behind the host's ordinary threads.
     Low,
-    /// Only where nobody else wants to compute.
+    /// Behind everybody else's.
     Lowest,
 }
 

@@ -24,6 +24,7 @@ const FILES: &[(&str, &str)] = &[
     ("docs/report.md", "docs"),
     ("examples/quickstart.c", "examples"),
     ("examples/chat.c", "examples"),
+    ("examples/threads.c", "examples"),
     ("README.md", "."),
     ("CHANGELOG.md", "."),
     ("LICENSE-MIT", "."),
