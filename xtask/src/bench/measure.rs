@@ -98,6 +98,8 @@ impl Programs {
 
     /// Opening takes next to no time, so lists that do not multiply are processes of their own.
     fn own_speeds(&self, subject: &Subject<'_>, plan: &Plan, measured: &mut Measured) -> Outcome {
+        // A system that reclaims idle pages has taken the file away while the other engines ran.
+        disk::warm(&subject.converted)?;
         let (generate, depth) = (subject.model.generate.to_string(), PASS_DEPTH.to_string());
         let (prompts, depths, passes) = (list(plan.prompts), list(plan.depths), list(plan.passes));
         let prefill = self.own(subject, plan.threads, &["-p", &prompts, "-n", "0"])?;
@@ -130,6 +132,7 @@ impl Programs {
         measured: &mut Measured,
     ) -> Outcome {
         let Some(python) = &self.python else { return Ok(()) };
+        disk::warm(&subject.source)?;
         let (threads, generate) = (plan.threads.to_string(), subject.model.generate.to_string());
         let (prompts, depths, passes) = (list(plan.prompts), list(plan.depths), list(plan.passes));
         let mut options = vec!["--threads", &threads, "--prompt", &prompts, "--generate", &generate];
@@ -159,6 +162,8 @@ impl Programs {
     /// Decoding on two threads while a process that never waits keeps a core busy. llama.cpp decodes an eighth
     /// of the tokens: its threads wait for each other by spinning.
     fn busy(&self, subject: &Subject<'_>, measured: &mut Measured) -> Outcome {
+        disk::warm(&subject.converted)?;
+        disk::warm(&subject.source)?;
         let _spinner = Spinner::start()?;
         let tokens = subject.model.generate;
         let report = self.own(subject, WHOLE.threads, &["-p", "0", "-n", &tokens.to_string()])?;

@@ -144,8 +144,6 @@ fn measure(
         programs.convert(&subject, model.convert, &mut measured)?;
     }
     measured.weight_bytes = programs.weight_bytes(&subject)?;
-    disk::warm(&subject.source)?;
-    disk::warm(&subject.converted)?;
     for round in 0..rounds {
         say(begun, &format!("{}: round {} of {rounds}", model.title, round + 1));
         programs.round(&subject, &mut measured)?;
