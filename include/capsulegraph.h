@@ -15,6 +15,7 @@
  * - Thread class "any": from any thread at any time. "one": one call at a time on a session, else
  *   CAPG_ERROR_BUSY. "free": no other call may use the handle then or later.
  * - Callbacks run on the calling thread only, never after the call has returned, and must not throw or longjmp.
+ *   parallel_for alone belongs to its model: every call that computes with that may call it.
  */
 
 #ifndef CAPSULEGRAPH_H
@@ -140,7 +141,8 @@
 #define CAPG_PRIORITY_LOW 1
 
 /**
- * Compute threads run only where nobody else wants to.
+ * Compute threads stand behind everybody else's; on a busy processor a small share is left to them, for which the
+ * caller waits.
  */
 #define CAPG_PRIORITY_LOWEST 2
 
@@ -497,9 +499,9 @@ typedef void (*capg_parallel_task)(void *task_data);
 
 /**
  * Runs a parallel loop on the host's threads: calls task(task_data) up to count times, each on a thread of its
- * own (the calling one may be among them), and returns when every call that it made has returned. The library
- * finishes what is left, so fewer calls are slower but not wrong. Called by the thread that computes, inside its
- * call, some hundred times a token: it should cost microseconds. Never called for a loop of one task, nor at all
+ * own (the calling one may be among them), and returns when every call that has begun has returned; one that begins
+ * later finds nothing to do. The library finishes what is left, so fewer calls are slower but not wrong. Called by
+ * the thread that computes, inside its call, several times per layer and token: it should cost microseconds. Never called for a loop of one task, nor at all
  * where the model has one thread: the thread that computes then does it alone. It must not throw and must not
  * call the library.
  */
@@ -560,7 +562,7 @@ typedef struct capg_model_options {
   /**
    * Threads that compute, the caller's included; 0: one per entry of processors, else one per processor that the
    * process may use. Those that the system refuses to start are missing, and capg_model_threads says how many
-   * there are.
+   * there are. With parallel_for the greatest count that it is called with.
    */
   uint32_t threads;
   /**
@@ -574,7 +576,8 @@ typedef struct capg_model_options {
   size_t processors_len;
   /**
    * Runs the parallel loops on the host's threads; the model then has none of its own, and processors and
-   * priority must be left out. It may be called by every thread that computes with the model. Nullable.
+   * priority must be left out. It is called by every thread that computes with the model, by one at a time.
+   * Nullable.
    */
   capg_parallel_for_callback parallel_for;
   /**
@@ -1040,8 +1043,8 @@ capg_status capg_model_context_length(const struct capg_model *model,
                                       struct capg_error **error);
 
 /**
- * Threads that compute, the caller's included; fewer than were asked for where the system refused to start one.
- * Thread class: any.
+ * Threads that compute, the caller's included; fewer than were asked for where the system refused to start one. With
+ * parallel_for the number that was asked for. Thread class: any.
  */
 capg_status capg_model_threads(const struct capg_model *model,
                                uint32_t *count,
