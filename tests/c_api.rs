@@ -278,7 +278,8 @@ fn examples_work_as_printed() {
             "{code:?} {out:?} {err}"
         );
     }
-    let threads = compile(&root().join("examples/threads.c"), Language::C, Link::Shared, &[], "pool of threads");
+    let threads =
+        compile(&root().join("examples/threads.c"), Language::C, Link::Shared, &[], "pool of threads");
     let (code, out, err) = run(&threads, &model);
     assert!(code == Some(0) && out.len() > 10 && err.is_empty(), "{code:?} {out:?} {err}");
     let (code, _, err) = run(&threads, Path::new("missing.cgraph"));
