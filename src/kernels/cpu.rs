@@ -5,11 +5,11 @@ use std::fmt;
 #[cfg(target_arch = "aarch64")]
 use super::aarch64 as native;
 use super::attention::{self, Call, state_len};
-use super::backend::{Activations, AttentionWork, Backend, Product, Queries};
+use super::backend::{Activations, AttentionWork, Backend, BatchSize, Product, Queries};
 use super::encoding::TILE;
-use super::kv::{self, BLOCK, KvLayer, Rounding, Rows};
+use super::kv::{self, BLOCK, KvLayer, KvShape, Rounding, Rows};
 use super::layout::{Part, Shared, float, group_bytes, is_sound};
-use super::panel::{DIRECT, Panel, SPAN, WIDTH, weave};
+use super::panel::{DIRECT, Panel, SPAN, WIDTH, panels, weave};
 use super::plan::{AttentionCut, AttentionPart, AttentionSize, Cut, ProductSize};
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 use super::scalar::native;
@@ -166,7 +166,7 @@ impl Cpu {
 
     /// Weaves blocks of tokens into panels where the kernels read them so.
     fn weave(&self, out: &mut Activations) {
-        let woven = self.isa == Isa::Avx512 && out.n > DIRECT;
+        let woven = self.weaves(out.n);
         let blocks = out.blocks();
         let mut panels = std::mem::take(&mut out.panels);
         panels.resize(if woven { out.panel_count() } else { 0 }, Panel::ZERO);
@@ -174,6 +174,16 @@ impl Cpu {
         self.each_row(panels.len() / SPAN, WIDTH * SPAN * TILE, &|i| {
             let (span, block) = (i / blocks, i % blocks);
             // SAFETY: each task has its own span of its own block.
+    /// Whether the kernels read `n` tokens as panels.
+    fn weaves(&self, n: usize) -> bool {
+        self.isa == Isa::Avx512 && n > DIRECT
+    }
+
+    /// How attention of this size is cut.
+    fn cut(&self, size: AttentionSize) -> AttentionCut {
+        AttentionCut::new(size, self.isa.float_budget(), self.threads())
+    }
+
             weave(out, span, block, unsafe { shared.part(out.span_start(span, block), SPAN) });
         });
         out.panels = panels;
@@ -276,6 +286,17 @@ impl Backend for Cpu {
         let threads = self.threads();
         format!("{}, {threads} thread{}", self.isa, if threads == 1 { "" } else { "s" })
     }
+/// The size of attention of `n` tokens from `start` on.
+fn attention_size(cache: &KvShape, n: usize, heads: usize, start: usize) -> AttentionSize {
+    AttentionSize {
+        kv_heads: cache.kv_heads,
+        pairs: n * heads.checked_div(cache.kv_heads).unwrap_or(0),
+        positions: start + n,
+        work: cache.key_dim + cache.value_dim,
+        state: state_len(cache.value_row()),
+    }
+}
+
 
     fn threads(&self) -> usize {
         self.pool.threads()
@@ -299,6 +320,17 @@ impl Backend for Cpu {
             let out = unsafe { out.part(t * k, k) };
             let x = &x[t * k..][..k];
             by_isa!(self, elementwise::rms_norm(x, weight, eps, out));
+    fn reserve(
+        &self,
+        batch: &BatchSize<'_>,
+        input: &mut Activations,
+        work: &mut AttentionWork,
+    ) -> Result<()> {
+        let BatchSize { n, k, heads, start, cache } = *batch;
+        input.reserve(n, k, if self.weaves(n) { panels(n, k.div_ceil(TILE)) } else { 0 })?;
+        work.states.reserve(self.cut(attention_size(cache, n, heads, start)).state_elements())
+    }
+
         });
     }
 
@@ -420,14 +452,8 @@ impl Backend for Cpu {
             out.fill(f32::NAN);
             return Progress::Done;
         }
-        let size = AttentionSize {
-            kv_heads: s.kv_heads,
-            pairs: q.n * (q.heads / s.kv_heads),
-            positions: q.start + q.n,
-            work: s.key_dim + s.value_dim,
-            state: state_len(s.value_row()),
-        };
-        let cut = AttentionCut::new(size, self.isa.float_budget(), self.threads());
+        let size = attention_size(s, q.n, q.heads, q.start);
+        let cut = self.cut(size);
         let states = Shared::new(work.states.at_least(cut.state_elements()));
         let call = Call { queries: *queries, cache, cut, states, out: Shared::new(out) };
         let mut from = from;
