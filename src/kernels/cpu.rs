@@ -71,6 +71,23 @@ impl Isa {
         Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Self::Scalar)
     }
 
+    /// The one that [`ISA_VARIABLE`] names.
+    pub(super) fn wanted(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(name));
+        found.filter(|isa| isa.is_available()).ok_or_else(|| {
+            let names = Self::available();
+            Error::InvalidArgument(format!(
+                "{ISA_VARIABLE}={name}: this processor has {names}; unset the variable to have the best"
+            ))
+        })
+    }
+
+    /// The names of all that this machine has.
+    fn available() -> String {
+        let names: Vec<_> = Self::ALL.into_iter().filter(|isa| isa.is_available()).map(Self::name).collect();
+        names.join(", ")
+    }
+
     /// Multiply-adds of int8 that one thread does in somewhat less than 0.3 ms.
     fn budget(self) -> usize {
         match self {
@@ -113,22 +130,15 @@ pub struct Cpu {
 
 impl Cpu {
     /// The threads that `threads` says (a number alone will do; 0: as many as the process may use at once) with
-    /// the fastest instruction set, or the one that the environment variable [`ISA_VARIABLE`] names.
+    /// the fastest instruction set, or the one that the environment variable [`ISA_VARIABLE`] names where it is not
+    /// empty.
     ///
     /// # Errors
     /// `InvalidArgument` where that variable names no instruction set or one that this machine lacks; those of
     /// [`Pool::new`].
     pub fn new(threads: impl Into<ThreadOptions>) -> Result<Self> {
-        let Some(name) = std::env::var_os(ISA_VARIABLE) else {
-            return Self::with_isa(threads, Isa::detect());
-        };
-        let name = name.to_string_lossy().to_ascii_lowercase();
-        let isa = Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| {
-            let names = Isa::ALL.map(Isa::name).join(", ");
-            Error::InvalidArgument(format!(
-                "{ISA_VARIABLE}={name} is none of {names}; unset it to have the best"
-            ))
-        })?;
+        let name = std::env::var_os(ISA_VARIABLE).unwrap_or_default();
+        let isa = if name.is_empty() { Isa::detect() } else { Isa::wanted(&name.to_string_lossy())? };
         Self::with_isa(threads, isa)
     }
 
@@ -138,8 +148,8 @@ impl Cpu {
     /// `InvalidArgument` where this machine lacks `isa`; those of [`Pool::new`].
     pub fn with_isa(threads: impl Into<ThreadOptions>, isa: Isa) -> Result<Self> {
         if !isa.is_available() {
-            let best = Isa::detect();
-            return Err(Error::InvalidArgument(format!("this processor has no {isa}; it has {best}")));
+            let names = Isa::available();
+            return Err(Error::InvalidArgument(format!("this processor has no {isa}; it has {names}")));
         }
         Ok(Self { isa, pool: Pool::new(threads)? })
     }
@@ -164,16 +174,6 @@ impl Cpu {
         }
     }
 
-    /// Weaves blocks of tokens into panels where the kernels read them so.
-    fn weave(&self, out: &mut Activations) {
-        let woven = self.weaves(out.n);
-        let blocks = out.blocks();
-        let mut panels = std::mem::take(&mut out.panels);
-        panels.resize(if woven { out.panel_count() } else { 0 }, Panel::ZERO);
-        let shared = Shared::new(&mut panels);
-        self.each_row(panels.len() / SPAN, WIDTH * SPAN * TILE, &|i| {
-            let (span, block) = (i / blocks, i % blocks);
-            // SAFETY: each task has its own span of its own block.
     /// Whether the kernels read `n` tokens as panels.
     fn weaves(&self, n: usize) -> bool {
         self.isa == Isa::Avx512 && n > DIRECT
@@ -184,6 +184,16 @@ impl Cpu {
         AttentionCut::new(size, self.isa.float_budget(), self.threads())
     }
 
+    /// Weaves blocks of tokens into panels where the kernels read them so.
+    fn weave(&self, out: &mut Activations) {
+        let woven = self.weaves(out.n);
+        let blocks = out.blocks();
+        let mut panels = std::mem::take(&mut out.panels);
+        panels.resize(if woven { out.panel_count() } else { 0 }, Panel::ZERO);
+        let shared = Shared::new(&mut panels);
+        self.each_row(panels.len() / SPAN, WIDTH * SPAN * TILE, &|i| {
+            let (span, block) = (i / blocks, i % blocks);
+            // SAFETY: each task has its own span of its own block.
             weave(out, span, block, unsafe { shared.part(out.span_start(span, block), SPAN) });
         });
         out.panels = panels;
@@ -276,16 +286,6 @@ impl Rounding for Cpu {
     }
 }
 
-/// The product of dimensions; `None` on overflow, so that no wrapped length lets parts of a slice overlap.
-fn product(dims: &[usize]) -> Option<usize> {
-    dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim))
-}
-
-impl Backend for Cpu {
-    fn describe(&self) -> String {
-        let threads = self.threads();
-        format!("{}, {threads} thread{}", self.isa, if threads == 1 { "" } else { "s" })
-    }
 /// The size of attention of `n` tokens from `start` on.
 fn attention_size(cache: &KvShape, n: usize, heads: usize, start: usize) -> AttentionSize {
     AttentionSize {
@@ -297,6 +297,16 @@ fn attention_size(cache: &KvShape, n: usize, heads: usize, start: usize) -> Atte
     }
 }
 
+/// The product of dimensions; `None` on overflow, so that no wrapped length lets parts of a slice overlap.
+fn product(dims: &[usize]) -> Option<usize> {
+    dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim))
+}
+
+impl Backend for Cpu {
+    fn describe(&self) -> String {
+        let threads = self.threads();
+        format!("{}, {threads} thread{}", self.isa, if threads == 1 { "" } else { "s" })
+    }
 
     fn threads(&self) -> usize {
         self.pool.threads()
@@ -310,16 +320,6 @@ fn attention_size(cache: &KvShape, n: usize, heads: usize, start: usize) -> Atte
         }
     }
 
-    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        let k = weight.len();
-        debug_assert!(k > 0 && x.len() == out.len() && x.len().is_multiple_of(k));
-        let n = x.len().min(out.len()).checked_div(k).unwrap_or(0);
-        let out = Shared::new(out);
-        self.each_row(n, k, &|t| {
-            // SAFETY: each task has its own row.
-            let out = unsafe { out.part(t * k, k) };
-            let x = &x[t * k..][..k];
-            by_isa!(self, elementwise::rms_norm(x, weight, eps, out));
     fn reserve(
         &self,
         batch: &BatchSize<'_>,
@@ -331,6 +331,16 @@ fn attention_size(cache: &KvShape, n: usize, heads: usize, start: usize) -> Atte
         work.states.reserve(self.cut(attention_size(cache, n, heads, start)).state_elements())
     }
 
+    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        let k = weight.len();
+        debug_assert!(k > 0 && x.len() == out.len() && x.len().is_multiple_of(k));
+        let n = x.len().min(out.len()).checked_div(k).unwrap_or(0);
+        let out = Shared::new(out);
+        self.each_row(n, k, &|t| {
+            // SAFETY: each task has its own row.
+            let out = unsafe { out.part(t * k, k) };
+            let x = &x[t * k..][..k];
+            by_isa!(self, elementwise::rms_norm(x, weight, eps, out));
         });
     }
 
