@@ -50,8 +50,9 @@ impl KvFormat {
 impl FromStr for KvFormat {
     type Err = Error;
 
+    /// The format of this name, in whatever case.
     fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == text).ok_or_else(|| {
+        Self::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
             Error::InvalidArgument(format!("\"{text}\" is no type of KV cache; there are {names}"))
         })
