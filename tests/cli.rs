@@ -55,6 +55,7 @@ fn wrong_usage_is_2_failure_is_1_in_one_line() {
         &["tokenize", "m.cgraph", "--ids", "1,x"],
         &["plan", "m.cgraph", "--memory", "1GB"],
         &["-q", "-v", "inspect", "m.cgraph"],
+        &["run", "m.cgraph", "-p", "x", "--threads", "100000"],
     ] {
         let ran = place.cgraph(args);
         assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{args:?}: {}", ran.err);
@@ -67,7 +68,6 @@ fn wrong_usage_is_2_failure_is_1_in_one_line() {
         (&["bench", "m.cgraph", "--mode", "speculative"], "not built yet"),
         (&["run", "m.cgraph", "-p", "x", "--temperature=-1"], "temperature"),
         (&["run", "m.cgraph", "-p", ""], "no tokens"),
-        (&["run", "m.cgraph", "-p", "x", "--threads", "100000"], "threads"),
         (&["run", "m.cgraph", "--mode", "fast", "-p", "x"], "full file"),
         (&["run", "m.cgraph", "-p", "x", "--report", "nowhere/r.json"], "nowhere"),
         (&["fetch", "m.cgraph", "block.9.attn"], "block.9.attn"),
@@ -342,6 +342,9 @@ fn bench_measures_every_repeat() {
     let text = place.ok(&["bench", "m.mini.cgraph", "--mode", "fast", "-p", "0", "-n", "2", "--repeat", "1"]);
     assert!(text.contains("tg2") && !text.contains("pp"), "{text}");
     assert!(!text.contains("first token"), "{text}");
+    let text = place.ok(&["bench", "m.cgraph", "-p", "0,8", "-n", "0", "--repeat", "1"]);
+    let times = text.lines().next_back().unwrap();
+    assert!(times.contains(" ms to open, then ") && times.ends_with("first token (prompt of 8)"), "{text}");
     assert_eq!(place.cgraph(&["bench", "m.cgraph", "-p", "0", "-n", "0"]).code, Some(1));
 }
 

@@ -4,7 +4,8 @@ use super::Decoder;
 use super::kv::KvCache;
 use super::weights::Projection;
 use crate::error::{Error, Result};
-use crate::kernels::backend::{Activations, AttentionWork, Product, Queries};
+use crate::kernels::backend::{Activations, AttentionWork, BatchSize, Product, Queries};
+use crate::kernels::memory::make_room;
 use crate::pool::{Gate, Progress, StandardFloats};
 
 /// Whose logits a batch computes.
@@ -142,7 +143,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for no tokens or a token id out of range; [`Error::Limit`] where the cache
-    /// has no room for them.
+    /// has no room for them, or the system no memory for what they need: smaller batches then still work.
     pub fn begin(
         &self,
         forward: &mut Forward,
@@ -167,11 +168,60 @@ impl Decoder {
                 cache.len()
             )));
         }
-        forward.tokens.clear();
+        forward.abandon();
+        if let Err(refused) = self.reserve(forward, cache, tokens.len(), wanted) {
+            // What was granted before the refusal is given back.
+            *forward = Forward::default();
+            return Err(refused);
+        }
         forward.tokens.extend_from_slice(tokens);
         (forward.start, forward.rows, forward.wanted) = (cache.len(), tokens.len(), wanted);
         (forward.stage, forward.block, forward.task) = (Stage::Embed, 0, 0);
         Ok(())
+    }
+
+    /// Makes room in every buffer for a batch of `n` tokens, so that no stage needs memory that the system could
+    /// refuse.
+    fn reserve(&self, f: &mut Forward, cache: &KvCache, n: usize, wanted: Logits) -> Result<()> {
+        let p = &self.params;
+        let [width, ffn, vocab] =
+            [p.embedding_length, p.feed_forward_length, p.vocab_size].map(|size| size as usize);
+        let [heads, kv_heads] = [p.head_count, p.head_count_kv].map(|size| size as usize);
+        let [key, value] = [p.key_length, p.value_length].map(|size| size as usize);
+        let rows = match wanted {
+            Logits::None => 0,
+            Logits::Last => 1,
+            Logits::All => n,
+        };
+        let pairs = self.rope.pairs();
+        // The largest, which is most likely refused, first.
+        let buffers = [
+            (&mut f.logits, rows, vocab),
+            (&mut f.hidden, n, width),
+            (&mut f.normed, n, width),
+            (&mut f.branch, n, width),
+            (&mut f.q, n, heads * key),
+            (&mut f.k, n, kv_heads * key),
+            (&mut f.v, n, kv_heads * value),
+            (&mut f.attended, n, heads * value),
+            (&mut f.gate, n, ffn),
+            (&mut f.up, n, ffn),
+            (&mut f.cos, n, pairs),
+            (&mut f.sin, n, pairs),
+        ];
+        let k = width.max(heads * value).max(ffn);
+        let batch = BatchSize { n, k, heads, start: cache.len(), cache: cache.shape() };
+        buffers
+            .into_iter()
+            .try_for_each(|(buffer, rows, columns)| make_room(buffer, rows.saturating_mul(columns)))
+            .and_then(|()| make_room(&mut f.tokens, n))
+            .and_then(|()| self.backend.reserve(&batch, &mut f.input, &mut f.attention))
+            .map_err(|refused| {
+                Error::Limit(format!(
+                    "no room to evaluate {n} tokens together: {refused}; evaluate fewer at a time, or leave the \
+                     process more memory"
+                ))
+            })
     }
 
     /// Computes on until the batch is through or `gate` closes. On [`Progress::Done`] the cache holds the

@@ -5,7 +5,7 @@ use crate::graph::params::DecoderParams;
 use crate::kernels::kv::{KvFormat, KvLayer, KvShape};
 
 /// Sizes above this are probed before they are taken.
-const PROBED_BYTES: usize = 256 << 20;
+const PROBED_BYTES: u64 = 256 << 20;
 
 /// Keys and values of every layer, for one sequence.
 #[derive(Debug)]
@@ -21,17 +21,19 @@ impl KvCache {
     /// # Errors
     /// [`Error::Limit`] where it would exceed the address space or the system has no memory for it.
     pub fn new(params: &DecoderParams, capacity: usize, format: KvFormat) -> Result<Self> {
+        let shape = shape(params, capacity, format);
+        let bytes = Self::bytes_for(params, capacity, format);
         let limit = || {
             Error::Limit(format!(
-                "a KV cache of {capacity} positions does not fit the memory; ask for a smaller context"
+                "the system has no memory for a KV cache of {capacity} positions, which takes {bytes} bytes; ask for \
+                 a smaller context"
             ))
         };
-        let shape = shape(params, capacity, format);
-        let bytes = usize::try_from(Self::bytes_for(params, capacity, format)).map_err(|_| limit())?;
-        // Asked for at once and given back, so that an impossible size is an answer and not an abort. Small
-        // sizes are not probed: giving them back would make the allocator clear (and so commit) them later.
+        // Asked for at once and given back: a system may promise each layer what it would not promise all of them.
+        // Small sizes are not probed: giving them back would make the allocator clear (and so commit) them later.
         if bytes > PROBED_BYTES {
-            Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| limit())?;
+            let whole = usize::try_from(bytes).map_err(|_| limit())?;
+            Vec::<u8>::new().try_reserve_exact(whole).map_err(|_| limit())?;
         }
         let layer = |_| KvLayer::new(shape).map_err(|_| limit());
         let layers = (0..params.block_count).map(layer).collect::<Result<_>>()?;
@@ -54,6 +56,11 @@ impl KvCache {
     #[must_use]
     pub fn format(&self) -> KvFormat {
         self.shape.format
+    }
+
+    /// Sizes of each layer's cache.
+    pub(super) fn shape(&self) -> &KvShape {
+        &self.shape
     }
 
     /// Positions that there is room for.

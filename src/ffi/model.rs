@@ -59,9 +59,9 @@ pub struct capg_model_options {
     /// there are. With parallel_for the greatest count that it is called with.
     pub threads: u32,
     /// Numbers of the processors that the library's threads may run on (the caller's thread stays as it is). One
-    /// that the system does not allow is an error. Default: all.
+    /// that the system does not allow, or that is named twice, is an error. Default: all.
     pub processors: *const u32,
-    /// How many there are.
+    /// How many there are, at most 1024.
     pub processors_len: usize,
     /// Runs the parallel loops on the host's threads; the model then has none of its own, and processors and
     /// priority must be left out. It is called by every thread that computes with the model, by one at a time.

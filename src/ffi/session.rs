@@ -131,7 +131,11 @@ impl capg_session_options {
         let kv_format = match self.kv_type {
             CAPG_KV_F16 => KvFormat::F16,
             CAPG_KV_Q8_0 => KvFormat::Q8_0,
-            other => return Err(Failure::invalid(format!("options.kv_type is {other}, no CAPG_KV_*"))),
+            other => {
+                return Err(Failure::invalid(format!(
+                    "options.kv_type is {other}; 0 (f16) and 1 (q8_0) are possible"
+                )));
+            }
         };
         Ok(SessionOptions { context: self.context as usize, batch: self.batch as usize, kv_format })
     }
@@ -175,8 +179,9 @@ pub unsafe extern "C" fn capg_session_new(
 /// then gives the logits of the last token, or with the flag CAPG_EVAL_ALL_LOGITS of every token, which takes
 /// 4 * vocabulary bytes a token. cancel: nullable.
 ///
-/// Errors: INVALID_ARGUMENT for no tokens and for ids out of range, LIMIT where they do not fit the context,
-/// CANCELLED, after which the session holds the tokens that were through. Thread class: one.
+/// Errors: INVALID_ARGUMENT for no tokens and for ids out of range, LIMIT where they do not fit the context or
+/// the system has no memory for them, CANCELLED. After any error the session holds the tokens that were through and
+/// can be used on. Thread class: one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_session_eval(
     session: *const capg_session,

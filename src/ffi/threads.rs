@@ -4,10 +4,10 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::Failure;
-use super::input::reserved;
+use super::input::{array, reserved};
 use super::model::capg_model_options;
 use super::panic::quietly;
-use crate::pool::{ParallelFor, Priority, SharedLoop, ThreadOptions};
+use crate::pool::{MAX_THREADS, ParallelFor, Priority, SharedLoop, ThreadOptions};
 
 /// Compute threads run with the priority of the thread that opens the model.
 pub const CAPG_PRIORITY_INHERITED: u32 = 0;
@@ -88,20 +88,25 @@ pub(super) unsafe fn thread_options(o: &capg_model_options) -> Result<ThreadOpti
         CAPG_PRIORITY_INHERITED => Priority::Inherited,
         CAPG_PRIORITY_LOW => Priority::Low,
         CAPG_PRIORITY_LOWEST => Priority::Lowest,
-        other => return Err(Failure::invalid(format!("options.priority is {other}, no CAPG_PRIORITY_*"))),
-    };
-    let processors = match (o.processors.is_null(), o.processors_len) {
-        (_, 0) => Vec::new(),
-        (true, len) => {
-            return Err(Failure::invalid(format!("options.processors is NULL and processors_len {len}")));
+        other => {
+            return Err(Failure::invalid(format!(
+                "options.priority is {other}; 0 (inherited), 1 (low) and 2 (lowest) are possible"
+            )));
         }
-        // SAFETY: the host's array has that many numbers.
-        (false, len) => unsafe { std::slice::from_raw_parts(o.processors, len) }.to_vec(),
     };
+    // Before a length that cannot be right leads anywhere.
+    if o.processors_len > MAX_THREADS {
+        return Err(Failure::invalid(format!(
+            "options.processors_len is {}; at most {MAX_THREADS} are possible",
+            o.processors_len
+        )));
+    }
+    // SAFETY: the host's array has that many numbers.
+    let processors = unsafe { array(o.processors, o.processors_len, "options.processors") }?;
     let host = o.parallel_for.map(|run| {
         let current = Mutex::new(None);
         Arc::new(HostThreads { run, user_data: o.parallel_for_data, current }) as Arc<dyn ParallelFor>
     });
-    let processors = processors.into_iter().map(|number| number as usize).collect();
+    let processors = processors.iter().map(|number| *number as usize).collect();
     Ok(ThreadOptions { count: o.threads as usize, processors, priority, host })
 }

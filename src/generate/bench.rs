@@ -9,6 +9,9 @@ use super::{Sampler, SamplingOptions};
 use crate::error::{Error, Result};
 use crate::pool::CancelToken;
 
+/// Most repeats of a test.
+pub const MAX_REPEAT: usize = 1_000_000;
+
 /// What to measure: every length of `prompts`, `generate` and `passes` at every one of `depths`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BenchOptions {
@@ -21,7 +24,7 @@ pub struct BenchOptions {
     pub passes: Vec<usize>,
     /// Tokens that the context holds before a test; none means one of 0.
     pub depths: Vec<usize>,
-    /// Measured repeats of each test, after one that is not measured.
+    /// Measured repeats of each test, after one that is not measured; at most [`MAX_REPEAT`].
     pub repeat: usize,
 }
 
@@ -155,8 +158,9 @@ impl Test {
 /// which nothing is computed before the call. `progress` is told the runs done and the runs in all.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] where nothing is to be measured; [`Error::Limit`] where a test does not fit the
-/// session's context; [`Error::Cancelled`].
+/// [`Error::InvalidArgument`] where nothing is to be measured, and for more than [`MAX_REPEAT`] repeats;
+/// [`Error::Limit`] where a test does not fit the session's context, or a pass the logits that one evaluation may
+/// return; [`Error::Cancelled`].
 pub fn bench(
     session: &mut Session,
     options: &BenchOptions,
@@ -165,21 +169,9 @@ pub fn bench(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Bench> {
     let tests = options.tests();
-    if options.repeat == 0 || tests.is_empty() {
-        return Err(Error::InvalidArgument(
-            "there is nothing to measure; give a prompt, a generation or a pass length and at least one repeat"
-                .into(),
-        ));
-    }
-    if options.context() > session.context() {
-        return Err(Error::Limit(format!(
-            "the tests need a context of {}, the session has {}; ask for a larger context or shorter tests",
-            options.context(),
-            session.context()
-        )));
-    }
+    check(session, options, &tests)?;
     let ids = random_ids(options.context(), session.model().decoder().params().vocab_size);
-    let total = (tests.len() * (options.repeat + 1)) as u64;
+    let total = (tests.len() as u64).saturating_mul(options.repeat as u64 + 1);
     let mut done = 0;
     let mut result = Bench::default();
     if let Some(prompt) = tests.iter().find(|t| t.kind == Kind::Prompt) {
@@ -187,7 +179,7 @@ pub fn bench(
         result.first_token = Some(begun.elapsed());
     }
     for test in tests {
-        let mut repeats = Vec::with_capacity(options.repeat);
+        let mut repeats = Vec::new();
         for number in 0..=options.repeat {
             if number == 0 {
                 test.warm_up().run(session, &ids, cancel)?;
@@ -200,6 +192,31 @@ pub fn bench(
         result.rows.push(row(test, repeats));
     }
     Ok(result)
+}
+
+/// Finds what no test could be run with, before any is.
+fn check(session: &Session, options: &BenchOptions, tests: &[Test]) -> Result<()> {
+    if options.repeat == 0 || tests.is_empty() {
+        return Err(Error::InvalidArgument(
+            "there is nothing to measure; give a prompt, a generation or a pass length and at least one repeat"
+                .into(),
+        ));
+    }
+    if options.repeat > MAX_REPEAT {
+        return Err(Error::InvalidArgument(format!(
+            "{} repeats; 1 to {MAX_REPEAT} are possible",
+            options.repeat
+        )));
+    }
+    if options.context() > session.context() {
+        return Err(Error::Limit(format!(
+            "the tests need a context of {}, the session has {}; ask for a larger context or shorter tests",
+            options.context(),
+            session.context()
+        )));
+    }
+    let mut passes = tests.iter().filter(|test| test.kind == Kind::Pass);
+    passes.try_for_each(|pass| session.check_logits(pass.tokens))
 }
 
 /// Chooses the token after `prompt`.

@@ -204,17 +204,13 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`Decoder::begin`](crate::decoder::Decoder::begin); [`Error::Limit`] where the logits of all
-    /// exceed 4 GiB; [`Error::Cancelled`], after which the
-    /// session holds the tokens of the batches that were through.
+    /// exceed 4 GiB; [`Error::Cancelled`]. After any the session holds the tokens of the batches that were
+    /// through, and can be used on.
     pub fn eval(&mut self, tokens: &[u32], all: bool, cancel: Option<&CancelToken>) -> Result<&[f32]> {
         self.truncate(self.tokens.len());
         self.check_room(tokens)?;
-        let vocab = self.model.decoder().params().vocab_size as u64;
-        if all && tokens.len() as u64 * vocab * 4 > MAX_LOGITS {
-            return Err(Error::Limit(format!(
-                "the logits of {} tokens over a vocabulary of {vocab} exceed 4 GiB; evaluate fewer tokens at a time",
-                tokens.len()
-            )));
+        if all {
+            self.check_logits(tokens.len())?;
         }
         let gate = Gate { deadline: None, cancel: cancel.cloned() };
         self.pending.extend_from_slice(tokens);
@@ -393,6 +389,18 @@ impl Session {
             ))),
             None => Ok(()),
         }
+    }
+
+    /// Whether one evaluation may return the logits of so many tokens.
+    pub(super) fn check_logits(&self, tokens: usize) -> Result<()> {
+        let vocab = u64::from(self.model.decoder().params().vocab_size);
+        if (tokens as u64).saturating_mul(4 * vocab) > MAX_LOGITS {
+            return Err(Error::Limit(format!(
+                "the logits of {tokens} tokens over a vocabulary of {vocab} exceed 4 GiB; evaluate fewer tokens at a \
+                 time"
+            )));
+        }
+        Ok(())
     }
 
     fn check_room(&self, tokens: &[u32]) -> Result<()> {

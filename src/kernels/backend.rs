@@ -6,8 +6,9 @@
 
 use super::aligned::Aligned;
 use super::encoding::Encoding;
-use super::kv::KvLayer;
+use super::kv::{KvLayer, KvShape};
 use super::panel::Panel;
+use crate::error::Result;
 use crate::pool::{Gate, Progress};
 
 /// A packed weight matrix: rows in groups of [`super::pack::GROUP`], see [`super::pack`].
@@ -90,6 +91,21 @@ pub struct Queries<'a> {
     pub scale: f32,
 }
 
+/// What the operations on a batch of tokens need room for.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchSize<'a> {
+    /// Tokens.
+    pub n: usize,
+    /// Features of the widest input of a product.
+    pub k: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Position of the first token.
+    pub start: usize,
+    /// Sizes of each layer's cache.
+    pub cache: &'a KvShape,
+}
+
 /// What an attention call that was paused keeps until it is resumed; its buffer is reused by later calls.
 #[derive(Debug, Default)]
 pub struct AttentionWork {
@@ -116,6 +132,14 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// How many tokens one prefill batch may hold so that no task outlasts about half a millisecond.
     /// `sliced` is true where a time slice was asked for; a smaller batch changes no bits.
     fn max_batch(&self, sliced: bool) -> usize;
+
+    /// Makes room for what [`activations`](Self::activations) and [`attention`](Self::attention) write of such a
+    /// batch, so that they need no memory that the system could refuse. What the buffers held may be gone.
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] where the system has no memory for it.
+    fn reserve(&self, batch: &BatchSize<'_>, input: &mut Activations, work: &mut AttentionWork)
+    -> Result<()>;
 
     /// Root-mean-square norm of each row: `out = x / sqrt(mean(x^2) + eps) * weight` (Zhang & Sennrich 2019).
     /// `x` and `out` are `[n, weight.len()]`. The mean is accumulated in f64 or in a fixed lane order.

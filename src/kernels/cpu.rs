@@ -5,11 +5,11 @@ use std::fmt;
 #[cfg(target_arch = "aarch64")]
 use super::aarch64 as native;
 use super::attention::{self, Call, state_len};
-use super::backend::{Activations, AttentionWork, Backend, Product, Queries};
+use super::backend::{Activations, AttentionWork, Backend, BatchSize, Product, Queries};
 use super::encoding::TILE;
-use super::kv::{self, BLOCK, KvLayer, Rounding, Rows};
+use super::kv::{self, BLOCK, KvLayer, KvShape, Rounding, Rows};
 use super::layout::{Part, Shared, float, group_bytes, is_sound};
-use super::panel::{DIRECT, Panel, SPAN, WIDTH, weave};
+use super::panel::{DIRECT, Panel, SPAN, WIDTH, panels, weave};
 use super::plan::{AttentionCut, AttentionPart, AttentionSize, Cut, ProductSize};
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 use super::scalar::native;
@@ -71,6 +71,23 @@ impl Isa {
         Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Self::Scalar)
     }
 
+    /// The one that [`ISA_VARIABLE`] names.
+    pub(super) fn wanted(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(name));
+        found.filter(|isa| isa.is_available()).ok_or_else(|| {
+            let names = Self::available();
+            Error::InvalidArgument(format!(
+                "{ISA_VARIABLE}={name}: this processor has {names}; unset the variable to have the best"
+            ))
+        })
+    }
+
+    /// The names of all that this machine has.
+    fn available() -> String {
+        let names: Vec<_> = Self::ALL.into_iter().filter(|isa| isa.is_available()).map(Self::name).collect();
+        names.join(", ")
+    }
+
     /// Multiply-adds of int8 that one thread does in somewhat less than 0.3 ms.
     fn budget(self) -> usize {
         match self {
@@ -113,22 +130,15 @@ pub struct Cpu {
 
 impl Cpu {
     /// The threads that `threads` says (a number alone will do; 0: as many as the process may use at once) with
-    /// the fastest instruction set, or the one that the environment variable [`ISA_VARIABLE`] names.
+    /// the fastest instruction set, or the one that the environment variable [`ISA_VARIABLE`] names where it is not
+    /// empty.
     ///
     /// # Errors
     /// `InvalidArgument` where that variable names no instruction set or one that this machine lacks; those of
     /// [`Pool::new`].
     pub fn new(threads: impl Into<ThreadOptions>) -> Result<Self> {
-        let Some(name) = std::env::var_os(ISA_VARIABLE) else {
-            return Self::with_isa(threads, Isa::detect());
-        };
-        let name = name.to_string_lossy().to_ascii_lowercase();
-        let isa = Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| {
-            let names = Isa::ALL.map(Isa::name).join(", ");
-            Error::InvalidArgument(format!(
-                "{ISA_VARIABLE}={name} is none of {names}; unset it to have the best"
-            ))
-        })?;
+        let name = std::env::var_os(ISA_VARIABLE).unwrap_or_default();
+        let isa = if name.is_empty() { Isa::detect() } else { Isa::wanted(&name.to_string_lossy())? };
         Self::with_isa(threads, isa)
     }
 
@@ -138,8 +148,8 @@ impl Cpu {
     /// `InvalidArgument` where this machine lacks `isa`; those of [`Pool::new`].
     pub fn with_isa(threads: impl Into<ThreadOptions>, isa: Isa) -> Result<Self> {
         if !isa.is_available() {
-            let best = Isa::detect();
-            return Err(Error::InvalidArgument(format!("this processor has no {isa}; it has {best}")));
+            let names = Isa::available();
+            return Err(Error::InvalidArgument(format!("this processor has no {isa}; it has {names}")));
         }
         Ok(Self { isa, pool: Pool::new(threads)? })
     }
@@ -164,9 +174,19 @@ impl Cpu {
         }
     }
 
+    /// Whether the kernels read `n` tokens as panels.
+    fn weaves(&self, n: usize) -> bool {
+        self.isa == Isa::Avx512 && n > DIRECT
+    }
+
+    /// How attention of this size is cut.
+    fn cut(&self, size: AttentionSize) -> AttentionCut {
+        AttentionCut::new(size, self.isa.float_budget(), self.threads())
+    }
+
     /// Weaves blocks of tokens into panels where the kernels read them so.
     fn weave(&self, out: &mut Activations) {
-        let woven = self.isa == Isa::Avx512 && out.n > DIRECT;
+        let woven = self.weaves(out.n);
         let blocks = out.blocks();
         let mut panels = std::mem::take(&mut out.panels);
         panels.resize(if woven { out.panel_count() } else { 0 }, Panel::ZERO);
@@ -266,6 +286,17 @@ impl Rounding for Cpu {
     }
 }
 
+/// The size of attention of `n` tokens from `start` on.
+fn attention_size(cache: &KvShape, n: usize, heads: usize, start: usize) -> AttentionSize {
+    AttentionSize {
+        kv_heads: cache.kv_heads,
+        pairs: n * heads.checked_div(cache.kv_heads).unwrap_or(0),
+        positions: start + n,
+        work: cache.key_dim + cache.value_dim,
+        state: state_len(cache.value_row()),
+    }
+}
+
 /// The product of dimensions; `None` on overflow, so that no wrapped length lets parts of a slice overlap.
 fn product(dims: &[usize]) -> Option<usize> {
     dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim))
@@ -287,6 +318,17 @@ impl Backend for Cpu {
             (Isa::Scalar, false) | (_, true) => 64,
             (_, false) => 512,
         }
+    }
+
+    fn reserve(
+        &self,
+        batch: &BatchSize<'_>,
+        input: &mut Activations,
+        work: &mut AttentionWork,
+    ) -> Result<()> {
+        let BatchSize { n, k, heads, start, cache } = *batch;
+        input.reserve(n, k, if self.weaves(n) { panels(n, k.div_ceil(TILE)) } else { 0 })?;
+        work.states.reserve(self.cut(attention_size(cache, n, heads, start)).state_elements())
     }
 
     fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
@@ -420,14 +462,8 @@ impl Backend for Cpu {
             out.fill(f32::NAN);
             return Progress::Done;
         }
-        let size = AttentionSize {
-            kv_heads: s.kv_heads,
-            pairs: q.n * (q.heads / s.kv_heads),
-            positions: q.start + q.n,
-            work: s.key_dim + s.value_dim,
-            state: state_len(s.value_row()),
-        };
-        let cut = AttentionCut::new(size, self.isa.float_budget(), self.threads());
+        let size = attention_size(s, q.n, q.heads, q.start);
+        let cut = self.cut(size);
         let states = Shared::new(work.states.at_least(cut.state_elements()));
         let call = Call { queries: *queries, cache, cut, states, out: Shared::new(out) };
         let mut from = from;

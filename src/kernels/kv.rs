@@ -50,8 +50,9 @@ impl KvFormat {
 impl FromStr for KvFormat {
     type Err = Error;
 
+    /// The format of this name, in whatever case.
     fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == text).ok_or_else(|| {
+        Self::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
             Error::InvalidArgument(format!("\"{text}\" is no type of KV cache; there are {names}"))
         })
@@ -139,13 +140,12 @@ struct Plane {
 
 impl Plane {
     /// Zeroed pages come from the system on first use, so positions never reached cost nothing.
-    fn new(format: KvFormat, heads: usize, len: HeadLen) -> Self {
-        match format {
-            KvFormat::F16 => Self { codes: Aligned::default(), halves: Aligned::new(heads * len.elements) },
-            KvFormat::Q8_0 => {
-                Self { codes: Aligned::new(heads * len.elements), halves: Aligned::new(heads * len.scales) }
-            }
-        }
+    fn new(format: KvFormat, heads: usize, len: HeadLen) -> Result<Self> {
+        let (codes, halves) = match format {
+            KvFormat::F16 => (Aligned::default(), Aligned::new(heads * len.elements)?),
+            KvFormat::Q8_0 => (Aligned::new(heads * len.elements)?, Aligned::new(heads * len.scales)?),
+        };
+        Ok(Self { codes, halves })
     }
 
     fn head(&self, format: KvFormat, head: usize, len: HeadLen) -> Elements<'_> {
@@ -190,7 +190,7 @@ impl KvLayer {
     /// An empty cache.
     ///
     /// # Errors
-    /// [`Error::Limit`] where its size leaves the address space.
+    /// [`Error::Limit`] where its size leaves the address space or the system has no memory for it.
     pub fn new(shape: KvShape) -> Result<Self> {
         // Every size at least 1, so that no part of the product overflows either.
         let [kv_heads, key_dim] = [shape.kv_heads.max(1), shape.key_dim.max(1)];
@@ -201,7 +201,7 @@ impl KvLayer {
             )));
         }
         let plane = |len| Plane::new(shape.format, shape.kv_heads, len);
-        Ok(Self { shape, keys: plane(shape.head_keys()), values: plane(shape.head_values()) })
+        Ok(Self { shape, keys: plane(shape.head_keys())?, values: plane(shape.head_values())? })
     }
 
     /// Its sizes.

@@ -3,7 +3,9 @@
 
 use super::backend::{Activations, Matrix};
 use super::encoding::{Encoding, TILE};
+use super::memory::make_room;
 pub(super) use super::pack::GROUP;
+use crate::error::Result;
 
 /// Bytes of one packed group of eight rows of `cols` elements.
 pub(super) fn group_bytes(encoding: &Encoding, cols: usize) -> usize {
@@ -57,6 +59,27 @@ impl Activations {
             && [self.scales.len(), self.offsets.len(), self.sums.len()] == [tiles; 3]
             && [self.half_offsets.len(), self.half_sums.len()] == [2 * tiles; 2]
             && (self.panels.is_empty() || self.panels.len() == self.panel_count())
+    }
+
+    /// Makes room for `n` rows of `k` elements and for `panels`, so that [`resize`](Self::resize) to them, or to
+    /// less, allocates nothing. Where a buffer had less room, what it held is gone.
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] where the system has no memory for them.
+    pub(super) fn reserve(&mut self, n: usize, k: usize, panels: usize) -> Result<()> {
+        // What it held may be incomplete from here on.
+        (self.n, self.k) = (0, 0);
+        let tiles = n.saturating_mul(k.div_ceil(TILE));
+        let halves = tiles.saturating_mul(2);
+        make_room(&mut self.values, n.saturating_mul(k))?;
+        make_room(&mut self.codes, tiles.saturating_mul(TILE))?;
+        for floats in [&mut self.scales, &mut self.offsets] {
+            make_room(floats, tiles)?;
+        }
+        make_room(&mut self.sums, tiles)?;
+        make_room(&mut self.half_offsets, halves)?;
+        make_room(&mut self.half_sums, halves)?;
+        make_room(&mut self.panels, panels)
     }
 
     /// Gives every buffer the length that `n` rows of `k` elements demand.

@@ -302,8 +302,20 @@ fn activations_have_the_same_bits() {
 fn the_variable_names_an_instruction_set() {
     // Read-only: setting the variable would race with the other tests.
     match std::env::var(super::cpu::ISA_VARIABLE) {
-        Ok(name) => assert_eq!(Cpu::new(1).expect("available").isa().name(), name.to_ascii_lowercase()),
-        Err(_) => assert_eq!(Cpu::new(1).expect("available").isa(), Isa::detect()),
+        Ok(name) if !name.is_empty() => {
+            assert_eq!(Cpu::new(1).expect("available").isa().name(), name.to_ascii_lowercase());
+        }
+        _ => assert_eq!(Cpu::new(1).expect("available").isa(), Isa::detect()),
+    }
+    assert_eq!(Isa::wanted("Scalar").ok(), Some(Isa::Scalar));
+    let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
+    for name in [foreign, "sse"] {
+        let message = Isa::wanted(name).expect_err("not there").to_string();
+        assert!(
+            message.contains(&format!("CAPSULEGRAPH_ISA={name}: this processor has scalar")),
+            "{message}"
+        );
+        assert!(message.contains(Isa::detect().name()), "{message}");
     }
     assert!(Cpu::new(0).expect("available").threads() >= 1);
     assert!(Cpu::with_isa(2, Isa::Scalar).expect("available").describe().contains("scalar, 2 threads"));

@@ -24,6 +24,7 @@ mod layout;
 pub mod math;
 #[cfg(test)]
 mod matmul_tests;
+pub(crate) mod memory;
 pub mod pack;
 mod panel;
 mod plan;

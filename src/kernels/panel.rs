@@ -44,6 +44,11 @@ impl Panel {
     };
 }
 
+/// Panels of `n` tokens of `tiles` tiles each.
+pub(super) fn panels(n: usize, tiles: usize) -> usize {
+    n.div_ceil(WIDTH).saturating_mul(tiles.next_multiple_of(SPAN))
+}
+
 impl Activations {
     /// Blocks of eight tokens, the last of which may be short.
     pub(super) fn blocks(&self) -> usize {
@@ -52,7 +57,7 @@ impl Activations {
 
     /// Panels of all blocks: span by span, within a span block by block, whole spans only.
     pub(super) fn panel_count(&self) -> usize {
-        self.blocks() * self.tiles().next_multiple_of(SPAN)
+        panels(self.n, self.tiles())
     }
 
     /// Index of the panels of span `span` of block `block`, of which there are [`SPAN`].

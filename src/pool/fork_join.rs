@@ -182,8 +182,8 @@ impl Pool {
     /// [`threads`](Self::threads) says how many.
     ///
     /// # Errors
-    /// [`crate::Error::InvalidArgument`] for more than [`super::MAX_THREADS`] and where the system refuses one of
-    /// the processors, or the priority, to a thread.
+    /// [`crate::Error::InvalidArgument`] for more than [`super::MAX_THREADS`], for a processor that is named twice and
+    /// where the system refuses one of the processors, or the priority, to a thread.
     pub fn new(options: impl Into<ThreadOptions>) -> Result<Self> {
         let options = options.into();
         let threads = options.threads()?;
@@ -196,6 +196,10 @@ impl Pool {
 
     /// Starts all workers, each of which takes the place that `options` give it before the first loop.
     fn start(threads: usize, options: &ThreadOptions) -> Result<Crew> {
+        if threads == 1 {
+            // No worker would find that the place cannot be had.
+            system::try_place(options)?;
+        }
         let slot = Slot { job: None, sleeping: 0, shutdown: false };
         let shared =
             Arc::new(Shared { epoch: AtomicUsize::new(0), slot: Mutex::new(slot), wake: Condvar::new() });
@@ -205,7 +209,7 @@ impl Pool {
             let name = format!("capsulegraph-{index}");
             let serve = move || {
                 // Cannot fail: the receiver lives until all have sent or, where one is refused, have ended.
-                let _ = placed.send(system::place_this_thread(&options));
+                let _ = placed.send(system::place(&options));
                 drop(placed);
                 shared.serve();
             };

@@ -13,6 +13,7 @@ mod tests;
 pub use float_mode::StandardFloats;
 pub use fork_join::{Pool, SharedLoop};
 pub use options::{MAX_THREADS, ParallelFor, Priority, ThreadOptions};
+pub use system::place_this_thread;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

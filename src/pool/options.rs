@@ -50,8 +50,9 @@ impl Priority {
 impl FromStr for Priority {
     type Err = Error;
 
+    /// The priority of this name, in whatever case.
     fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|priority| priority.name() == text).ok_or_else(|| {
+        Self::ALL.into_iter().find(|priority| priority.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
             Error::InvalidArgument(format!("\"{text}\" is no priority; there are {names}"))
         })
@@ -65,10 +66,11 @@ pub struct ThreadOptions {
     /// Threads that compute, the caller's included; 0: one per entry of `processors`, else one per processor
     /// that the process may use.
     pub count: usize,
-    /// Numbers of the processors that our threads may run on; empty: all. The caller's thread is the host's and
-    /// stays as it is.
+    /// Numbers of the processors that our threads may run on, each once; empty: all. The caller's thread is the
+    /// host's and stays as it is: where one thread computes, which is the caller's, a number that the system does not
+    /// allow is still refused, and the others have no effect.
     pub processors: Vec<usize>,
-    /// Priority of our threads, again without the caller's.
+    /// Priority of our threads, again without the caller's: it has no effect where one thread computes.
     pub priority: Priority,
     /// Computes in place of threads of ours; excludes `processors` and `priority`.
     pub host: Option<Arc<dyn ParallelFor>>,
@@ -81,14 +83,40 @@ impl From<usize> for ThreadOptions {
 }
 
 impl ThreadOptions {
-    /// Number of threads that compute, at least one.
-    pub(super) fn threads(&self) -> Result<usize> {
-        if self.host.is_some() && (!self.processors.is_empty() || self.priority != Priority::Inherited) {
+    /// Whether threads are given a place or a priority.
+    pub(super) fn places(&self) -> bool {
+        !self.processors.is_empty() || self.priority != Priority::Inherited
+    }
+
+    /// Finds what is wrong whatever the system allows.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.host.is_some() && self.places() {
             return Err(Error::InvalidArgument(
-                "processors and priority were given for threads that are the host's own; set them there"
+                "options.processors and options.priority are for the library's threads and exclude parallel_for; \
+                 place your own threads instead"
                     .into(),
             ));
         }
+        if self.processors.len() > MAX_THREADS {
+            return Err(Error::InvalidArgument(format!(
+                "processors: {} are named; at most {MAX_THREADS} are possible",
+                self.processors.len()
+            )));
+        }
+        let mut sorted = self.processors.clone();
+        sorted.sort_unstable();
+        match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(Error::InvalidArgument(format!(
+                "processors: processor {} is named twice; name each once",
+                pair[0]
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Number of threads that compute, at least one.
+    pub(super) fn threads(&self) -> Result<usize> {
+        self.check()?;
         let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         match (self.count, self.processors.len()) {
             (0, 0) => Ok(all()),

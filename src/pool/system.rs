@@ -3,8 +3,33 @@
 use super::options::{Priority, ThreadOptions};
 use crate::error::{Error, Result};
 
-/// Gives the calling thread the processors and the priority of `options`.
-pub(super) fn place_this_thread(options: &ThreadOptions) -> Result<()> {
+/// Gives the calling thread the processors and the priority of `options`, as every thread that a [`super::Pool`]
+/// starts has them. For programs whose own thread computes; threads that it starts later inherit both.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for a processor that is named twice or not allowed, and where the system refuses the
+/// priority; [`Error::Unsupported`] on a system for which placing threads is not built.
+pub fn place_this_thread(options: &ThreadOptions) -> Result<()> {
+    options.check()?;
+    place(options)
+}
+
+/// Whether a thread can have the place that `options`, which are checked, give: tried on one that ends at once.
+pub(super) fn try_place(options: &ThreadOptions) -> Result<()> {
+    if !options.places() {
+        return Ok(());
+    }
+    let options = options.clone();
+    let tried = std::thread::Builder::new().spawn(move || place(&options)).map(|thread| thread.join());
+    match tried {
+        Ok(Ok(placed)) => placed,
+        // A thread that the system does not start needs no place.
+        Err(_) | Ok(Err(_)) => Ok(()),
+    }
+}
+
+/// As [`place_this_thread`], of options that are checked.
+pub(super) fn place(options: &ThreadOptions) -> Result<()> {
     if !options.processors.is_empty() {
         set_processors(&options.processors)?;
     }
@@ -19,14 +44,31 @@ pub(super) fn place_this_thread(options: &ThreadOptions) -> Result<()> {
 fn set_processors(processors: &[usize]) -> Result<()> {
     // Of all numbers the system takes those that it allows, and of a list with a wrong number in it likewise the
     // others: so each is looked up. What the thread had inherited is no limit.
-    affinity::set(&affinity::of(0..affinity::NUMBERS)).map_err(|e| refused("processors", &e.to_string()))?;
-    let allowed = affinity::get().map_err(|e| refused("processors", &e.to_string()))?;
+    let failed = |e: std::io::Error| refused("processors", &e.to_string());
+    let former = affinity::get().map_err(failed)?;
+    affinity::set(&affinity::of(0..affinity::NUMBERS)).map_err(failed)?;
+    let allowed = affinity::get().map_err(failed)?;
     if let Some(wrong) = processors.iter().find(|number| !allowed.contains(number)) {
-        let reason = format!("it allows {allowed:?}");
-        return Err(refused(&format!("processor {wrong}"), &reason));
+        // The thread may go on without a place: it keeps the one that it had.
+        affinity::set(&affinity::of(former.into_iter())).map_err(failed)?;
+        return Err(Error::InvalidArgument(format!(
+            "processors: processor {wrong} is not allowed by the system; choose from {}",
+            ranges(&allowed)
+        )));
     }
     affinity::set(&affinity::of(processors.iter().copied()))
         .map_err(|e| refused(&format!("processors {processors:?}"), &e.to_string()))
+}
+
+/// Ascending numbers as a person writes them: `0-3,8`.
+#[cfg(target_os = "linux")]
+fn ranges(numbers: &[usize]) -> String {
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b);
+    let run = |run: &[usize]| match run {
+        [first, .., last] => format!("{first}-{last}"),
+        _ => run.iter().map(usize::to_string).collect(),
+    };
+    runs.map(run).collect::<Vec<_>>().join(",")
 }
 
 /// The processors of the calling thread.
@@ -138,19 +180,31 @@ mod tests {
     fn every_processor_must_be_allowed() {
         let place = |processors: &[usize]| {
             let options = ThreadOptions { processors: processors.to_vec(), ..ThreadOptions::default() };
-            let place =
-                move || place_this_thread(&options).map_err(|e| e.to_string()).map(|()| affinity::get().ok());
+            let place = move || {
+                let former = affinity::get().ok();
+                let placed = place_this_thread(&options).map_err(|e| e.to_string());
+                assert!(placed.is_ok() || affinity::get().ok() == former, "a refusal changes nothing");
+                placed.map(|()| affinity::get().ok())
+            };
             std::thread::spawn(place).join().unwrap_or_else(|_| Err("a panic".into()))
         };
         let allowed = affinity::get().unwrap_or_default();
         assert_eq!(place(&allowed), Ok(Some(allowed.clone())));
+        let message = |processors: &[usize]| place(processors).map_or_else(|why| why, |_| "placed".into());
         for wrong in [affinity::NUMBERS - 1, 1 << 40] {
-            let wanted = [allowed[0], wrong, allowed[0]];
-            let message = place(&wanted).map_or_else(|message| message, |_| "placed".into());
-            assert!(
-                message.contains(&format!("processor {wrong}:")) && message.contains("it allows ["),
-                "{message}"
-            );
+            let message = message(&[allowed[0], wrong]);
+            let refused = format!("processors: processor {wrong} is not allowed by the system; choose from ");
+            assert!(message.starts_with(&refused), "{message}");
+        }
+        let twice = message(&[allowed[0], 5000, allowed[0]]);
+        assert!(twice.contains(&format!("processor {} is named twice", allowed[0])), "{twice}");
+        assert!(message(&[0; 5000]).contains("5000 are named"));
+    }
+
+    #[test]
+    fn numbers_are_written_as_ranges() {
+        for (numbers, text) in [(&[][..], ""), (&[7], "7"), (&[0, 1], "0-1"), (&[0, 2, 3, 4, 9], "0,2-4,9")] {
+            assert_eq!(ranges(numbers), text);
         }
     }
 }

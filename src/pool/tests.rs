@@ -201,7 +201,7 @@ fn a_host_is_not_called_where_the_caller_is_enough() {
 #[test]
 fn priorities_have_names() {
     for priority in Priority::ALL {
-        assert_eq!(priority.name().parse::<Priority>().ok(), Some(priority));
+        assert_eq!(priority.name().to_uppercase().parse::<Priority>().ok(), Some(priority));
     }
     let refused = "high".parse::<Priority>().expect_err("none of them").to_string();
     assert!(refused.contains("\"high\"") && refused.contains("inherited, low, lowest"), "{refused}");
@@ -212,18 +212,29 @@ fn threads_can_be_placed_where_the_system_allows_it() {
     let refused = |options: ThreadOptions| Pool::new(options).expect_err("refused").to_string();
     let host: Arc<dyn ParallelFor> = Arc::new(Host { joins: 0, late: Mutex::default() });
     let both = ThreadOptions { processors: vec![0], host: Some(host), ..ThreadOptions::default() };
-    assert!(refused(both).contains("the host's own"));
+    assert!(refused(both).contains("exclude parallel_for"));
     assert!(refused(1025.into()).contains("1025 threads; 1 to 1024"));
     if cfg!(target_os = "linux") {
         let placed = ThreadOptions { count: 2, processors: vec![0], priority: Priority::Low, host: None };
         check_once(&Pool::new(placed).expect("placed"), 100);
+        // Also where no worker is started: one thread computes, the caller's.
         for processor in [1000, 1 << 40] {
-            let processors = vec![0, processor];
-            let nowhere = ThreadOptions { count: 3, processors, ..ThreadOptions::default() };
-            let message = refused(nowhere);
-            assert!(message.contains(&format!("processor {processor}: the system refuses")), "{message}");
+            for (count, processors) in
+                [(3, vec![0, processor]), (1, vec![0, processor]), (0, vec![processor])]
+            {
+                let message = refused(ThreadOptions { count, processors, ..ThreadOptions::default() });
+                assert!(message.contains(&format!("processor {processor} is not allowed")), "{message}");
+            }
         }
+        let named = ThreadOptions { processors: vec![0], ..ThreadOptions::default() };
+        assert_eq!(Pool::new(named).expect("placed").threads(), 1);
     }
-    let named = ThreadOptions { processors: vec![0, 0], ..ThreadOptions::default() };
-    assert_eq!(Pool::new(named).map_or(2, |pool| pool.threads()), 2);
+    for (count, processors) in [(1, vec![0, 0]), (0, vec![3, 0, 3])] {
+        let twice = refused(ThreadOptions { count, processors, ..ThreadOptions::default() });
+        assert!(twice.contains("is named twice"), "{twice}");
+    }
+    for count in [0, 1] {
+        let many = refused(ThreadOptions { count, processors: vec![0; 5000], ..ThreadOptions::default() });
+        assert!(many.contains("5000 are named; at most 1024"), "{many}");
+    }
 }

@@ -100,6 +100,21 @@ int main(int argc, char **argv) {
     FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));
     options.processors = NULL;
     FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));
+    options.priority = CAPG_PRIORITY_INHERITED;
+    static const uint32_t zeros[5000] = {0};
+    const size_t lengths[] = {2, 1024, 1025, 5000, SIZE_MAX / 4, SIZE_MAX / 2, SIZE_MAX};
+    options.processors = zeros; /* the same one again and again, and lengths that the array does not have */
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        options.processors_len = lengths[i];
+        for (options.threads = 0; options.threads < 3; options.threads++) {
+            FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));
+        }
+    }
+    options.threads = 0; /* one, the caller's: no thread is started that could be refused its place */
+    options.processors = &none;
+    options.processors_len = 1;
+    FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));
+    options.processors = NULL;
     options.processors_len = 0;
     options.priority = 3;
     FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));

@@ -3,6 +3,8 @@
 mod bench;
 mod compute;
 
+use std::num::{IntErrorKind, ParseIntError};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use capsulegraph::Error;
@@ -116,7 +118,7 @@ pub struct FileArgs {
 #[command(next_help_heading = "Generating")]
 pub struct GenerateArgs {
     /// Tokens at most; 0: until the model ends its text or the context is full
-    #[arg(short, value_name = "N", default_value_t = 0)]
+    #[arg(short, value_name = "N", allow_negative_numbers = true, default_value_t = 0, value_parser = whole)]
     pub n: usize,
     /// Divides the logits; 0 is greedy, 1 the model's own distribution
     #[arg(long, value_name = "T", allow_negative_numbers = true, default_value_t = 0.0)]
@@ -458,8 +460,21 @@ fn light(text: &str) -> Result<Light, String> {
     text.to_ascii_lowercase().parse().map_err(|e: Error| e.to_string())
 }
 
+fn whole(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|e: ParseIntError| match e.kind() {
+        IntErrorKind::PosOverflow => "the number is too large".to_owned(),
+        _ => "it must be a whole number".to_owned(),
+    })
+}
+
 fn positive(text: &str) -> Result<usize, String> {
     text.parse::<usize>().ok().filter(|n| *n > 0).ok_or_else(|| "it must be a whole number from 1".to_owned())
+}
+
+/// A whole number of this range.
+fn within(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|n| range.contains(n));
+    number.ok_or_else(|| format!("it must be a whole number from {} to {}", range.start(), range.end()))
 }
 
 #[cfg(test)]

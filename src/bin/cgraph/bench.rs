@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use capsulegraph::generate::bench::{BenchRow, bench as measure};
+use capsulegraph::generate::bench::{BenchOptions, BenchRow, bench as measure};
 use capsulegraph::pool::CancelToken;
 use capsulegraph::report::Report;
 use capsulegraph::report::memory::MemorySampler;
@@ -27,12 +27,12 @@ pub fn bench(args: &BenchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Fail
     bar.finish_and_clear();
     let report = Report::new("bench", &session, &sampler).with_bench(result?);
     if !args.report.json {
-        ui::print(&table(&report))?;
+        ui::print(&table(&report, &options))?;
     }
     args.report.deliver(&report)
 }
 
-fn table(report: &Report) -> String {
+fn table(report: &Report, options: &BenchOptions) -> String {
     let size = report.model.mini_bytes.or(report.model.full_bytes).unwrap_or(0);
     let mut text = format!(
         "{} ({}), {}, mode {}, {}\n",
@@ -43,11 +43,11 @@ fn table(report: &Report) -> String {
         report.backend
     );
     text.extend(report.tests.iter().map(row));
-    if let Some(first) = report.first_token_ms {
+    let prompt = options.prompts.iter().find(|tokens| **tokens > 0);
+    if let (Some(first), Some(prompt)) = (report.first_token_ms, prompt) {
         text.push_str(&format!(
-            "{:>14}  {:10.2} ms from opening to the first token\n",
-            "",
-            report.open_ms + first
+            "{:>14}  {:10.1} ms to open, then {first:.1} ms to the first token (prompt of {prompt})\n",
+            "", report.open_ms
         ));
     }
     text

@@ -35,7 +35,8 @@ pub fn converse(
     let (sampler, options) = (MemorySampler::new(), generate.options());
     let interactive = io::stdin().is_terminal() && !ui.is_quiet();
     if interactive {
-        eprintln!("{} - /exit ends, /clear begins anew, Ctrl-C stops an answer", model_name(&model));
+        let name = model_name(&model);
+        ui::say(&format!("{name} - /exit ends, /clear begins anew, Ctrl-C stops an answer\n"));
     }
     let mut messages = first.clone();
     while let Some(line) = read_line(interactive)? {
@@ -59,7 +60,7 @@ pub fn converse(
             Err(Failure::Library(Error::Cancelled)) if interactive => {}
             // The context is full: the conversation can begin anew.
             Err(Failure::Library(error @ Error::Limit(_))) if interactive => {
-                eprintln!("cgraph: {error} (/clear begins anew)");
+                ui::say(&format!("cgraph: {error} (/clear begins anew)\n"));
                 messages.pop();
                 continue;
             }
@@ -81,12 +82,12 @@ fn model_name(model: &capsulegraph::generate::model::Model) -> &str {
 /// The next line; `None` at the end of input.
 fn read_line(interactive: bool) -> Result<Option<String>, Failure> {
     if interactive {
-        eprint!("> ");
+        ui::say("> ");
     }
     let mut line = String::new();
     let read = interrupt::waiting(|| io::stdin().lock().read_line(&mut line)).map_err(Failure::input)?;
     if read == 0 && interactive {
-        eprintln!();
+        ui::say("\n");
     }
     Ok((read > 0).then_some(line))
 }

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use capsulegraph::Error;
 
+use crate::ui;
+
 /// Exit code after Ctrl-C, as shells count it: 128 + SIGINT.
 pub const INTERRUPTED: u8 = 130;
 
@@ -38,7 +40,7 @@ impl Failure {
             Self::Library(error) => error.to_string(),
         };
         let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        eprintln!("cgraph: error: {}", lines.join(" "));
+        ui::say(&format!("cgraph: error: {}\n", lines.join(" ")));
         ExitCode::FAILURE
     }
 }

@@ -7,7 +7,7 @@ use capsulegraph::container::disk::SystemDisk;
 use capsulegraph::convert::gguf::is_gguf;
 use capsulegraph::generate::model::{Model, ModelOptions};
 use capsulegraph::generate::session::{Session, SessionOptions};
-use capsulegraph::pool::ThreadOptions;
+use capsulegraph::pool::{ThreadOptions, place_this_thread};
 use capsulegraph::store::{Mode, OpenOptions, Origin};
 use capsulegraph::{Error, Result};
 
@@ -54,6 +54,8 @@ impl ComputeArgs {
             priority: self.priority,
             host: None,
         };
+        // The main thread computes too, and here it is this program's own.
+        place_this_thread(&threads)?;
         let options = ModelOptions { store, threads };
         let model = Arc::new(Model::open(&Origin::Path(file.to_owned()), &options)?);
         let store = model.store();

@@ -34,14 +34,14 @@ impl Ui {
     /// A line on stderr, with `-v` only.
     pub fn remark(&self, text: &str) {
         if self.verbose {
-            eprintln!("{text}");
+            say(&format!("{text}\n"));
         }
     }
 
     /// A line on stderr, unless `-q` was given: something that a person would want to know.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            eprintln!("cgraph: note: {text}");
+            say(&format!("cgraph: note: {text}\n"));
         }
     }
 
@@ -71,6 +71,11 @@ impl Ui {
 pub fn show(bar: &ProgressBar, done: u64, total: u64) {
     bar.set_length(total);
     bar.set_position(done);
+}
+
+/// Writes to stderr. Where that cannot be written there is nobody to tell, and the work goes on.
+pub fn say(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// Writes results to stdout.

@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use capsulegraph::generate::bench::BenchOptions;
+use capsulegraph::generate::bench::{BenchOptions, MAX_REPEAT};
 use clap::Args;
 
-use super::{ComputeArgs, ReportArgs, positive};
+use super::{ComputeArgs, ReportArgs, whole, within};
 
 /// Speed of prefill and decode, as llama-bench reports them
 ///
 /// Lengths may be lists; every length is tested at every depth: a short run that is not measured, then --repeat runs. ppN reads a prompt
 /// of N tokens, tgN decodes N tokens one by one, passN evaluates N tokens together and gives the logits of each, as
 /// speculative decoding verifies a draft; "@ dN" says that N tokens were in the context before. Prints mean and standard
-/// deviation in tokens a second, and the time from opening the file to the first token after the first prompt.
+/// deviation in tokens a second, the time to open the file and that from there to the first token after the first prompt.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -27,18 +27,22 @@ pub struct BenchArgs {
     pub file: PathBuf,
     /// Tokens of the prompt; 0 leaves the test out
     #[arg(short, value_name = "N,...", default_value = "512", value_delimiter = ',')]
+    #[arg(value_parser = whole, allow_hyphen_values = true)]
     pub prompt: Vec<usize>,
     /// Tokens that are decoded; 0 leaves the test out
     #[arg(short, value_name = "N,...", default_value = "128", value_delimiter = ',')]
+    #[arg(value_parser = whole, allow_hyphen_values = true)]
     pub n: Vec<usize>,
     /// Tokens of a pass that gives all their logits; 0 leaves the test out
     #[arg(long, value_name = "N,...", default_value = "0", value_delimiter = ',')]
+    #[arg(value_parser = whole, allow_hyphen_values = true)]
     pub pass: Vec<usize>,
     /// Tokens in the context before a test
     #[arg(long, value_name = "N,...", default_value = "0", value_delimiter = ',')]
+    #[arg(value_parser = whole, allow_hyphen_values = true)]
     pub depth: Vec<usize>,
     /// Measured repeats of each test
-    #[arg(long, value_name = "R", allow_negative_numbers = true, default_value_t = 5, value_parser = positive)]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, default_value_t = 5, value_parser = repeats)]
     pub repeat: usize,
     #[command(flatten)]
     pub compute: ComputeArgs,
@@ -57,4 +61,8 @@ impl BenchArgs {
             repeat: self.repeat,
         }
     }
+}
+
+fn repeats(text: &str) -> Result<usize, String> {
+    within(text, 1..=MAX_REPEAT)
 }
