@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use super::paths::{directory_of, file_to_write, refuse_other_than_file};
 use crate::error::{Error, Result};
 
 /// A source of bytes that can be read at any position, from any thread.
@@ -70,10 +71,10 @@ pub trait Disk: Send + Sync + Debug {
     /// [`Error::Io`] naming the path.
     fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>>;
 
-    /// Begins a file that will replace `target` when committed.
+    /// Begins a file that will replace `target`, or what `target` links to, when committed.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the path.
+    /// [`Error::Io`] naming the path, also where something is there that is no file.
     fn create(&self, target: &Path) -> Result<Box<dyn WriteFile>>;
 }
 
@@ -105,7 +106,7 @@ impl FileSource {
     /// Opens a whole file.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the path; a directory is refused.
+    /// [`Error::Io`] naming the path; directories, devices and pipes are refused.
     pub fn open(path: &Path) -> Result<Self> {
         let (file, len) = open_regular(path)?;
         Ok(Self { file, path: path.to_owned(), offset: 0, len, whole: true })
@@ -129,12 +130,21 @@ impl FileSource {
 }
 
 fn open_regular(path: &Path) -> Result<(File, u64)> {
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let refused = |e| Error::io("open", path, e);
+    // Asked before: opening a pipe would wait for somebody who writes to it.
+    refuse_other_than_file(fs::metadata(path).map_err(refused)?.file_type()).map_err(refused)?;
+    let file = File::open(path).map_err(refused)?;
     let meta = file.metadata().map_err(|e| Error::io("read the size of", path, e))?;
-    if meta.is_dir() {
-        return Err(Error::io("open", path, io::Error::other("it is a directory, not a file")));
-    }
     Ok((file, meta.len()))
+}
+
+/// Of a file that has become shorter than it was when it was opened, or that was shorter from the start.
+fn ends_early(present: u64, offset: u64, len: usize) -> io::Error {
+    let needed = offset.saturating_add(len as u64);
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        format!("the file ends early: it has {present} bytes where {needed} are needed; copy it again"),
+    )
 }
 
 impl ReadAt for FileSource {
@@ -145,9 +155,15 @@ impl ReadAt for FileSource {
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let end = offset.checked_add(buf.len() as u64).filter(|end| *end <= self.len);
         if end.is_none() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read past the end"));
+            return Err(ends_early(self.len, offset, buf.len()));
         }
-        file_read_exact_at(&self.file, self.offset + offset, buf)
+        let len = buf.len();
+        file_read_exact_at(&self.file, self.offset + offset, buf).map_err(|e| {
+            match (e.kind(), self.file.metadata()) {
+                (io::ErrorKind::UnexpectedEof, Ok(meta)) => ends_early(meta.len(), self.offset + offset, len),
+                _ => e,
+            }
+        })
     }
 
     fn mappable(&self) -> Option<(&File, u64)> {
@@ -209,10 +225,11 @@ impl ReadAt for MemorySource {
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let wanted = buf.len();
         let part = usize::try_from(offset)
             .ok()
-            .and_then(|start| self.bytes.get(start..start.checked_add(buf.len())?))
-            .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "read past the end"))?;
+            .and_then(|start| self.bytes.get(start..start.checked_add(wanted)?))
+            .ok_or_else(|| ends_early(self.len(), offset, wanted))?;
         buf.copy_from_slice(part);
         Ok(())
     }
@@ -241,11 +258,6 @@ fn remove_abandoned(target: &Path, start: &std::ffi::OsStr) {
             let _ = fs::remove_file(&path);
         }
     }
-}
-
-/// The directory that holds `path`.
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes a temporary file beside `target` whose name begins with `start` and that no other process has: two
@@ -320,27 +332,15 @@ struct AtomicFile {
 
 impl AtomicFile {
     fn create(target: &Path) -> Result<Self> {
-        let Some(name) = target.file_name() else {
-            return Err(Error::InvalidArgument(format!("{} names no file to write", target.display())));
-        };
-        if target.is_dir() {
-            return Err(Error::io("write", target, io::Error::other("it is a directory, not a file")));
-        }
+        let target = file_to_write(target)?;
         let mut temporary_name = std::ffi::OsString::from(".");
-        temporary_name.push(name);
+        temporary_name.push(target.file_name().unwrap_or_default());
         temporary_name.push(".");
-        remove_abandoned(target, &temporary_name);
-        let (file, temporary) = create_temporary(target, &temporary_name)?;
+        remove_abandoned(&target, &temporary_name);
+        let (file, temporary) = create_temporary(&target, &temporary_name)?;
         // Says to `remove_abandoned` that the file is in use. Where locks do not exist nothing is ever removed.
         let _ = file.try_lock();
-        Ok(Self {
-            file: Some(file),
-            syncer: None,
-            unsynced: 0,
-            temporary,
-            target: target.to_owned(),
-            renamed: false,
-        })
+        Ok(Self { file: Some(file), syncer: None, unsynced: 0, temporary, target, renamed: false })
     }
 
     /// Closes every handle: some systems rename and remove closed files only.
@@ -450,6 +450,27 @@ mod tests {
         assert_eq!(fs::read(&target).ok(), Some(b"ours".to_vec()));
         assert!(foreign.iter().all(|(path, _)| fs::read(path).is_ok_and(|bytes| bytes == b"theirs")));
     }
+
+    #[test]
+    fn a_file_that_has_become_shorter_says_so() {
+        let dir = tempfile::tempdir().unwrap_or_else(fault);
+        let path = dir.path().join("m.gguf");
+        fs::write(&path, [7; 100]).unwrap_or_else(fault);
+        let source = FileSource::open(&path).unwrap_or_else(fault);
+        let told = |from: u64| {
+            let read = source.read_exact_at(from, &mut [0; 20]);
+            read.map_or_else(|e| e.to_string(), |()| String::new())
+        };
+        assert_eq!(told(80), "");
+        let early = |has: u32, needs: u32| {
+            format!("the file ends early: it has {has} bytes where {needs} are needed; copy it again")
+        };
+        assert_eq!(told(90), early(100, 110));
+        let cut = OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(85));
+        cut.unwrap_or_else(fault);
+        assert_eq!(told(80), early(85, 100));
+    }
+
     #[test]
     fn bytes_that_were_lost_on_the_way_are_not_committed() {
         let dir = tempfile::tempdir().unwrap_or_else(fault);
