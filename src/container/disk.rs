@@ -56,6 +56,13 @@ pub trait WriteFile: Debug {
     /// [`Error::Io`] naming the target.
     fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> Result<()>;
 
+    /// The bytes so far, to be read before they have the target's name. What is returned must be gone before the
+    /// commit: some systems rename closed files only.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the target.
+    fn written(&self) -> Result<Arc<dyn ReadAt>>;
+
     /// Syncs the bytes and gives them the target's name. A file dropped before leaves nothing behind.
     ///
     /// # Errors
@@ -268,7 +275,7 @@ fn create_temporary(target: &Path, start: &std::ffi::OsStr) -> Result<(File, Pat
         let serial = TEMPORARIES.fetch_add(1, Ordering::Relaxed);
         name.push(format!("{}-{serial}{TEMPORARY_END}", std::process::id()));
         let temporary = target.with_file_name(name);
-        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+        match OpenOptions::new().read(true).write(true).create_new(true).open(&temporary) {
             Ok(file) => return Ok((file, temporary)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(Error::io("create", &temporary, e)),
@@ -386,6 +393,16 @@ impl WriteFile for AtomicFile {
         })
     }
 
+    fn written(&self) -> Result<Arc<dyn ReadAt>> {
+        let Some(file) = &self.file else {
+            return Err(Error::Internal("a committed file was read".into()));
+        };
+        // The same open file: on some systems the lock keeps out everybody who opens it anew.
+        let again = file.try_clone().and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (len, file) = again.map_err(|e| Error::io("read", &self.target, e))?;
+        Ok(Arc::new(FileSource { file, path: self.target.clone(), offset: 0, len, whole: true }))
+    }
+
     fn commit(mut self: Box<Self>) -> Result<()> {
         self.end_syncer()?;
         self.with_file("sync", |file| file.sync_all())?;
@@ -449,6 +466,23 @@ mod tests {
         drop(first);
         assert_eq!(fs::read(&target).ok(), Some(b"ours".to_vec()));
         assert!(foreign.iter().all(|(path, _)| fs::read(path).is_ok_and(|bytes| bytes == b"theirs")));
+    }
+
+    #[test]
+    fn what_is_written_can_be_read_before_it_has_its_name() {
+        let dir = tempfile::tempdir().unwrap_or_else(fault);
+        let target = dir.path().join("m.cgraph");
+        let mut file = Box::new(AtomicFile::create(&target).unwrap_or_else(fault));
+        file.append(b"ours").unwrap_or_else(fault);
+        file.overwrite(0, b"y").unwrap_or_else(fault);
+        let mut found = [0; 4];
+        let source = file.written().unwrap_or_else(fault);
+        source.read_exact_at(0, &mut found).unwrap_or_else(fault);
+        assert_eq!((&found, source.len(), source.path()), (b"yurs", 4, Some(target.as_path())));
+        assert!(!target.exists());
+        drop(source);
+        file.commit().unwrap_or_else(fault);
+        assert_eq!(fs::read(&target).ok(), Some(b"yurs".to_vec()));
     }
 
     #[test]
