@@ -337,7 +337,7 @@ typedef struct capg_convert_options {
    */
   size_t calibrate_len;
   /**
-   * Stops the job; nothing is left under the targets' names. Nullable.
+   * Stops the job; no file is left half-written, and a full file that was done before its mini stays. Nullable.
    */
   const struct capg_cancel *cancel;
   /**

@@ -66,6 +66,27 @@ impl Error {
         Self::Io { action: action.into(), path: path.into(), source }
     }
 
+    /// The same error with a note behind its message. A cancellation, which the caller knows of, stays as it is.
+    pub(crate) fn with_note(self, note: &str) -> Self {
+        let noted = |text: String| format!("{text} ({note})");
+        match self {
+            Self::Io { action, path, source } => {
+                let source = io::Error::new(source.kind(), noted(source.to_string()));
+                Self::Io { action, path, source }
+            }
+            Self::Malformed { file, detail } => Self::Malformed { file, detail: noted(detail) },
+            Self::Unsupported(text) => Self::Unsupported(noted(text)),
+            Self::InvalidArgument(text) => Self::InvalidArgument(noted(text)),
+            Self::Mismatch(text) => Self::Mismatch(noted(text)),
+            Self::Corrupt(text) => Self::Corrupt(noted(text)),
+            Self::NotFound(text) => Self::NotFound(noted(text)),
+            Self::Limit(text) => Self::Limit(noted(text)),
+            Self::Cancelled => Self::Cancelled,
+            Self::Host(text) => Self::Host(noted(text)),
+            Self::Internal(text) => Self::Internal(noted(text)),
+        }
+    }
+
     /// A file that breaks its own format.
     pub fn malformed(file: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Malformed { file: file.into(), detail: detail.into() }

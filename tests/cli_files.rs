@@ -266,3 +266,119 @@ fn verify_finds_damage_and_repairs_minis() {
     assert!(ran.code == Some(1) && ran.err.contains("checksum"), "{ran:?}");
     assert!(!place.path("embed").exists());
 }
+
+/// Names and contents of all files.
+fn contents(place: &Place) -> Vec<(String, Vec<u8>)> {
+    let read = |name: String| (name.clone(), place.bytes(&name));
+    place.files().into_iter().map(read).collect()
+}
+
+#[test]
+fn no_output_overwrites_an_input_or_another_output() {
+    let place = Place::with_model();
+    write_ids(&place);
+    std::fs::write(place.path("t.txt"), "the world").unwrap();
+    std::fs::copy(place.path("m.cgraph"), place.path("elsewhere")).unwrap();
+    let before = contents(&place);
+    let bench = ["bench", "m.cgraph", "-p", "1", "-n", "0", "--repeat", "1"];
+    let mini = ["run", "m.mini.cgraph", "-p", "the", "-n", "1"];
+    let eval = ["eval", "m.cgraph", "--tokens", "ids.json"];
+    let convert = ["convert", "m.gguf", "-o", "n.cgraph"];
+    for (command, more) in [
+        (&["run", "m.cgraph", "-p", "the", "-n", "1"][..], &["--report", "m.cgraph"][..]),
+        (&["run", "m.cgraph", "--prompt-file", "t.txt", "-n", "1"], &["--report", "./t.txt"]),
+        (&mini, &["--report", "m.cgraph"]),
+        (&mini, &["--report", "m.cgraph", "--mode", "fast"]),
+        (&mini, &["--report", "elsewhere", "--full", "elsewhere"]),
+        (&eval, &["--logits", "m.cgraph"]),
+        (&eval, &["--logits", "ids.json"]),
+        (&eval, &["--report", "ids.json"]),
+        (&eval, &["--logits", "x.npy", "--report", "./x.npy"]),
+        (&["eval", "m.cgraph", "--text", "t.txt"], &["--report", "t.txt"]),
+        (&bench, &["--report", "m.cgraph"]),
+        (&["split", "m.cgraph"], &["-o", "m.cgraph"]),
+        (&["split", "m.cgraph"], &["-o", "t.txt", "--calibrate", "@t.txt"]),
+        (&convert, &["--mini", "./n.cgraph"]),
+        (&convert, &["--mini", "m.gguf"]),
+        (&convert, &["--mini", "t.txt", "--calibrate", "@t.txt"]),
+    ] {
+        let ran = place.cgraph(&[command, more].concat());
+        assert!(ran.code == Some(1) && ran.err.contains(" would be "), "{command:?} {more:?}: {ran:?}");
+        assert!(contents(&place) == before, "{command:?} {more:?} changed files");
+    }
+    std::fs::rename(place.path("elsewhere"), place.path("capsule.json")).unwrap();
+    let ran = place.cgraph(&["fetch", "capsule.json", "head", "-o", "."]);
+    assert!(ran.code == Some(1) && ran.err.contains(" would be "), "{ran:?}");
+    assert!(place.bytes("capsule.json") == place.bytes("m.cgraph"));
+}
+
+#[test]
+fn a_mini_that_cannot_be_measured_is_not_written() {
+    let place = Place::with_model();
+    let before = contents(&place);
+    for command in [&["split", "m.cgraph", "--size", "1MB"][..], &["convert", "m.gguf", "--size", "1MB"]] {
+        let ran = place.cgraph(&[command, &["--calibrate", ""]].concat());
+        assert!(ran.code == Some(1) && ran.err.contains("no tokens"), "{ran:?}");
+        assert_eq!(
+            ran.err.contains("m.cgraph is written, its mini is not"),
+            command[0] == "convert",
+            "{ran:?}"
+        );
+        let done = place.command(command).env("CAPSULEGRAPH_ISA", "abacus").output().unwrap();
+        assert_eq!(done.status.code(), Some(1), "{done:?}");
+        assert!(contents(&place) == before, "{command:?} changed files");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_are_neither_models_nor_replaced() {
+    use std::os::unix::fs::FileTypeExt;
+    let place = Place::with_model();
+    write_ids(&place);
+    let made = std::process::Command::new("mkfifo").arg(place.path("pipe")).status().unwrap();
+    assert!(made.success());
+    let before = place.files();
+    for args in [
+        &["inspect", "pipe"][..],
+        &["run", "pipe", "-p", "x"],
+        &["run", "m.mini.cgraph", "--full", "pipe", "-p", "x"],
+        &["convert", "pipe", "-o", "n.cgraph"],
+        &["convert", "m.gguf", "-o", "pipe", "--no-mini"],
+        &["convert", "m.gguf", "-o", "n.cgraph", "--mini", "pipe"],
+        &["split", "m.cgraph", "-o", "pipe"],
+        &["run", "m.cgraph", "-p", "x", "-n", "1", "--report", "pipe"],
+        &["eval", "m.cgraph", "--tokens", "ids.json", "--logits", "pipe"],
+    ] {
+        let ran = place.cgraph(args);
+        assert!(
+            ran.code == Some(1) && ran.err.contains("pipe: it is a device or a pipe, not a file"),
+            "{ran:?}"
+        );
+        assert_eq!(place.files(), before, "{args:?}");
+        assert!(std::fs::metadata(place.path("pipe")).unwrap().file_type().is_fifo(), "{args:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_stay_links_to_what_is_written() {
+    let place = Place::with_model();
+    write_ids(&place);
+    std::fs::create_dir(place.path("far")).unwrap();
+    for (to, name) in [("far/n.cgraph", "n.cgraph"), ("far/r.json", "r.json"), ("far/x.npy", "x.npy")] {
+        std::os::unix::fs::symlink(to, place.path(name)).unwrap();
+    }
+    std::fs::write(place.path("far/x.npy"), "old").unwrap();
+    let before = place.files();
+    place.ok(&["convert", "m.gguf", "-o", "n.cgraph", "--no-mini"]);
+    place.ok(&["eval", "n.cgraph", "--tokens", "ids.json", "--logits", "x.npy", "--report", "r.json"]);
+    assert_eq!(place.files(), before);
+    for name in ["n.cgraph", "r.json", "x.npy"] {
+        assert!(place.path(name).symlink_metadata().unwrap().is_symlink(), "{name}");
+    }
+    assert!(place.bytes("far/n.cgraph") == place.bytes("m.cgraph"));
+    assert_eq!(read_npy(&place.bytes("far/x.npy")).0, [TOKENS, TinyModel::default().vocab_size()]);
+    let left: Vec<_> = std::fs::read_dir(place.path("far")).unwrap().collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+}

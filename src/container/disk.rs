@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use super::paths::{directory_of, file_to_write, refuse_other_than_file};
 use crate::error::{Error, Result};
 
 /// A source of bytes that can be read at any position, from any thread.
@@ -55,6 +56,13 @@ pub trait WriteFile: Debug {
     /// [`Error::Io`] naming the target.
     fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> Result<()>;
 
+    /// The bytes so far, to be read before they have the target's name. What is returned must be gone before the
+    /// commit: some systems rename closed files only.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the target.
+    fn written(&self) -> Result<Arc<dyn ReadAt>>;
+
     /// Syncs the bytes and gives them the target's name. A file dropped before leaves nothing behind.
     ///
     /// # Errors
@@ -70,10 +78,10 @@ pub trait Disk: Send + Sync + Debug {
     /// [`Error::Io`] naming the path.
     fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>>;
 
-    /// Begins a file that will replace `target` when committed.
+    /// Begins a file that will replace `target`, or what `target` links to, when committed.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the path.
+    /// [`Error::Io`] naming the path, also where something is there that is no file.
     fn create(&self, target: &Path) -> Result<Box<dyn WriteFile>>;
 }
 
@@ -105,7 +113,7 @@ impl FileSource {
     /// Opens a whole file.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the path; a directory is refused.
+    /// [`Error::Io`] naming the path; directories, devices and pipes are refused.
     pub fn open(path: &Path) -> Result<Self> {
         let (file, len) = open_regular(path)?;
         Ok(Self { file, path: path.to_owned(), offset: 0, len, whole: true })
@@ -129,12 +137,21 @@ impl FileSource {
 }
 
 fn open_regular(path: &Path) -> Result<(File, u64)> {
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let refused = |e| Error::io("open", path, e);
+    // Asked before: opening a pipe would wait for somebody who writes to it.
+    refuse_other_than_file(fs::metadata(path).map_err(refused)?.file_type()).map_err(refused)?;
+    let file = File::open(path).map_err(refused)?;
     let meta = file.metadata().map_err(|e| Error::io("read the size of", path, e))?;
-    if meta.is_dir() {
-        return Err(Error::io("open", path, io::Error::other("it is a directory, not a file")));
-    }
     Ok((file, meta.len()))
+}
+
+/// Of a file that has become shorter than it was when it was opened, or that was shorter from the start.
+fn ends_early(present: u64, offset: u64, len: usize) -> io::Error {
+    let needed = offset.saturating_add(len as u64);
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        format!("the file ends early: it has {present} bytes where {needed} are needed; copy it again"),
+    )
 }
 
 impl ReadAt for FileSource {
@@ -145,9 +162,15 @@ impl ReadAt for FileSource {
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let end = offset.checked_add(buf.len() as u64).filter(|end| *end <= self.len);
         if end.is_none() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read past the end"));
+            return Err(ends_early(self.len, offset, buf.len()));
         }
-        file_read_exact_at(&self.file, self.offset + offset, buf)
+        let len = buf.len();
+        file_read_exact_at(&self.file, self.offset + offset, buf).map_err(|e| {
+            match (e.kind(), self.file.metadata()) {
+                (io::ErrorKind::UnexpectedEof, Ok(meta)) => ends_early(meta.len(), self.offset + offset, len),
+                _ => e,
+            }
+        })
     }
 
     fn mappable(&self) -> Option<(&File, u64)> {
@@ -209,10 +232,11 @@ impl ReadAt for MemorySource {
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let wanted = buf.len();
         let part = usize::try_from(offset)
             .ok()
-            .and_then(|start| self.bytes.get(start..start.checked_add(buf.len())?))
-            .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "read past the end"))?;
+            .and_then(|start| self.bytes.get(start..start.checked_add(wanted)?))
+            .ok_or_else(|| ends_early(self.len(), offset, wanted))?;
         buf.copy_from_slice(part);
         Ok(())
     }
@@ -243,11 +267,6 @@ fn remove_abandoned(target: &Path, start: &std::ffi::OsStr) {
     }
 }
 
-/// The directory that holds `path`.
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// Makes a temporary file beside `target` whose name begins with `start` and that no other process has: two
 /// containers that share a volume may well have the same process id.
 fn create_temporary(target: &Path, start: &std::ffi::OsStr) -> Result<(File, PathBuf)> {
@@ -256,7 +275,7 @@ fn create_temporary(target: &Path, start: &std::ffi::OsStr) -> Result<(File, Pat
         let serial = TEMPORARIES.fetch_add(1, Ordering::Relaxed);
         name.push(format!("{}-{serial}{TEMPORARY_END}", std::process::id()));
         let temporary = target.with_file_name(name);
-        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+        match OpenOptions::new().read(true).write(true).create_new(true).open(&temporary) {
             Ok(file) => return Ok((file, temporary)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(Error::io("create", &temporary, e)),
@@ -320,27 +339,15 @@ struct AtomicFile {
 
 impl AtomicFile {
     fn create(target: &Path) -> Result<Self> {
-        let Some(name) = target.file_name() else {
-            return Err(Error::InvalidArgument(format!("{} names no file to write", target.display())));
-        };
-        if target.is_dir() {
-            return Err(Error::io("write", target, io::Error::other("it is a directory, not a file")));
-        }
+        let target = file_to_write(target)?;
         let mut temporary_name = std::ffi::OsString::from(".");
-        temporary_name.push(name);
+        temporary_name.push(target.file_name().unwrap_or_default());
         temporary_name.push(".");
-        remove_abandoned(target, &temporary_name);
-        let (file, temporary) = create_temporary(target, &temporary_name)?;
+        remove_abandoned(&target, &temporary_name);
+        let (file, temporary) = create_temporary(&target, &temporary_name)?;
         // Says to `remove_abandoned` that the file is in use. Where locks do not exist nothing is ever removed.
         let _ = file.try_lock();
-        Ok(Self {
-            file: Some(file),
-            syncer: None,
-            unsynced: 0,
-            temporary,
-            target: target.to_owned(),
-            renamed: false,
-        })
+        Ok(Self { file: Some(file), syncer: None, unsynced: 0, temporary, target, renamed: false })
     }
 
     /// Closes every handle: some systems rename and remove closed files only.
@@ -384,6 +391,16 @@ impl WriteFile for AtomicFile {
             file.write_all(bytes)?;
             file.seek(SeekFrom::End(0)).map(drop)
         })
+    }
+
+    fn written(&self) -> Result<Arc<dyn ReadAt>> {
+        let Some(file) = &self.file else {
+            return Err(Error::Internal("a committed file was read".into()));
+        };
+        // The same open file: on some systems the lock keeps out everybody who opens it anew.
+        let again = file.try_clone().and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (len, file) = again.map_err(|e| Error::io("read", &self.target, e))?;
+        Ok(Arc::new(FileSource { file, path: self.target.clone(), offset: 0, len, whole: true }))
     }
 
     fn commit(mut self: Box<Self>) -> Result<()> {
@@ -450,6 +467,44 @@ mod tests {
         assert_eq!(fs::read(&target).ok(), Some(b"ours".to_vec()));
         assert!(foreign.iter().all(|(path, _)| fs::read(path).is_ok_and(|bytes| bytes == b"theirs")));
     }
+
+    #[test]
+    fn what_is_written_can_be_read_before_it_has_its_name() {
+        let dir = tempfile::tempdir().unwrap_or_else(fault);
+        let target = dir.path().join("m.cgraph");
+        let mut file = Box::new(AtomicFile::create(&target).unwrap_or_else(fault));
+        file.append(b"ours").unwrap_or_else(fault);
+        file.overwrite(0, b"y").unwrap_or_else(fault);
+        let mut found = [0; 4];
+        let source = file.written().unwrap_or_else(fault);
+        source.read_exact_at(0, &mut found).unwrap_or_else(fault);
+        assert_eq!((&found, source.len(), source.path()), (b"yurs", 4, Some(target.as_path())));
+        assert!(!target.exists());
+        drop(source);
+        file.commit().unwrap_or_else(fault);
+        assert_eq!(fs::read(&target).ok(), Some(b"yurs".to_vec()));
+    }
+
+    #[test]
+    fn a_file_that_has_become_shorter_says_so() {
+        let dir = tempfile::tempdir().unwrap_or_else(fault);
+        let path = dir.path().join("m.gguf");
+        fs::write(&path, [7; 100]).unwrap_or_else(fault);
+        let source = FileSource::open(&path).unwrap_or_else(fault);
+        let told = |from: u64| {
+            let read = source.read_exact_at(from, &mut [0; 20]);
+            read.map_or_else(|e| e.to_string(), |()| String::new())
+        };
+        assert_eq!(told(80), "");
+        let early = |has: u32, needs: u32| {
+            format!("the file ends early: it has {has} bytes where {needs} are needed; copy it again")
+        };
+        assert_eq!(told(90), early(100, 110));
+        let cut = OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(85));
+        cut.unwrap_or_else(fault);
+        assert_eq!(told(80), early(85, 100));
+    }
+
     #[test]
     fn bytes_that_were_lost_on_the_way_are_not_committed() {
         let dir = tempfile::tempdir().unwrap_or_else(fault);

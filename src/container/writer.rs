@@ -1,7 +1,9 @@
 //! Writing a `.cgraph` file in one pass: extents, assets, manifest, and the header last.
 
+use std::sync::Arc;
+
 use super::checksum::{Running, xxh3_hex};
-use super::disk::WriteFile;
+use super::disk::{ReadAt, WriteFile};
 use super::header::{HEADER_LEN, Header, Kind, VERSION};
 use super::manifest::{Asset, Extent, Manifest, Plane};
 use super::{EXTENT_ALIGN, PLANE_ALIGN, align_up};
@@ -100,7 +102,15 @@ impl Writer {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn finish(mut self, kind: Kind, manifest: &Manifest) -> Result<u64> {
+    pub fn finish(self, kind: Kind, manifest: &Manifest) -> Result<u64> {
+        self.seal(kind, manifest)?.commit()
+    }
+
+    /// Writes manifest and header. The file is whole then, but does not have its name.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn seal(mut self, kind: Kind, manifest: &Manifest) -> Result<Sealed> {
         let text = manifest_bytes(manifest)?;
         self.pad_to(PLANE_ALIGN)?;
         let manifest_offset = self.position;
@@ -115,8 +125,7 @@ impl Writer {
             file_len: self.position,
         };
         self.file.overwrite(0, &header.encode())?;
-        self.file.commit()?;
-        Ok(header.file_len)
+        Ok(Sealed { file: self.file, len: header.file_len })
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
@@ -151,6 +160,32 @@ impl Writer {
             self.put(&ZEROS[..len])?;
         }
         Ok(())
+    }
+}
+
+/// A whole `.cgraph` file without its name. Dropped before [`commit`](Self::commit), it leaves nothing behind.
+#[derive(Debug)]
+pub struct Sealed {
+    file: Box<dyn WriteFile>,
+    len: u64,
+}
+
+impl Sealed {
+    /// The file, to be tried out. What is returned must be gone before [`commit`](Self::commit).
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn source(&self) -> Result<Arc<dyn ReadAt>> {
+        self.file.written()
+    }
+
+    /// Makes the file visible. Returns its length.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn commit(self) -> Result<u64> {
+        self.file.commit()?;
+        Ok(self.len)
     }
 }
 

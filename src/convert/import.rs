@@ -14,6 +14,7 @@ use crate::container::header::Kind;
 use crate::container::manifest::{
     Capsule, Layout, LineageStep, Manifest, ModelInfo, REQUIRES_PACKED8, SharedTensor, Tensor,
 };
+use crate::container::paths::refuse_overwriting;
 use crate::container::writer::Writer;
 use crate::error::{Error, Result};
 use crate::graph::arch::{self, CapsuleRule, TensorKind, TensorRule};
@@ -71,28 +72,53 @@ pub struct Converted {
 ///
 /// # Errors
 /// Those of [`Gguf::open`]; [`Error::Unsupported`] for an architecture or type that cannot be run;
-/// [`Error::Malformed`] naming a missing or misshapen tensor; [`Error::Cancelled`]; [`Error::Io`].
+/// [`Error::Malformed`] naming a missing or misshapen tensor; [`Error::InvalidArgument`] where the target is a file of
+/// the source; [`Error::Cancelled`]; [`Error::Io`].
 pub fn convert(
     source: &Path,
     target: &Path,
     options: &ConvertOptions,
     progress: &mut ProgressFn<'_>,
 ) -> Result<Converted> {
-    refuse_same_file(source, target)?;
+    let gguf = open_source(source, &[target], options)?;
+    convert_opened(&gguf, source, target, options, progress)
+}
+
+/// Opens a source none of whose files is one of `targets`.
+///
+/// # Errors
+/// Those of [`Gguf::open`]; [`Error::InvalidArgument`] where a target would overwrite the source or another target.
+pub(crate) fn open_source(source: &Path, targets: &[&Path], options: &ConvertOptions) -> Result<Gguf> {
+    refuse_overwriting(&[source], targets)?;
     let gguf = Gguf::open(options.disk.as_ref(), source)?;
-    let metadata = Metadata::new(&gguf)?;
+    refuse_overwriting(&gguf.paths(), targets)?;
+    Ok(gguf)
+}
+
+/// As [`convert`], from a source that [`open_source`] gave.
+///
+/// # Errors
+/// Those of [`convert`].
+pub(crate) fn convert_opened(
+    gguf: &Gguf,
+    source: &Path,
+    target: &Path,
+    options: &ConvertOptions,
+    progress: &mut ProgressFn<'_>,
+) -> Result<Converted> {
+    let metadata = Metadata::new(gguf)?;
     let params = metadata.decoder_params()?;
     let architecture = arch::by_name(metadata.arch())
         .ok_or_else(|| Error::Internal("a known architecture is not in the registry".into()))?;
     let rules = (architecture.capsules)(&params);
-    let plan = match_tensors(&gguf, &rules)?;
+    let plan = match_tensors(gguf, &rules)?;
     let compiled = metadata.vocab()?.map(|v| vocab::compile(&v)).transpose()?.map(Arc::new);
     if let Some(bytes) = &compiled {
-        check_tokenizer(&gguf, Arc::clone(bytes), params.vocab_size)?;
+        check_tokenizer(gguf, Arc::clone(bytes), params.vocab_size)?;
     }
 
     let mut job = Job {
-        gguf: &gguf,
+        gguf,
         writer: Writer::new(options.disk.create(target)?)?,
         cancel: options.cancel.as_ref(),
         done: 0,
@@ -118,7 +144,7 @@ pub fn convert(
         model: ModelInfo { name: metadata.model_name(), arch: metadata.arch().to_owned(), decoder: params },
         capsules,
         assets: written,
-        lineage: vec![lineage(source, &gguf)],
+        lineage: vec![lineage(source, gguf)],
         full: None,
         plan: None,
         unknown: Map::new(),
@@ -144,22 +170,6 @@ fn check_tokenizer(gguf: &Gguf, compiled: Arc<Vec<u8>>, vocab_size: u32) -> Resu
 #[must_use]
 pub fn generator() -> String {
     format!("capsulegraph {}", env!("CARGO_PKG_VERSION"))
-}
-
-/// # Errors
-/// [`Error::InvalidArgument`] where the target is the source.
-pub fn refuse_same_file(source: &Path, target: &Path) -> Result<()> {
-    let same = match (source.canonicalize(), target.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => source == target,
-    };
-    if same {
-        return Err(Error::InvalidArgument(format!(
-            "{} is both source and target; name another file to write",
-            target.display()
-        )));
-    }
-    Ok(())
 }
 
 fn lineage(source: &Path, gguf: &Gguf) -> LineageStep {

@@ -49,7 +49,7 @@ pub struct capg_convert_options {
     pub calibrate: *const c_char,
     /// Its length in bytes.
     pub calibrate_len: usize,
-    /// Stops the job; nothing is left under the targets' names. Nullable.
+    /// Stops the job; no file is left half-written, and a full file that was done before its mini stays. Nullable.
     pub cancel: *const capg_cancel,
     /// Receives log lines. Nullable.
     pub log: *const capg_log,

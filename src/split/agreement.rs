@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::options::SplitOptions;
+use crate::container::disk::ReadAt;
 use crate::container::manifest::{Residence, SplitPlan};
 use crate::error::{Error, Result};
 use crate::generate::model::{Model, ModelOptions};
@@ -26,39 +27,60 @@ const MAX_UNASKED: u64 = 1 << 30;
 /// Tokens that are compared at most.
 const MAX_TOKENS: usize = 256;
 
-/// The agreement of a mini that was just written; `None` where it cannot be measured (linked-only capsules,
-/// no tokenizer) or was not asked for and would take long.
-pub(super) fn after_split(
-    full_path: &Path,
-    mini_path: &Path,
-    full: &MappedFile,
-    plan: &SplitPlan,
-    options: &SplitOptions,
-) -> Result<Option<f64>> {
-    let linked = plan.capsules.iter().any(|c| c.residence == Residence::Linked);
-    let long = options.calibrate.is_none() && full.contents().header.file_len > MAX_UNASKED;
-    if linked || long {
-        return Ok(None);
+/// A measurement that can begin: the full file runs on this machine, and the text has tokens.
+#[derive(Debug)]
+pub(super) struct Measurement {
+    exact: Arc<Model>,
+    tokens: Vec<u32>,
+}
+
+impl Measurement {
+    /// `None` where agreement cannot be measured (linked-only capsules, no tokenizer) or was not asked for and would
+    /// take long.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] where the text has no tokens; those of [`Model::open`].
+    pub(super) fn prepare(
+        full_path: &Path,
+        full: &MappedFile,
+        plan: &SplitPlan,
+        options: &SplitOptions,
+    ) -> Result<Option<Self>> {
+        let linked = plan.capsules.iter().any(|c| c.residence == Residence::Linked);
+        let long = options.calibrate.is_none() && full.contents().header.file_len > MAX_UNASKED;
+        if linked || long {
+            return Ok(None);
+        }
+        let exact = open(Origin::Path(full_path.to_owned()), Mode::Exact, options)?;
+        if exact.tokenizer().is_err() {
+            return Ok(None);
+        }
+        let text = options.calibrate.as_deref().unwrap_or(SAMPLE);
+        let mut tokens = exact.tokenizer()?.encode(text, true, false)?;
+        tokens.truncate(MAX_TOKENS.min(exact.decoder().params().context_length as usize));
+        if tokens.is_empty() {
+            let why = "the text to measure the agreement on has no tokens; give another or none";
+            return Err(Error::InvalidArgument(why.into()));
+        }
+        Ok(Some(Self { exact, tokens }))
     }
-    let open = |path: &Path, mode: Mode| {
-        let store = OpenOptions { mode, disk: Arc::clone(&options.disk), ..OpenOptions::default() };
-        Model::open(&Origin::Path(path.to_owned()), &ModelOptions { store, ..ModelOptions::default() })
-            .map(Arc::new)
-    };
-    let exact = open(full_path, Mode::Exact)?;
-    if exact.tokenizer().is_err() {
-        return Ok(None);
+
+    /// Share of the tokens after which `mini` and its full file think the same one most likely.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`]; those of running both.
+    pub(super) fn take(self, mini: Arc<dyn ReadAt>, options: &SplitOptions) -> Result<f64> {
+        let fast = open(Origin::Source(mini), Mode::Fast, options)?;
+        let exact = most_likely(self.exact, &self.tokens, options)?;
+        let fast = most_likely(fast, &self.tokens, options)?;
+        let same = exact.iter().zip(&fast).filter(|(x, y)| x == y).count();
+        Ok(same as f64 / self.tokens.len() as f64)
     }
-    let text = options.calibrate.as_deref().unwrap_or(SAMPLE);
-    let mut tokens = exact.tokenizer()?.encode(text, true, false)?;
-    tokens.truncate(MAX_TOKENS.min(exact.decoder().params().context_length as usize));
-    if tokens.is_empty() {
-        return Err(Error::InvalidArgument("the calibration text has no tokens".into()));
-    }
-    let fast = open(mini_path, Mode::Fast)?;
-    let (a, b) = (most_likely(exact, &tokens, options)?, most_likely(fast, &tokens, options)?);
-    let same = a.iter().zip(&b).filter(|(x, y)| x == y).count();
-    Ok(Some(same as f64 / tokens.len() as f64))
+}
+
+fn open(origin: Origin, mode: Mode, options: &SplitOptions) -> Result<Arc<Model>> {
+    let store = OpenOptions { mode, disk: Arc::clone(&options.disk), ..OpenOptions::default() };
+    Model::open(&origin, &ModelOptions { store, ..ModelOptions::default() }).map(Arc::new)
 }
 
 /// The most likely next token after each of `tokens`.

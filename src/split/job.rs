@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::options::SplitOptions;
 use super::write::{SplitSummary, split};
-use crate::convert::import::{ConvertOptions, Converted, ProgressFn, convert, refuse_same_file};
+use crate::convert::import::{ConvertOptions, Converted, ProgressFn, convert_opened, open_source};
 use crate::error::{Error, Result};
 
 /// What a conversion with split wrote.
@@ -48,8 +48,8 @@ pub fn default_mini(full: &Path) -> PathBuf {
 /// Converts a source model and derives its mini.
 ///
 /// # Errors
-/// Those of [`convert`] and [`split`]; [`Error::InvalidArgument`] where both files have one name or the mini that of
-/// the source.
+/// Those of [`convert`](crate::convert::import::convert) and [`split`]; [`Error::InvalidArgument`] where both files have
+/// one name or the mini that of a file of the source.
 pub fn produce(
     source: &Path,
     targets: &Targets,
@@ -57,18 +57,12 @@ pub fn produce(
     split_options: &SplitOptions,
     progress: &mut dyn FnMut(Phase, u64, u64),
 ) -> Result<Produced> {
-    if let Some(mini) = &targets.mini {
-        refuse_same_file(source, mini)?;
-    }
-    if targets.mini.as_ref() == Some(&targets.full) {
-        return Err(Error::InvalidArgument(format!(
-            "{} cannot be both the full file and the mini",
-            targets.full.display()
-        )));
-    }
+    let files: Vec<&Path> =
+        [Some(&targets.full), targets.mini.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
     let full = {
+        let gguf = open_source(source, &files, convert_options)?;
         let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Convert, done, total));
-        convert(source, &targets.full, convert_options, &mut sink)?
+        convert_opened(&gguf, source, &targets.full, convert_options, &mut sink)?
     };
     let mini = match &targets.mini {
         None => None,
@@ -85,10 +79,7 @@ pub fn produce(
 
 /// Says of a mini that could not be made that its full file was.
 fn full_is_there(error: Error, full: &Path) -> Error {
-    match error {
-        Error::Limit(text) => Error::Limit(format!("{} is written, its mini is not: {text}", full.display())),
-        other => other,
-    }
+    error.with_note(&format!("{} is written, its mini is not", full.display()))
 }
 
 /// The phase that a progress report belongs to.

@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, json};
 
+use super::agreement::Measurement;
+use super::light;
 use super::options::SplitOptions;
 use super::plan::{self, CapsuleForm};
-use super::{agreement, light};
 use crate::container::disk::Disk;
 use crate::container::header::Kind;
 use crate::container::manifest::{
     Asset, Capsule, Extent, FullReference, LineageStep, Link, Manifest, Plane, Residence, SplitPlan, Tensor,
 };
-use crate::container::writer::{Writer, manifest_bytes};
+use crate::container::paths::refuse_overwriting;
+use crate::container::writer::{Sealed, Writer, manifest_bytes};
 use crate::container::{EXTENT_ALIGN, PLANE_ALIGN, align_up};
-use crate::convert::import::{ProgressFn, generator, refuse_same_file};
+use crate::convert::import::{ProgressFn, generator};
 use crate::error::{Error, Result};
 use crate::pool::CancelToken;
 use crate::store::fetch::encoding_of;
@@ -37,29 +39,30 @@ pub struct SplitSummary {
     pub expected_agreement: Option<f64>,
 }
 
-/// Derives a mini at `target` from the full file at `source`, then measures how well they agree.
-///
-/// The mini stays where only the measurement fails: it is whole by then, and has taken the place of an older one.
+/// Derives a mini at `target` from the full file at `source`, and measures how well they agree before it gets its name:
+/// whatever fails, nothing new stands there.
 ///
 /// # Errors
 /// [`Error::Limit`] naming the smallest possible length; [`Error::Mismatch`] where `source` is no full file;
-/// [`Error::Corrupt`] where bytes that the mini needs do not match their checksum; [`Error::Cancelled`]; those of reading and writing.
+/// [`Error::InvalidArgument`] where it is `target`, or the text to measure on has no tokens; [`Error::Corrupt`] where
+/// bytes that the mini needs do not match their checksum; [`Error::Cancelled`]; those of reading, running and writing.
 pub fn split(
     source: &Path,
     target: &Path,
     options: &SplitOptions,
     progress: &mut ProgressFn<'_>,
 ) -> Result<SplitSummary> {
-    refuse_same_file(source, target)?;
+    refuse_overwriting(&[source], &[target])?;
     let full = open_full(source, options.disk.as_ref())?;
     let chosen = plan::plan(&full, options.size, options.light, options.cancel.as_ref(), &|candidate| {
         length_of(&full, candidate)
     })?;
-    let bytes = write(&full, target, &chosen, options, progress)?;
-    let expected_agreement = agreement::after_split(source, target, &full, &chosen, options)?;
+    let measurement = Measurement::prepare(source, &full, &chosen, options)?;
+    let mini = compose(&full, target, &chosen, options, progress)?;
+    let expected_agreement = measurement.map(|m| m.take(mini.source()?, options)).transpose()?;
     Ok(SplitSummary {
         path: target.to_owned(),
-        bytes,
+        bytes: mini.commit()?,
         full_bytes: full.contents().header.file_len,
         plan: chosen,
         expected_agreement,
@@ -89,6 +92,17 @@ pub(super) fn write(
     options: &SplitOptions,
     progress: &mut ProgressFn<'_>,
 ) -> Result<u64> {
+    compose(full, target, plan, options, progress)?.commit()
+}
+
+/// As [`write`], up to the mini's name.
+fn compose(
+    full: &MappedFile,
+    target: &Path,
+    plan: &SplitPlan,
+    options: &SplitOptions,
+    progress: &mut ProgressFn<'_>,
+) -> Result<Sealed> {
     let forms = forms(full, plan)?;
     let source = &full.contents().manifest;
     let total: u64 = source.capsules.iter().map(Capsule::stored_bytes).sum();
@@ -124,7 +138,7 @@ pub(super) fn write(
     for asset in &source.assets {
         manifest.assets.push(writer.asset(&asset.name, full.checked_asset(asset)?)?);
     }
-    writer.finish(Kind::Mini, &manifest)
+    writer.seal(Kind::Mini, &manifest)
 }
 
 fn copy(bytes: &[u8], sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::fetch::{FetchedCapsule, FetchedTensor};
 use crate::container::disk::Disk;
 use crate::container::npy;
+use crate::container::paths::refuse_overwriting;
 use crate::error::{Error, Result};
 
 /// Name of the description in the directory.
@@ -55,13 +56,13 @@ impl FetchedCapsule<'_> {
     /// with everything but ASCII letters, digits, `_`, `-` and `.` replaced, so no name leaves the directory.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the file.
+    /// [`Error::Io`] naming the file; [`Error::InvalidArgument`] where the capsule's own file would be overwritten.
     pub fn write_to(&self, directory: &Path, disk: &dyn Disk) -> Result<CapsuleFiles> {
         std::fs::create_dir_all(directory).map_err(|e| Error::io("create the directory", directory, e))?;
         let mut used = HashSet::new();
         let mut tensors = Vec::with_capacity(self.tensors.len());
         for tensor in &self.tensors {
-            tensors.push(write_tensor(tensor, directory, disk, &mut used)?);
+            tensors.push(self.write_tensor(tensor, directory, disk, &mut used)?);
         }
         let files = CapsuleFiles {
             id: self.id.to_owned(),
@@ -73,45 +74,47 @@ impl FetchedCapsule<'_> {
         let mut json = serde_json::to_vec_pretty(&files)
             .map_err(|e| Error::Internal(format!("the description of {} is no JSON: {e}", self.id)))?;
         json.push(b'\n');
-        write_file(disk, &directory.join(DESCRIPTION), &[&json])?;
+        self.write_file(disk, &directory.join(DESCRIPTION), &[&json])?;
         Ok(files)
     }
-}
 
-fn write_tensor(
-    tensor: &FetchedTensor<'_>,
-    directory: &Path,
-    disk: &dyn Disk,
-    used: &mut HashSet<String>,
-) -> Result<TensorFile> {
-    let is_npy = tensor.encoding == "f32" && tensor.layout == "rows";
-    let stem = safe_name(tensor.name);
-    let ending = if is_npy { "npy" } else { "bin" };
-    let mut file = format!("{stem}.{ending}");
-    let mut serial = 2;
-    // Some systems hold names that differ in case alone for one.
-    while !used.insert(file.to_ascii_lowercase()) {
-        file = format!("{stem}-{serial}.{ending}");
-        serial += 1;
+    fn write_tensor(
+        &self,
+        tensor: &FetchedTensor<'_>,
+        directory: &Path,
+        disk: &dyn Disk,
+        used: &mut HashSet<String>,
+    ) -> Result<TensorFile> {
+        let is_npy = tensor.encoding == "f32" && tensor.layout == "rows";
+        let stem = safe_name(tensor.name);
+        let ending = if is_npy { "npy" } else { "bin" };
+        let mut file = format!("{stem}.{ending}");
+        let mut serial = 2;
+        // Some systems hold names that differ in case alone for one.
+        while !used.insert(file.to_ascii_lowercase()) {
+            file = format!("{stem}-{serial}.{ending}");
+            serial += 1;
+        }
+        let head = if is_npy { npy::header(tensor.shape) } else { Vec::new() };
+        self.write_file(disk, &directory.join(&file), &[&head, &tensor.bytes])?;
+        Ok(TensorFile {
+            name: tensor.name.to_owned(),
+            shape: tensor.shape.to_vec(),
+            encoding: tensor.encoding.to_owned(),
+            layout: tensor.layout.to_owned(),
+            file,
+            bytes: tensor.bytes.len() as u64,
+        })
     }
-    let head = if is_npy { npy::header(tensor.shape) } else { Vec::new() };
-    write_file(disk, &directory.join(&file), &[&head, &tensor.bytes])?;
-    Ok(TensorFile {
-        name: tensor.name.to_owned(),
-        shape: tensor.shape.to_vec(),
-        encoding: tensor.encoding.to_owned(),
-        layout: tensor.layout.to_owned(),
-        file,
-        bytes: tensor.bytes.len() as u64,
-    })
-}
 
-fn write_file(disk: &dyn Disk, path: &Path, parts: &[&[u8]]) -> Result<()> {
-    let mut file = disk.create(path)?;
-    for part in parts.iter().flat_map(|bytes| bytes.chunks(4 << 20)) {
-        file.append(part)?;
+    fn write_file(&self, disk: &dyn Disk, path: &Path, parts: &[&[u8]]) -> Result<()> {
+        refuse_overwriting(&[Path::new(self.file)], &[path])?;
+        let mut file = disk.create(path)?;
+        for part in parts.iter().flat_map(|bytes| bytes.chunks(4 << 20)) {
+            file.append(part)?;
+        }
+        file.commit()
     }
-    file.commit()
 }
 
 /// A name as a file name that every system takes and that stays in its directory.

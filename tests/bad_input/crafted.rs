@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use capsulegraph::Error;
 use capsulegraph::convert::import::{ConvertOptions, convert};
+use capsulegraph::split::SplitOptions;
+use capsulegraph::split::job::{Targets, produce};
 
 use crate::disk::MemoryDisk;
 use crate::support::{TinyModel, TinyTensor};
@@ -433,4 +436,25 @@ fn shards_that_are_missing_or_wrong() {
     assert!(told.contains("the model has 2 shards") && told.contains("restore the original names"), "{told}");
     let told = shards_told(&shards(2000, &[0], count), "m-00001-of-02000.gguf");
     assert!(told.contains("split.count is 2000; at most 1024"), "{told}");
+}
+
+#[test]
+fn no_shard_is_a_target() {
+    let disk = shards(2, &[0, 1], tiny().tensor_data().len() as i32);
+    let [first, second] = [1, 2].map(|n| format!("m-{n:05}-of-00002.gguf"));
+    let before = disk.get(&second);
+    let refused = |full: &str, mini: Option<&str>| {
+        let targets = Targets { full: full.into(), mini: mini.map(Into::into) };
+        let convert = ConvertOptions { disk: Arc::new(disk.clone()), cancel: None };
+        let split = SplitOptions { disk: Arc::new(disk.clone()), ..SplitOptions::default() };
+        let result = produce(first.as_ref(), &targets, &convert, &split, &mut |_, _, _| {});
+        assert!(matches!(result, Err(Error::InvalidArgument(_))), "{result:?}");
+        assert!(disk.get(&second) == before && disk.get("m.cgraph").is_none());
+    };
+    refused(second.as_str(), None);
+    refused("m.cgraph", Some(second.as_str()));
+    refused("m.cgraph", Some("./m.cgraph"));
+    let options = ConvertOptions { disk: Arc::new(disk.clone()), cancel: None };
+    let result = convert(second.as_ref(), first.as_ref(), &options, &mut |_, _| {});
+    assert!(matches!(result, Err(Error::InvalidArgument(_))), "{result:?}");
 }

@@ -21,14 +21,8 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 /// Runs `job` on disks that fail after 0, 1, 2, ... operations until one run succeeds. Each failure must leave
-/// the directory as it was, names and contents of `target` included, or with all of `whole` in place where only
-/// what comes after the writing failed. Returns the number of failures.
-fn fail_everywhere(
-    dir: &Path,
-    target: &str,
-    whole: Option<&[u8]>,
-    job: &dyn Fn(Arc<dyn Disk>) -> Result<()>,
-) -> i64 {
+/// the directory as it was, names and contents of `target` included. Returns the number of failures.
+fn fail_everywhere(dir: &Path, target: &str, job: &dyn Fn(Arc<dyn Disk>) -> Result<()>) -> i64 {
     let target = dir.join(target);
     let (before, content) = (names(dir), std::fs::read(&target).ok());
     for successes in 0.. {
@@ -41,10 +35,7 @@ fn fail_everywhere(
             Err(error) => {
                 assert!(error.to_string().contains("injected failure"), "{error}");
                 let now = std::fs::read(&target).ok();
-                if now != content {
-                    assert!(now.as_deref() == whole, "after {successes} operations: half a file");
-                    std::fs::remove_file(&target).unwrap();
-                }
+                assert!(now == content, "after {successes} operations the target is another");
                 assert_eq!(names(dir), before, "after {successes} operations");
             }
         }
@@ -61,22 +52,19 @@ fn a_failing_disk_leaves_nothing_behind() {
         let options = ConvertOptions { disk, cancel: None };
         convert(&at("m.gguf"), &at("m.cgraph"), &options, &mut |_, _| {}).map(drop)
     };
-    let first = fail_everywhere(dir.path(), "m.cgraph", None, &conversion);
-    let again = fail_everywhere(dir.path(), "m.cgraph", None, &conversion);
+    let first = fail_everywhere(dir.path(), "m.cgraph", &conversion);
+    let again = fail_everywhere(dir.path(), "m.cgraph", &conversion);
     let division = |disk: Arc<dyn Disk>| {
         let size = std::fs::metadata(at("m.cgraph")).unwrap().len() - (48 << 10);
         let options = SplitOptions { size, disk, ..SplitOptions::default() };
         split(&at("m.cgraph"), &at("m.mini.cgraph"), &options, &mut |_, _| {}).map(drop)
     };
-    division(Arc::new(SystemDisk)).unwrap();
-    let mini = std::fs::read(at("m.mini.cgraph")).unwrap();
-    std::fs::remove_file(at("m.mini.cgraph")).unwrap();
-    let split_failures = fail_everywhere(dir.path(), "m.mini.cgraph", Some(&mini), &division);
+    let split_failures = fail_everywhere(dir.path(), "m.mini.cgraph", &division);
     let rebuilding = |disk: Arc<dyn Disk>| {
         let options = VerifyOptions { disk, ..VerifyOptions::default() };
         repair(&at("m.mini.cgraph"), &options, &mut |_, _| {}).map(drop)
     };
-    let repair_failures = fail_everywhere(dir.path(), "m.mini.cgraph", None, &rebuilding);
+    let repair_failures = fail_everywhere(dir.path(), "m.mini.cgraph", &rebuilding);
     assert_eq!(names(dir.path()), ["m.cgraph", "m.gguf", "m.mini.cgraph"]);
     let options = VerifyOptions { deep: true, ..VerifyOptions::default() };
     assert_eq!(verify(&at("m.mini.cgraph"), &options, &mut |_, _| {}).unwrap().problems, []);
@@ -109,4 +97,35 @@ fn a_cancelled_conversion_leaves_nothing_behind() {
             assert_eq!(names(dir.path()), ["m.gguf"], "stopped at {stop_at}");
         }
     }
+}
+
+#[test]
+fn a_split_that_fails_while_it_is_measured_keeps_the_old_mini() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    two_extents().write(&at("m.gguf"));
+    convert(&at("m.gguf"), &at("m.cgraph"), &ConvertOptions::default(), &mut |_, _| {}).unwrap();
+    std::fs::write(at("m.mini.cgraph"), "old").unwrap();
+    let before = names(dir.path());
+    let attempt = |calibrate: &str, stop: bool| {
+        let (cancel, calibrate) = (CancelToken::new(), Some(calibrate.to_owned()));
+        let size = std::fs::metadata(at("m.cgraph")).unwrap().len() - (48 << 10);
+        let options =
+            SplitOptions { size, calibrate, cancel: Some(cancel.clone()), ..SplitOptions::default() };
+        let mut progress = |done: u64, total: u64| {
+            if stop && done == total {
+                cancel.cancel();
+            }
+        };
+        split(&at("m.cgraph"), &at("m.mini.cgraph"), &options, &mut progress)
+    };
+    for (result, about) in [(attempt("Some text.", true), "cancelled"), (attempt("", false), "no tokens")] {
+        let error = result.map(drop).unwrap_err();
+        assert!(error.to_string().contains(about), "{error}");
+        assert_eq!(
+            (names(dir.path()), std::fs::read(at("m.mini.cgraph")).unwrap()),
+            (before.clone(), b"old".to_vec())
+        );
+    }
+    assert!(attempt("Some text.", false).unwrap().expected_agreement.is_some());
 }

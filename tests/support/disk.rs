@@ -88,6 +88,11 @@ impl WriteFile for MemoryWrite {
         Ok(())
     }
 
+    fn written(&self) -> Result<Arc<dyn ReadAt>> {
+        let (bytes, len) = (self.bytes.as_slice().into(), self.bytes.len());
+        Ok(Arc::new(View { path: self.target.clone(), bytes, len }))
+    }
+
     fn commit(self: Box<Self>) -> Result<()> {
         self.disk.put(&self.target, self.bytes);
         Ok(())
@@ -180,6 +185,11 @@ impl WriteFile for FailingWrite {
     fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.count()?;
         self.file.overwrite(offset, bytes)
+    }
+
+    fn written(&self) -> Result<Arc<dyn ReadAt>> {
+        self.count()?;
+        Ok(Arc::new(FailingRead { source: self.file.written()?, disk: self.disk.clone() }))
     }
 
     fn commit(self: Box<Self>) -> Result<()> {

@@ -9,13 +9,15 @@ use capsulegraph::report::memory::MemorySampler;
 
 use crate::args::BenchArgs;
 use crate::failure::Failure;
+use crate::outputs::Outputs;
 use crate::size::human;
 use crate::ui::{self, Ui};
 
 pub fn bench(args: &BenchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
-    args.report.check()?;
+    let inputs = [Some(args.file.as_path()), args.compute.file.full.as_deref()];
+    let outputs = Outputs::checked(&[args.report.report.as_deref()], &inputs)?;
     let sampler = MemorySampler::new();
-    let model = args.compute.open(&args.file, ui)?;
+    let model = args.compute.open(&args.file, &outputs, ui)?;
     let options = args.options();
     let begun = Instant::now();
     let mut session = args.compute.session(model, options.context().max(1))?;

@@ -8,12 +8,15 @@ use capsulegraph::split::job::{Phase, Targets, produce};
 
 use crate::args::ConvertArgs;
 use crate::failure::Failure;
+use crate::outputs::Outputs;
 use crate::size::human;
 use crate::split;
 use crate::ui::{self, Ui};
 
 pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     let targets = Targets::new(&args.source, args.output.as_deref(), args.mini.as_deref(), args.no_mini);
+    let inputs = [Some(args.source.as_path()), args.plan.calibrate_file()];
+    Outputs::checked(&[Some(targets.full.as_path()), targets.mini.as_deref()], &inputs)?;
     let options = ConvertOptions { cancel: Some(cancel.clone()), ..ConvertOptions::default() };
     let split_options = split::options(args.plan, cancel)?;
     let bar = ui.bytes_bar("converting");

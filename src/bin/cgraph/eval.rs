@@ -14,12 +14,19 @@ use capsulegraph::report::memory::MemorySampler;
 
 use crate::args::EvalArgs;
 use crate::failure::Failure;
+use crate::outputs::Outputs;
 use crate::ui::{self, Ui};
 
 pub fn eval(args: &EvalArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
-    args.report.check()?;
+    let inputs = [
+        Some(args.file.as_path()),
+        args.compute.file.full.as_deref(),
+        args.text.as_deref(),
+        args.tokens.as_deref(),
+    ];
+    let outputs = Outputs::checked(&[args.logits.as_deref(), args.report.report.as_deref()], &inputs)?;
     let sampler = MemorySampler::new();
-    let model = args.compute.open(&args.file, ui)?;
+    let model = args.compute.open(&args.file, &outputs, ui)?;
     let tokens = tokens(args, &model)?;
     let params = model.decoder().params();
     let (trained, vocab) = (params.context_length as usize, u64::from(params.vocab_size));

@@ -9,6 +9,7 @@ mod failure;
 mod fetch;
 mod inspect;
 mod interrupt;
+mod outputs;
 mod run;
 mod session;
 mod size;

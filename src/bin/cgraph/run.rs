@@ -1,7 +1,6 @@
 //! `cgraph run`: text from a prompt.
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::path::Path;
 
 use capsulegraph::Error;
 use capsulegraph::container::disk::SystemDisk;
@@ -13,10 +12,14 @@ use capsulegraph::text::ChatMessage;
 
 use crate::args::{PromptArgs, ReportArgs, RunArgs};
 use crate::failure::Failure;
+use crate::outputs::Outputs;
 use crate::ui::{self, Ui};
 use crate::{chat, interrupt};
 
 pub fn run(args: &RunArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
+    let inputs =
+        [Some(args.file.as_path()), args.compute.file.full.as_deref(), args.prompt.prompt_file.as_deref()];
+    let outputs = Outputs::checked(&[args.report.report.as_deref()], &inputs)?;
     let Some(prompt) = args.prompt.read()? else {
         if args.report.json || args.report.report.is_some() {
             let why = "a report is of one prompt; give it with -p, --prompt-file or a pipe";
@@ -24,9 +27,8 @@ pub fn run(args: &RunArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure>
         }
         return chat::converse(&args.file, args.system.as_deref(), &args.generate, &args.compute, ui, cancel);
     };
-    args.report.check()?;
     let sampler = MemorySampler::new();
-    let model = args.compute.open(&args.file, ui)?;
+    let model = args.compute.open(&args.file, &outputs, ui)?;
     let tokens = if args.chat || args.system.is_some() {
         let system = args.system.iter().map(|text| ChatMessage::new("system", text));
         let messages: Vec<ChatMessage> = system.chain([ChatMessage::new("user", prompt)]).collect();
@@ -149,21 +151,6 @@ fn without_line_end(mut text: String) -> String {
 }
 
 impl ReportArgs {
-    /// Refuses a report that could not be written, before the work is done.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] naming the folder that does not exist.
-    pub fn check(&self) -> Result<(), Failure> {
-        let folder = self.report.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
-        match folder {
-            Some(folder) if !folder.is_dir() => {
-                let text = format!("--report: there is no folder {}; nothing was run", folder.display());
-                Err(Error::NotFound(text).into())
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Writes the report to where it was asked for.
     pub fn deliver(&self, report: &Report) -> Result<(), Failure> {
         if let Some(path) = &self.report {

@@ -1,6 +1,6 @@
 //! From the shared options to an opened model and a session.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use capsulegraph::container::disk::SystemDisk;
@@ -8,10 +8,11 @@ use capsulegraph::convert::gguf::is_gguf;
 use capsulegraph::generate::model::{Model, ModelOptions};
 use capsulegraph::generate::session::{Session, SessionOptions};
 use capsulegraph::pool::{ThreadOptions, place_this_thread};
-use capsulegraph::store::{Mode, OpenOptions, Origin};
+use capsulegraph::store::{Mode, OpenOptions, Origin, Store};
 use capsulegraph::{Error, Result};
 
 use crate::args::{ComputeArgs, FileArgs, ModeArg};
+use crate::outputs::Outputs;
 use crate::ui::{Ui, converted_name, quoted};
 
 impl FileArgs {
@@ -37,8 +38,8 @@ impl FileArgs {
 }
 
 impl ComputeArgs {
-    /// Opens the model at `file`.
-    pub fn open(&self, file: &Path, ui: &Ui) -> Result<Arc<Model>> {
+    /// Opens the model at `file`, whose full file `outputs` must spare too.
+    pub fn open(&self, file: &Path, outputs: &Outputs<'_>, ui: &Ui) -> Result<Arc<Model>> {
         if self.memory.is_some() {
             return Err(Error::Unsupported(
                 "--memory: memory budgets are not built yet and nothing was run; leave --memory out to run with \
@@ -59,6 +60,9 @@ impl ComputeArgs {
         let options = ModelOptions { store, threads };
         let model = Arc::new(Model::open(&Origin::Path(file.to_owned()), &options)?);
         let store = model.store();
+        if let Some(full) = full_file(file, store) {
+            outputs.spare(&[&full])?;
+        }
         if options.store.mode == Mode::Auto && store.mode() == Mode::Fast {
             ui.note(&format!("mode fast, from the mini alone: {}", store.mode_reason()));
         }
@@ -81,6 +85,12 @@ impl ComputeArgs {
     pub fn session_of(&self, model: Arc<Model>, context: usize) -> Result<Session> {
         Session::new(model, &SessionOptions { context, batch: self.batch, kv_format: self.kv_type })
     }
+}
+
+/// The full file that the mini at `file` names, in mode fast too, where it is not opened.
+fn full_file(file: &Path, store: &Store) -> Option<PathBuf> {
+    let reference = store.manifest().full.as_ref()?;
+    Some(file.with_file_name(Path::new(&reference.file_name).file_name()?))
 }
 
 /// Says of a GGUF model how to make it a file that can be run.

@@ -1,5 +1,7 @@
 //! `cgraph split`: a mini from a full file.
 
+use std::path::Path;
+
 use capsulegraph::container::manifest::Residence;
 use capsulegraph::pool::CancelToken;
 use capsulegraph::split::job::default_mini;
@@ -7,6 +9,7 @@ use capsulegraph::split::{SplitOptions, SplitSummary, residence_counts};
 
 use crate::args::{PlanArgs, SplitArgs};
 use crate::failure::Failure;
+use crate::outputs::Outputs;
 use crate::session::refuse_gguf;
 use crate::size::human;
 use crate::ui::{self, Ui};
@@ -14,6 +17,8 @@ use crate::ui::{self, Ui};
 pub fn split(args: SplitArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     refuse_gguf(&args.source)?;
     let target = args.output.unwrap_or_else(|| default_mini(&args.source));
+    let inputs = [Some(args.source.as_path()), args.plan.calibrate_file()];
+    Outputs::checked(&[Some(target.as_path())], &inputs)?;
     let options = options(args.plan, cancel)?;
     let bar = ui.bytes_bar("splitting");
     let summary = capsulegraph::split::split(&args.source, &target, &options, &mut |done, total| {
@@ -30,12 +35,18 @@ pub fn split(args: SplitArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failu
     print_summary(&summary, ui)
 }
 
+impl PlanArgs {
+    /// The file that `--calibrate` names.
+    pub fn calibrate_file(&self) -> Option<&Path> {
+        self.calibrate.as_deref()?.strip_prefix('@').map(Path::new)
+    }
+}
+
 /// The library's options.
 pub fn options(args: PlanArgs, cancel: &CancelToken) -> Result<SplitOptions, Failure> {
-    let calibrate = match args.calibrate.as_deref().map(|text| (text, text.strip_prefix('@'))) {
-        None => None,
-        Some((_, Some(file))) => Some(ui::read_text(file.as_ref())?),
-        Some((text, None)) => Some(text.to_owned()),
+    let calibrate = match args.calibrate_file() {
+        Some(file) => Some(ui::read_text(file)?),
+        None => args.calibrate,
     };
     Ok(SplitOptions {
         size: args.size.unwrap_or(0),

@@ -120,6 +120,12 @@ impl Gguf {
         self.files.first().map(|f| f.name()).unwrap_or_default()
     }
 
+    /// The paths of all files that are files of their own.
+    #[must_use]
+    pub fn paths(&self) -> Vec<&Path> {
+        self.files.iter().filter_map(|file| file.path()).collect()
+    }
+
     /// Number of files.
     #[must_use]
     pub fn shard_count(&self) -> usize {

@@ -1,0 +1,133 @@
+//! Paths that are written to: what they lead to, and whether two of them are one file.
+
+use std::fs::{self, FileType};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Symbolic links that are followed in a row, as many as Linux follows.
+const MAX_LINKS: usize = 40;
+
+/// The file that writing to `target` makes or replaces: links are followed, so that they stay links.
+///
+/// # Errors
+/// [`Error::Io`] where something is there that is no file; [`Error::InvalidArgument`] where the path names none.
+pub fn file_to_write(target: &Path) -> Result<PathBuf> {
+    if let Ok(meta) = fs::metadata(target) {
+        refuse_other_than_file(meta.file_type()).map_err(|why| Error::io("write", target, why))?;
+    }
+    let path = followed(target).map_err(|why| Error::io("write", target, why))?;
+    if path.file_name().is_none() {
+        return Err(Error::InvalidArgument(format!("{} names no file to write", target.display())));
+    }
+    Ok(path)
+}
+
+/// Refuses to write what is read as well, and to write one file twice. A file that does not exist yet is known by
+/// its directory and its name.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] naming the output.
+pub fn refuse_overwriting(inputs: &[&Path], outputs: &[&Path]) -> Result<()> {
+    let inputs: Vec<PathBuf> = inputs.iter().map(|path| identity(path)).collect();
+    let mut seen = Vec::with_capacity(outputs.len());
+    for output in outputs {
+        let own = identity(output);
+        let wrong = if inputs.contains(&own) {
+            "belongs to what is read and would be overwritten; name another file to write"
+        } else if seen.contains(&own) {
+            "would be written twice; name two different files"
+        } else {
+            seen.push(own);
+            continue;
+        };
+        return Err(Error::InvalidArgument(format!("{} {wrong}", output.display())));
+    }
+    Ok(())
+}
+
+/// Why something of this type can be neither read nor replaced as a file.
+pub(super) fn refuse_other_than_file(kind: FileType) -> io::Result<()> {
+    if kind.is_file() {
+        return Ok(());
+    }
+    let what = if kind.is_dir() { "a directory" } else { "a device or a pipe" };
+    Err(io::Error::other(format!("it is {what}, not a file")))
+}
+
+/// The directory that holds `path`.
+pub(super) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Where the links at `path` lead; what is there in the end need not exist.
+fn followed(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&path) {
+            // An absolute path takes the place of the directory.
+            Ok(next) => path = directory_of(&path).join(next),
+            // It is no link, or there is nothing.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("its symbolic links lead in a circle"))
+}
+
+/// One path of all that lead to the same file.
+fn identity(path: &Path) -> PathBuf {
+    let path = followed(path).unwrap_or_else(|_| path.to_owned());
+    if let Ok(found) = path.canonicalize() {
+        return found;
+    }
+    let directory = directory_of(&path).canonicalize().ok();
+    let to_be_made = directory.zip(path.file_name()).map(|(directory, name)| directory.join(name));
+    to_be_made.unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(inputs: &[&Path], outputs: &[&Path]) -> bool {
+        matches!(refuse_overwriting(inputs, outputs), Err(Error::InvalidArgument(_)))
+    }
+
+    #[test]
+    fn one_file_is_known_by_all_its_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        fs::write(dir.path().join("m"), "m").unwrap();
+        for name in ["m", "new", "nowhere/new"] {
+            let (plain, other) = (dir.path().join(name), dir.path().join("sub").join("..").join(name));
+            assert!(refused(&[&plain], &[&plain]), "{name}");
+            assert!(refused(&[], &[&plain, &plain]), "{name}");
+            if !name.contains('/') {
+                assert!(refused(&[&plain], &[&other]), "{name}");
+                assert!(refused(&[], &[&plain, &other]), "{name}");
+            }
+            assert!(!refused(&[&dir.path().join("else")], &[&plain]), "{name}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_to_what_need_not_exist() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("m"), "m").unwrap();
+        for (target, link) in [("m", "a"), ("a", "b"), ("new", "c"), ("e", "d"), ("d", "e")] {
+            symlink(target, at(link)).unwrap();
+        }
+        assert_eq!(file_to_write(&at("b")).unwrap(), at("m"));
+        assert_eq!(file_to_write(&at("c")).unwrap(), at("new"));
+        assert!(refused(&[&at("m")], &[&at("b")]) && refused(&[], &[&at("c"), &at("new")]));
+        let circle = file_to_write(&at("d")).unwrap_err().to_string();
+        assert!(circle.contains("circle"), "{circle}");
+        let device = file_to_write(Path::new("/dev/null")).unwrap_err().to_string();
+        assert_eq!(device, "cannot write /dev/null: it is a device or a pipe, not a file");
+        assert!(matches!(file_to_write(Path::new("..")), Err(Error::Io { .. })));
+    }
+}
