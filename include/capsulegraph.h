@@ -567,11 +567,11 @@ typedef struct capg_model_options {
   uint32_t threads;
   /**
    * Numbers of the processors that the library's threads may run on (the caller's thread stays as it is). One
-   * that the system does not allow is an error. Default: all.
+   * that the system does not allow, or that is named twice, is an error. Default: all.
    */
   const uint32_t *processors;
   /**
-   * How many there are.
+   * How many there are, at most 1024.
    */
   size_t processors_len;
   /**
@@ -1136,8 +1136,9 @@ capg_status capg_session_new(const struct capg_model *model,
  * then gives the logits of the last token, or with the flag CAPG_EVAL_ALL_LOGITS of every token, which takes
  * 4 * vocabulary bytes a token. cancel: nullable.
  *
- * Errors: INVALID_ARGUMENT for no tokens and for ids out of range, LIMIT where they do not fit the context,
- * CANCELLED, after which the session holds the tokens that were through. Thread class: one.
+ * Errors: INVALID_ARGUMENT for no tokens and for ids out of range, LIMIT where they do not fit the context or
+ * the system has no memory for them, CANCELLED. After any error the session holds the tokens that were through and
+ * can be used on. Thread class: one.
  */
 capg_status capg_session_eval(const struct capg_session *session,
                               const uint32_t *ids,

@@ -143,6 +143,20 @@ impl Part<'_> {
         &self.weight.data[g * bytes..][..bytes]
     }
 
+    /// Calls `wide` with each row group and the first of `W` columns, `single` with those columns of it that are left.
+    pub(super) fn each_block<const W: usize>(
+        &self,
+        mut wide: impl FnMut(usize, usize),
+        mut single: impl FnMut(usize, usize),
+    ) {
+        let columns = &self.columns;
+        let whole = columns.start + columns.len() / W * W;
+        for g in self.groups.clone() {
+            (columns.start..whole).step_by(W).for_each(|c| wide(g, c));
+            (whole..columns.end).for_each(|c| single(g, c));
+        }
+    }
+
     /// Where the results of row group `g` for one column are written; any address beyond the output.
     pub(super) fn place(&self, g: usize, column: usize) -> *const f32 {
         self.out.start.cast_const().wrapping_add(column * self.weight.rows + g * GROUP)

@@ -69,21 +69,12 @@ unsafe fn columns<const KIND: u8, const N: usize>(part: &Part<'_>, x: &Activatio
 
 /// All groups and columns of `part`.
 unsafe fn all<const KIND: u8>(part: &Part<'_>, x: &Activations) {
-    for g in part.groups.clone() {
-        let mut c = part.columns.start;
-        while c < part.columns.end {
-            // SAFETY: passed on to the caller; the columns are in the part.
-            unsafe {
-                if part.columns.end - c >= WIDTH {
-                    columns::<KIND, WIDTH>(part, x, g, c);
-                    c += WIDTH;
-                } else {
-                    columns::<KIND, 1>(part, x, g, c);
-                    c += 1;
-                }
-            }
-        }
-    }
+    part.each_block::<WIDTH>(
+        // SAFETY: passed on to the caller; the columns are in the part.
+        |g, c| unsafe { columns::<KIND, WIDTH>(part, x, g, c) },
+        // SAFETY: as above.
+        |g, c| unsafe { columns::<KIND, 1>(part, x, g, c) },
+    );
 }
 
 /// Computes `part`.

@@ -32,7 +32,15 @@ pub const MODELS: [Model; 5] = [
     Model { name: "1b-q4_0", title: "1B Q4_0", ..SHAPE_1B },
     Model { name: "1b-q4_k_m", title: "1B Q4_K_M", ..SHAPE_1B },
     Model { name: "1b-q8_0", title: "1B Q8_0", ..SHAPE_1B },
-    Model { name: "7b-q4_k_m", title: "7B Q4_K_M", generate: 32, first: 0.55, convert: true, ..SHAPE_1B },
+    Model {
+        name: "7b-q4_k_m",
+        title: "7B Q4_K_M",
+        rounds: 2,
+        generate: 32,
+        first: 0.55,
+        convert: true,
+        ..SHAPE_1B
+    },
 ];
 
 impl Model {
