@@ -10,7 +10,7 @@ mod encodings;
 
 use std::hint::black_box;
 
-use capsulegraph::kernels::backend::{Activations, AttentionWork, Backend, Matrix, Product, Queries};
+use capsulegraph::kernels::backend::{Activations, AttentionWork, Backend, Matrix, Piece, Product, Queries};
 use capsulegraph::kernels::cpu::{Cpu, Isa};
 use capsulegraph::kernels::kv::{KvFormat, KvLayer, KvShape};
 use capsulegraph::kernels::{encoding, pack};
@@ -51,7 +51,8 @@ fn products(cpu: &Cpu) {
             cpu.activations(&values(n * WIDTH), WIDTH, &mut x);
             let mut out = vec![0.0; n * ROWS];
             case(&format!("{name}, {n} columns"), || {
-                let product = Product { weight, bias: None, out: &mut out };
+                let pieces = [Piece { first: 0, weight }];
+                let product = Product { pieces: &pieces, bias: None, rows: ROWS, out: &mut out };
                 cpu.matmul(&Gate::open(), 0, &x, &mut [product]);
             });
         }

@@ -12,7 +12,7 @@ mod encodings;
 
 use std::time::{Duration, Instant};
 
-use capsulegraph::kernels::backend::{Activations, AttentionWork, Backend, Matrix, Product, Queries};
+use capsulegraph::kernels::backend::{Activations, AttentionWork, Backend, Matrix, Piece, Product, Queries};
 use capsulegraph::kernels::cpu::{Cpu, Isa};
 use capsulegraph::kernels::encoding::{self, Encoding};
 use capsulegraph::kernels::kv::{KvFormat, KvLayer, KvShape};
@@ -125,7 +125,8 @@ fn product(cpu: &Cpu, encoding: &'static Encoding, rows: usize, k: usize, n: usi
     cpu.activations(&x, k, &mut prepared);
     let mut out = vec![0.0; n * rows];
     best(|| {
-        let product = Product { weight, bias: None, out: &mut out };
+        let pieces = [Piece { first: 0, weight }];
+        let product = Product { pieces: &pieces, bias: None, rows, out: &mut out };
         cpu.matmul(&Gate::open(), 0, &prepared, &mut [product]);
     })
 }

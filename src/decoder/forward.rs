@@ -2,11 +2,13 @@
 
 use super::Decoder;
 use super::kv::KvCache;
-use super::weights::Projection;
+use super::weights::{MatrixRef, Projection};
 use crate::error::{Error, Result};
 use crate::kernels::backend::{Activations, AttentionWork, BatchSize, Product, Queries};
 use crate::kernels::memory::make_room;
+use crate::kernels::kv::KvShape;
 use crate::pool::{Gate, Progress, StandardFloats};
+use crate::store::{Pass, Reach};
 
 /// Whose logits a batch computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +50,10 @@ pub struct Forward {
     wanted: Logits,
     stage: Stage,
     block: usize,
+    /// The task of attention to resume from.
     task: usize,
+    /// How far the products of the stage came.
+    reach: Reach,
     hidden: Vec<f32>,
     normed: Vec<f32>,
     branch: Vec<f32>,
@@ -75,6 +80,7 @@ impl Default for Forward {
             stage: Stage::Done,
             block: 0,
             task: 0,
+            reach: Reach::default(),
             hidden: Vec::new(),
             normed: Vec::new(),
             branch: Vec::new(),
@@ -169,7 +175,7 @@ impl Decoder {
             )));
         }
         forward.abandon();
-        if let Err(refused) = self.reserve(forward, cache, tokens.len(), wanted) {
+        if let Err(refused) = self.reserve(forward, cache.shape(), cache.len(), tokens.len(), wanted) {
             // What was granted before the refusal is given back.
             *forward = Forward::default();
             return Err(refused);
@@ -177,12 +183,31 @@ impl Decoder {
         forward.tokens.extend_from_slice(tokens);
         (forward.start, forward.rows, forward.wanted) = (cache.len(), tokens.len(), wanted);
         (forward.stage, forward.block, forward.task) = (Stage::Embed, 0, 0);
+        forward.reach = Reach::default();
         Ok(())
     }
 
-    /// Makes room in every buffer for a batch of `n` tokens, so that no stage needs memory that the system could
-    /// refuse.
-    fn reserve(&self, f: &mut Forward, cache: &KvCache, n: usize, wanted: Logits) -> Result<()> {
+    /// Bytes of the buffers of a batch of `n` tokens, wherever in `cache` it begins.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where the system has no memory for them.
+    pub fn batch_bytes(&self, cache: &KvCache, n: usize, wanted: Logits) -> Result<u64> {
+        let mut forward = Forward::default();
+        // Reserved memory is no memory yet: the system commits it when it is written.
+        self.reserve(&mut forward, cache.shape(), cache.capacity().saturating_sub(n), n, wanted)?;
+        Ok(forward.buffer_bytes() as u64)
+    }
+
+    /// Makes room in every buffer for a batch of `n` tokens from position `start` on, so that no stage needs memory that
+    /// the system could refuse.
+    fn reserve(
+        &self,
+        f: &mut Forward,
+        cache: &KvShape,
+        start: usize,
+        n: usize,
+        wanted: Logits,
+    ) -> Result<()> {
         let p = &self.params;
         let [width, ffn, vocab] =
             [p.embedding_length, p.feed_forward_length, p.vocab_size].map(|size| size as usize);
@@ -210,7 +235,7 @@ impl Decoder {
             (&mut f.sin, n, pairs),
         ];
         let k = width.max(heads * value).max(ffn);
-        let batch = BatchSize { n, k, heads, start: cache.len(), cache: cache.shape() };
+        let batch = BatchSize { n, k, heads, start, cache };
         buffers
             .into_iter()
             .try_for_each(|(buffer, rows, columns)| make_room(buffer, rows.saturating_mul(columns)))
@@ -231,11 +256,14 @@ impl Decoder {
     /// Those of the store; the batch is then given up.
     pub fn advance(&self, forward: &mut Forward, cache: &mut KvCache, gate: &Gate) -> Result<Progress> {
         let _floats = StandardFloats::enter();
+        let Some(pass) = self.store.pass(self.last_weights(forward.wanted), gate) else {
+            return Ok(Progress::Paused(forward.task));
+        };
         while forward.stage != Stage::Done {
             if gate.is_closed() {
                 return Ok(Progress::Paused(forward.task));
             }
-            match self.stage(forward, cache, gate) {
+            match self.stage(forward, cache, &pass, gate) {
                 Ok(Progress::Done) => {
                     forward.task = 0;
                     self.next(forward);
@@ -250,9 +278,19 @@ impl Decoder {
                 }
             }
         }
+        pass.finish();
         cache.advance(forward.tokens.len());
         forward.tokens.clear();
         Ok(Progress::Done)
+    }
+
+    /// The last weights that a batch reads: capsule and tensor.
+    fn last_weights(&self, wanted: Logits) -> [usize; 2] {
+        let last = match (wanted, self.weights.blocks.last()) {
+            (Logits::None, Some(block)) => block.v.weight,
+            _ => self.weights.head.weight,
+        };
+        [last.capsule(), last.tensor()]
     }
 
     fn next(&self, f: &mut Forward) {
@@ -283,7 +321,13 @@ impl Decoder {
         f.block + 1 == self.weights.blocks.len()
     }
 
-    fn stage(&self, f: &mut Forward, cache: &mut KvCache, gate: &Gate) -> Result<Progress> {
+    fn stage(
+        &self,
+        f: &mut Forward,
+        cache: &mut KvCache,
+        pass: &Pass<'_>,
+        gate: &Gate,
+    ) -> Result<Progress> {
         let backend = self.backend.as_ref();
         let p = &self.params;
         let block = &self.weights.blocks[f.block];
@@ -300,7 +344,7 @@ impl Decoder {
             }
             Stage::Qkv => {
                 let outs = [(&block.q, &mut f.q), (&block.k, &mut f.k), (&block.v, &mut f.v)];
-                return self.project(gate, f.task, n, &f.input, outs);
+                return self.project(gate, pass, &mut f.reach, &f.input, outs);
             }
             Stage::Rope => self.rope_and_store(f, cache),
             Stage::Attention => return Ok(self.attend(f, cache, gate)),
@@ -314,7 +358,8 @@ impl Decoder {
                 backend.activations(&f.attended, attended, &mut f.input);
             }
             Stage::AttnOutput => {
-                return self.project(gate, f.task, n, &f.input, [(&block.attn_output, &mut f.branch)]);
+                let outs = [(&block.attn_output, &mut f.branch)];
+                return self.project(gate, pass, &mut f.reach, &f.input, outs);
             }
             Stage::FfnNorm => {
                 self.enter(2 + 2 * f.block);
@@ -323,20 +368,24 @@ impl Decoder {
             }
             Stage::GateUp => {
                 let outs = [(&block.gate, &mut f.gate), (&block.up, &mut f.up)];
-                return self.project(gate, f.task, n, &f.input, outs);
+                return self.project(gate, pass, &mut f.reach, &f.input, outs);
             }
             Stage::Activate => {
                 backend.swiglu(&mut f.gate, &f.up);
                 backend.activations(&f.gate, p.feed_forward_length as usize, &mut f.input);
             }
-            Stage::Down => return self.project(gate, f.task, n, &f.input, [(&block.down, &mut f.branch)]),
+            Stage::Down => {
+                let outs = [(&block.down, &mut f.branch)];
+                return self.project(gate, pass, &mut f.reach, &f.input, outs);
+            }
             Stage::HeadNorm => {
                 self.enter(1 + 2 * self.weights.blocks.len());
                 backend.add(&mut f.hidden, &f.branch);
                 self.normalise(f, &self.weights.output_norm);
             }
             Stage::Head => {
-                return self.project(gate, f.task, n, &f.input, [(&self.weights.head, &mut f.logits)]);
+                let outs = [(&self.weights.head, &mut f.logits)];
+                return self.project(gate, pass, &mut f.reach, &f.input, outs);
             }
             Stage::Done => {}
         }
@@ -372,22 +421,50 @@ impl Decoder {
         self.backend.activations(&f.normed, width, &mut f.input);
     }
 
-    /// `out = weight * input + bias` for each pair, all in one parallel loop over `n` tokens.
+    /// `out = weight * input + bias` for each pair, whose weights belong to one capsule: as many at a time as are in
+    /// memory, in one parallel loop.
     fn project<const N: usize>(
         &self,
         gate: &Gate,
-        from: usize,
-        n: usize,
+        pass: &Pass<'_>,
+        reach: &mut Reach,
         input: &Activations,
-        pairs: [(&Projection, &mut Vec<f32>); N],
+        mut pairs: [(&Projection, &mut Vec<f32>); N],
     ) -> Result<Progress> {
-        let mut products = Vec::with_capacity(N);
-        for (projection, out) in pairs {
-            out.resize(n * projection.rows, 0.0);
-            let weight = self.store.matrix(projection.weight)?;
-            products.push(Product { weight, bias: projection.bias.as_deref(), out });
+        for (projection, out) in &mut pairs {
+            out.resize(input.rows() * projection.rows, 0.0);
         }
-        Ok(self.backend.matmul(gate, from, input, &mut products))
+        let places: [MatrixRef; N] = std::array::from_fn(|i| pairs[i].0.weight);
+        let tensors = places.map(MatrixRef::tensor);
+        // The architecture puts what is projected together into one capsule.
+        let capsule = places[0].capsule();
+        loop {
+            let Some(lease) = pass.take(capsule, &tensors, reach, gate)? else {
+                return Ok(Progress::Paused(reach.task));
+            };
+            let mut pieces = Vec::with_capacity(N);
+            for place in places {
+                pieces.push(place.pieces(&self.store, &lease)?);
+            }
+            let mut products: Vec<Product<'_>> = pairs
+                .iter_mut()
+                .zip(&pieces)
+                .map(|((projection, out), pieces)| Product {
+                    pieces,
+                    bias: projection.bias.as_deref(),
+                    rows: projection.rows,
+                    out,
+                })
+                .collect();
+            match self.backend.matmul(gate, reach.task, input, &mut products) {
+                Progress::Paused(task) => {
+                    reach.task = task;
+                    return Ok(Progress::Paused(task));
+                }
+                Progress::Done if lease.is_through(reach) => return Ok(Progress::Done),
+                Progress::Done => {}
+            }
+        }
     }
 
     fn rope_and_store(&self, f: &mut Forward, cache: &mut KvCache) {

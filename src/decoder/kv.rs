@@ -7,12 +7,17 @@ use crate::kernels::kv::{KvFormat, KvLayer, KvShape};
 /// Sizes above this are probed before they are taken.
 const PROBED_BYTES: u64 = 256 << 20;
 
+/// Bytes of a page of memory, about.
+const PAGE: u64 = 4096;
+
 /// Keys and values of every layer, for one sequence.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<KvLayer>,
     shape: KvShape,
     len: usize,
+    /// Most positions that were ever filled.
+    most: usize,
 }
 
 impl KvCache {
@@ -37,7 +42,7 @@ impl KvCache {
         }
         let layer = |_| KvLayer::new(shape).map_err(|_| limit());
         let layers = (0..params.block_count).map(layer).collect::<Result<_>>()?;
-        Ok(Self { layers, shape, len: 0 })
+        Ok(Self { layers, shape, len: 0, most: 0 })
     }
 
     /// Bytes of a cache of `capacity` positions.
@@ -90,8 +95,19 @@ impl KvCache {
         &mut self.layers[index]
     }
 
+    /// Bytes that were ever written, in whole pages: the system commits no others.
+    #[must_use]
+    pub fn touched_bytes(&self) -> u64 {
+        let (most, capacity) = (self.most as u64, self.shape.capacity.max(1) as u64);
+        let part = u128::from(self.bytes()) * u128::from(most) / u128::from(capacity);
+        // Keys and values of each head lie by themselves.
+        let pages = 2 * PAGE * (self.layers.len() * self.shape.kv_heads) as u64;
+        (part as u64).saturating_add(if most > 0 { pages } else { 0 }).min(self.bytes())
+    }
+
     pub(super) fn advance(&mut self, n: usize) {
         self.len += n;
+        self.most = self.most.max(self.len);
     }
 }
 

@@ -34,12 +34,15 @@ impl Decoder {
     /// to f32; nothing else is copied.
     ///
     /// # Errors
-    /// [`crate::Error::Malformed`] naming a capsule or tensor that the architecture needs and the file lacks.
+    /// [`crate::Error::Malformed`] naming a capsule or tensor that the architecture needs and the file lacks;
+    /// [`crate::Error::Limit`] where the store's budget has no room for tables and buffers.
     pub fn new(store: Arc<Store>, backend: Arc<dyn Backend>) -> Result<Self> {
         let params = store.manifest().model.decoder.clone();
         let weights = Weights::resolve(&store, &params)?;
         let rope = RopeTable::new(&params.rope, weights.rope_factors.as_deref());
         let read_ahead = ReadAhead::new(&store, weights.capsules_in_use());
+        let uses: Vec<usize> = weights.capsules_in_use().flatten().collect();
+        store.limit(&uses, weights.vector_bytes() as u64)?;
         Ok(Self { store, backend, params, weights, rope, read_ahead })
     }
 

@@ -4,9 +4,9 @@ use crate::container::manifest::{Layout, Manifest};
 use crate::error::{Error, Result};
 use crate::graph::arch::{self, CapsuleRule, TensorKind};
 use crate::graph::params::DecoderParams;
-use crate::kernels::backend::Matrix;
+use crate::kernels::backend::{Matrix, Piece};
 use crate::kernels::pack;
-use crate::store::Store;
+use crate::store::{Lease, PackedRows, Store};
 use crate::store::fetch::{encoding_of, rows_cols};
 
 /// A weight matrix's place: capsule and tensor, by index.
@@ -14,6 +14,28 @@ use crate::store::fetch::{encoding_of, rows_cols};
 pub struct MatrixRef {
     capsule: usize,
     tensor: usize,
+}
+
+impl MatrixRef {
+    /// The capsule that holds it.
+    pub fn capsule(self) -> usize {
+        self.capsule
+    }
+
+    /// Its number in the capsule.
+    pub fn tensor(self) -> usize {
+        self.tensor
+    }
+
+    /// What of it `lease` holds.
+    pub fn pieces<'a>(self, store: &Store, lease: &'a Lease<'_>) -> Result<Vec<Piece<'a>>> {
+        let tensor = store.tensor(self.capsule, self.tensor)?.tensor;
+        let (encoding, (_, cols)) = (encoding_of(tensor)?, rows_cols(tensor));
+        let piece = |PackedRows { first, rows, bytes }| {
+            Piece { first, weight: Matrix { encoding, rows, cols, data: bytes } }
+        };
+        Ok(lease.rows(self.tensor)?.into_iter().map(piece).collect())
+    }
 }
 
 /// A projection: its weights and, where the model has one, its bias.
@@ -99,13 +121,6 @@ impl Weights {
 }
 
 impl Store {
-    /// The matrix at `place`, as the mode in force serves it.
-    pub(super) fn matrix(&self, place: MatrixRef) -> Result<Matrix<'_>> {
-        let data = self.tensor(place.capsule, place.tensor)?;
-        let (rows, cols) = rows_cols(data.tensor);
-        Ok(Matrix { encoding: encoding_of(data.tensor)?, rows, cols, data: data.bytes })
-    }
-
     /// Asks for the bytes that hold row `row` of the matrix at `place`, which is about to be decoded.
     pub(super) fn ask_for_row(&self, place: MatrixRef, row: usize) {
         let Ok(data) = self.tensor(place.capsule, place.tensor) else { return };
@@ -124,14 +139,19 @@ impl Store {
         let data = self.tensor(place.capsule, place.tensor)?;
         let (rows, cols) = rows_cols(data.tensor);
         let encoding = encoding_of(data.tensor)?;
+        let together = match data.tensor.layout {
+            Layout::Packed8 => pack::GROUP,
+            Layout::Rows => 1,
+        };
+        let len = data.bytes.len() / rows.div_ceil(together);
+        let start = row / together * len;
+        let stored = self.stored(place.capsule, place.tensor, start..start + len)?;
         match data.tensor.layout {
-            Layout::Packed8 => pack::dequantize_row(encoding, data.bytes, rows, cols, row, out)?,
-            Layout::Rows => {
-                let len = data.bytes.len() / rows;
-                encoding.decode(&data.bytes[row * len..][..len], out)?;
+            Layout::Packed8 => {
+                pack::dequantize_row(encoding, stored.as_ref(), together, cols, row % together, out)
             }
+            Layout::Rows => encoding.decode(stored.as_ref(), out),
         }
-        Ok(())
     }
 }
 
@@ -217,7 +237,7 @@ impl Resolver<'_> {
 
     fn projection(&self, capsule: usize, name: &str) -> Result<Projection> {
         let weight = self.find(capsule, &format!("{name}.weight"))?;
-        let rows = self.store.matrix(weight)?.rows;
+        let (rows, _) = rows_cols(self.store.tensor(weight.capsule, weight.tensor)?.tensor);
         Ok(Projection { weight, bias: self.vector(capsule, &format!("{name}.bias"))?, rows })
     }
 

@@ -16,6 +16,7 @@ use super::status::{CAPG_ERROR_UNSUPPORTED, capg_status};
 use super::text::Utf8;
 use super::threads::{capg_parallel_for_callback, thread_options};
 use crate::generate::model::{Model, ModelOptions};
+use crate::store::budget::Budget;
 use crate::store::{Mode, OpenOptions, Origin};
 
 /// Run mode: exact where the full file can be reached, else fast. capg_model_mode says what it came to.
@@ -49,8 +50,9 @@ pub struct capg_model_options {
     pub full_offset: u64,
     /// Bytes of the full file in full_path; 0: up to its end.
     pub full_length: u64,
-    /// Upper bound on the library's memory for the model. Not built yet: anything but 0 is
-    /// CAPG_ERROR_UNSUPPORTED.
+    /// Upper bound in bytes on all memory that the library holds for the model and its sessions: weights, KV caches,
+    /// activations, tables. 0: none, and the file is mapped. A bound that cannot work is CAPG_ERROR_LIMIT, from the call
+    /// that needs more than there is; its message names the smallest one that can.
     pub memory_budget_bytes: u64,
     /// CAPG_MODE_*.
     pub mode: u32,
@@ -133,13 +135,6 @@ impl Opening {
     /// # Safety
     /// What the options point to is valid.
     unsafe fn new(o: &capg_model_options) -> Result<Self, Failure> {
-        if o.memory_budget_bytes != 0 {
-            return Err(Failure::new(
-                CAPG_ERROR_UNSUPPORTED,
-                "options.memory_budget_bytes: memory budgets are not built yet and nothing was opened; leave it 0 \
-                 to run with the file mapped",
-            ));
-        }
         let mode = match o.mode {
             CAPG_MODE_AUTO => Mode::Auto,
             CAPG_MODE_EXACT => Mode::Exact,
@@ -174,7 +169,8 @@ impl Opening {
                 Some(Origin::Source(reader))
             }
         };
-        let store = OpenOptions { mode, full, ..OpenOptions::default() };
+        let budget = (o.memory_budget_bytes > 0).then(|| Budget::new(o.memory_budget_bytes));
+        let store = OpenOptions { mode, full, budget, ..OpenOptions::default() };
         Ok(Self { options: ModelOptions { store, threads }, readers })
     }
 
@@ -216,7 +212,7 @@ fn origin(path: PathBuf, offset: u64, length: u64) -> Origin {
 /// read. The files must not be truncated or overwritten while the model lives.
 ///
 /// options: nullable. Errors: IO, MALFORMED, MISMATCH (the mode cannot be had from these files; mini and full do
-/// not belong together), UNSUPPORTED. Thread class: any.
+/// not belong together), LIMIT (the budget), UNSUPPORTED. Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_open(
     path: *const c_char,

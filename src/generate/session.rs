@@ -10,6 +10,7 @@ use crate::decoder::kv::KvCache;
 use crate::error::{Error, Result};
 use crate::kernels::kv::KvFormat;
 use crate::pool::{CancelToken, Gate, Progress, StandardFloats};
+use crate::store::budget::Claim;
 use crate::text::Detokenizer;
 
 /// Context length where neither caller nor model ask for less.
@@ -107,6 +108,8 @@ pub struct Session {
     cache: KvCache,
     forward: Forward,
     batch: usize,
+    /// What the KV cache and the buffers take of the model's budget, where it has one.
+    claim: Option<Claim>,
     tokens: Vec<u32>,
     pending: Vec<u32>,
     in_flight: usize,
@@ -129,16 +132,19 @@ impl Session {
     /// Makes a session.
     ///
     /// # Errors
-    /// [`Error::Limit`] where the KV cache does not fit.
+    /// [`Error::Limit`] where the system has no memory for the KV cache or the model's budget no room; it names the
+    /// smallest budget that would do.
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self> {
         let trained = model.decoder().params().context_length as usize;
         let context = if options.context == 0 { trained.min(DEFAULT_CONTEXT) } else { options.context };
         let cache = KvCache::new(model.decoder().params(), context, options.kv_format)?;
+        let (batch, claim) = claim(&model, &cache, options.batch)?;
         Ok(Self {
             model,
             cache,
             forward: Forward::default(),
-            batch: options.batch,
+            batch,
+            claim,
             tokens: Vec::new(),
             pending: Vec::new(),
             in_flight: 0,
@@ -236,6 +242,12 @@ impl Session {
     #[must_use]
     pub fn logits(&self) -> &[f32] {
         self.forward.logits()
+    }
+
+    /// Bytes of the KV cache that positions were ever written to: the system commits no others.
+    #[must_use]
+    pub fn kv_touched_bytes(&self) -> u64 {
+        self.cache.touched_bytes()
     }
 
     /// Begins a generation after `prompt`. What the session holds of the same prefix is kept.
@@ -361,6 +373,7 @@ impl Session {
             let n = size.clamp(1, self.pending.len());
             let last = n == self.pending.len();
             let wanted = if last || wanted == Logits::All { wanted } else { Logits::None };
+            self.claim_batch(n, wanted)?;
             self.model.decoder().begin(&mut self.forward, &self.cache, &self.pending[..n], wanted)?;
             self.in_flight = n;
         }
@@ -374,6 +387,18 @@ impl Session {
             self.in_flight = 0;
         }
         Ok(progress)
+    }
+
+    /// Has the budget hold what a batch needs beyond what the session claimed.
+    fn claim_batch(&mut self, n: usize, wanted: Logits) -> Result<()> {
+        let Some(claim) = &mut self.claim else { return Ok(()) };
+        let held = self.forward.buffer_bytes() as u64;
+        if wanted != Logits::All && n <= self.batch {
+            return Ok(());
+        }
+        let needed = self.model.decoder().batch_bytes(&self.cache, n, wanted)?.max(held);
+        let bytes = self.cache.bytes().saturating_add(needed);
+        if bytes > claim.bytes() { claim.resize(bytes) } else { Ok(()) }
     }
 
     fn batch_size(&self, sliced: bool) -> usize {
@@ -418,6 +443,25 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Share of a budget that the activations of a batch take at most, where its size is the library's choice.
+const BATCH_SHARE: u64 = 16;
+
+/// Has the model's budget hold a KV cache and the buffers of a batch of `batch` tokens; 0: as many as suit the machine
+/// and the budget. Gives the batch and the claim; both as they are without a budget.
+fn claim(model: &Model, cache: &KvCache, batch: usize) -> Result<(usize, Option<Claim>)> {
+    let Some(budget) = model.store().budget() else { return Ok((batch, None)) };
+    let decoder = model.decoder();
+    let largest = decoder.backend().max_batch(false);
+    let mut n = if batch == 0 { largest } else { batch.min(largest) }.min(cache.capacity()).max(1);
+    let mut bytes = decoder.batch_bytes(cache, n, Logits::Last)?;
+    while batch == 0 && n > 1 && bytes > budget.total() / BATCH_SHARE {
+        n = n.div_ceil(2);
+        bytes = decoder.batch_bytes(cache, n, Logits::Last)?;
+    }
+    let claim = budget.claim("the KV cache and activations", cache.bytes().saturating_add(bytes))?;
+    Ok((n, Some(claim)))
 }
 
 /// Text that detokenizer and stop matcher still hold back when a generation ends without a stop string.

@@ -53,6 +53,12 @@ pub struct Activations {
 }
 
 impl Activations {
+    /// Tokens.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.n
+    }
+
     /// Bytes of the buffers.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -65,13 +71,25 @@ impl Activations {
     }
 }
 
-/// One product of a [`Backend::matmul`] call: `out[t, r] = sum over c of weight[r, c] * x[t, c] (+ bias[r])`.
+/// Consecutive rows of a product's weights, as far as they lie together.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// The first of them, a multiple of [`super::pack::GROUP`].
+    pub first: usize,
+    /// These rows, `[rows, k]`.
+    pub weight: Matrix<'a>,
+}
+
+/// One product of a [`Backend::matmul`] call: `out[t, r] = sum over c of weight[r, c] * x[t, c] (+ bias[r])` for the
+/// rows r of its pieces; the others stay as they are.
 #[derive(Debug)]
 pub struct Product<'a> {
-    /// The weights, `[rows, k]`.
-    pub weight: Matrix<'a>,
+    /// The weights, by ascending rows.
+    pub pieces: &'a [Piece<'a>],
     /// Added to each output row where given, `[rows]`.
     pub bias: Option<&'a [f32]>,
+    /// Output features.
+    pub rows: usize,
     /// `[n, rows]`.
     pub out: &'a mut [f32],
 }

@@ -5,10 +5,10 @@ use std::fmt;
 #[cfg(target_arch = "aarch64")]
 use super::aarch64 as native;
 use super::attention::{self, Call, state_len};
-use super::backend::{Activations, AttentionWork, Backend, BatchSize, Product, Queries};
+use super::backend::{Activations, AttentionWork, Backend, BatchSize, Piece, Product, Queries};
 use super::encoding::TILE;
 use super::kv::{self, BLOCK, KvLayer, KvShape, Rounding, Rows};
-use super::layout::{Part, Shared, float, group_bytes, is_sound};
+use super::layout::{Part, Shared, Target, float, group_bytes};
 use super::panel::{DIRECT, Panel, SPAN, WIDTH, panels, weave};
 use super::plan::{AttentionCut, AttentionPart, AttentionSize, Cut, ProductSize};
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -374,33 +374,34 @@ impl Backend for Cpu {
     }
 
     fn matmul(&self, gate: &Gate, from: usize, x: &Activations, products: &mut [Product<'_>]) -> Progress {
-        // First task, cut and data of each product; a product of the wrong shape gives NaN and no tasks.
-        let mut planned = Vec::with_capacity(products.len());
+        // First task, cut and data of each piece; a product of the wrong shape gives NaN and no tasks.
+        let mut planned = Vec::with_capacity(products.iter().map(|product| product.pieces.len()).sum());
         let mut tasks = 0;
         for product in products {
-            let weight = product.weight;
-            let fits = is_sound(&weight, x)
-                && weight.rows.checked_mul(x.n) == Some(product.out.len())
-                && product.bias.is_none_or(|b| b.len() == weight.rows);
-            debug_assert!(fits, "shapes of a product of {} do not fit", weight.encoding.name);
+            let fits = product.is_sound(x);
+            debug_assert!(fits, "shapes of a product of {} rows do not fit", product.rows);
             if !fits {
                 product.out.fill(f32::NAN);
                 continue;
             }
-            let (rows, k, encoding) = (weight.rows, weight.cols, weight.encoding);
-            let size = ProductSize { rows, k, n: x.n, group_bytes: group_bytes(encoding, k) };
-            let budget = if float(encoding).is_some() { self.isa.float_budget() } else { self.isa.budget() };
-            let cut = Cut::new(size, budget, self.threads());
-            let out = Shared::new(&mut *product.out);
-            planned.push((tasks, cut, weight, product.bias, out));
-            tasks += cut.tasks();
+            let (bias, rows, out) = (product.bias, product.rows, Shared::new(&mut *product.out));
+            for Piece { first, weight } in product.pieces.iter().copied() {
+                let (k, encoding) = (weight.cols, weight.encoding);
+                let size =
+                    ProductSize { rows: weight.rows, k, n: x.n, group_bytes: group_bytes(encoding, k) };
+                let budget =
+                    if float(encoding).is_some() { self.isa.float_budget() } else { self.isa.budget() };
+                let cut = Cut::new(size, budget, self.threads());
+                planned.push((tasks, cut, weight, Target { bias, out, rows, first }));
+                tasks += cut.tasks();
+            }
         }
         self.pool.run(gate, from, tasks, &|task| {
             let at = planned.partition_point(|p| p.0 <= task) - 1;
-            let (first, cut, weight, bias, out) = planned[at];
-            let [groups, columns] = cut.part(task - first);
-            let part = Part { weight, bias, out, groups, columns };
-            // SAFETY: the shapes fit, and the parts of a cut are disjoint.
+            let (before, cut, weight, target) = planned[at];
+            let [groups, columns] = cut.part(task - before);
+            let part = Part { weight, target, groups, columns };
+            // SAFETY: the shapes fit, the pieces of a product and the parts of a cut are disjoint.
             unsafe { self.multiply(&part, x) };
         })
     }

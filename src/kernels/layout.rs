@@ -1,7 +1,7 @@
 //! What the kernels must know of packed data: strides, soundness, and the parts that
 //! tasks write.
 
-use super::backend::{Activations, Matrix};
+use super::backend::{Activations, Matrix, Piece, Product};
 use super::encoding::{Encoding, TILE};
 use super::memory::make_room;
 pub(super) use super::pack::GROUP;
@@ -32,7 +32,7 @@ pub(super) fn float(encoding: &Encoding) -> Option<Float> {
 
 /// Whether `weight` is what a kernel may read: k of the activations, enough bytes, whole blocks, and an
 /// encoding that has an integer form or is a float. Everything unsafe relies on it.
-pub(super) fn is_sound(weight: &Matrix<'_>, x: &Activations) -> bool {
+fn is_sound(weight: &Matrix<'_>, x: &Activations) -> bool {
     let e = weight.encoding;
     let bytes = weight.rows.div_ceil(GROUP).checked_mul(group_bytes(e, weight.cols));
     let form = match float(e) {
@@ -43,6 +43,20 @@ pub(super) fn is_sound(weight: &Matrix<'_>, x: &Activations) -> bool {
         && weight.cols.is_multiple_of(e.block_len)
         && bytes.is_some_and(|b| weight.data.len() >= b)
         && x.is_sound()
+}
+
+impl Product<'_> {
+    /// Whether kernels may read its pieces and write their rows: each sound, by ascending rows, inside the output.
+    pub(super) fn is_sound(&self, x: &Activations) -> bool {
+        let mut end = 0;
+        let mut in_order = |piece: &Piece<'_>| {
+            let begin = std::mem::replace(&mut end, piece.first.saturating_add(piece.weight.rows));
+            piece.first.is_multiple_of(GROUP) && begin <= piece.first && end <= self.rows
+        };
+        self.rows.checked_mul(x.n) == Some(self.out.len())
+            && self.bias.is_none_or(|bias| bias.len() == self.rows)
+            && self.pieces.iter().all(|piece| is_sound(&piece.weight, x) && in_order(piece))
+    }
 }
 
 impl Activations {
@@ -126,12 +140,24 @@ impl<T> Shared<T> {
     }
 }
 
+/// Where the results of a matrix belong.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    /// Of the whole output.
+    pub bias: Option<&'a [f32]>,
+    /// `[n, rows]`.
+    pub out: Shared<f32>,
+    pub rows: usize,
+    /// Row of the output that the matrix' first row is.
+    pub first: usize,
+}
+
 /// A part of one product: the row groups and columns (tokens) that one task computes.
 #[derive(Clone, Debug)]
 pub(super) struct Part<'a> {
     pub weight: Matrix<'a>,
-    pub bias: Option<&'a [f32]>,
-    pub out: Shared<f32>,
+    pub target: Target<'a>,
+    /// Row groups of `weight`.
     pub groups: std::ops::Range<usize>,
     pub columns: std::ops::Range<usize>,
 }
@@ -159,7 +185,8 @@ impl Part<'_> {
 
     /// Where the results of row group `g` for one column are written; any address beyond the output.
     pub(super) fn place(&self, g: usize, column: usize) -> *const f32 {
-        self.out.start.cast_const().wrapping_add(column * self.weight.rows + g * GROUP)
+        let Target { out, rows, first, .. } = self.target;
+        out.start.cast_const().wrapping_add(column * rows + first + g * GROUP)
     }
 
     /// Writes the results of row group `g` for one column, with the bias added.
@@ -168,12 +195,11 @@ impl Part<'_> {
     /// This task alone owns the group and column, and the output is still borrowed.
     #[inline(always)]
     pub(super) unsafe fn store(&self, g: usize, column: usize, result: &[f32; GROUP]) {
-        let rows = self.weight.rows;
-        let first = g * GROUP;
-        let len = GROUP.min(rows - first);
-        // SAFETY: passed on to the caller; `Cpu` checked that `out` is `[n, rows]`.
-        let out = unsafe { self.out.part(column * rows + first, len) };
-        match (self.bias, <&mut [f32; GROUP]>::try_from(&mut *out)) {
+        let len = GROUP.min(self.weight.rows - g * GROUP);
+        let first = self.target.first + g * GROUP;
+        // SAFETY: passed on to the caller; `Cpu` checked that `out` is `[n, rows]` and has the matrix' rows.
+        let out = unsafe { self.target.out.part(column * self.target.rows + first, len) };
+        match (self.target.bias, <&mut [f32; GROUP]>::try_from(&mut *out)) {
             (Some(bias), _) => {
                 out.iter_mut().zip(result).zip(&bias[first..]).for_each(|((o, v), b)| *o = v + b);
             }

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use super::backend::{Activations, Backend, Matrix, Product};
+use super::backend::{Activations, Backend, Matrix, Piece, Product};
 use super::cpu::{Cpu, Isa};
 use super::encoding::{Encoding, all, by_name};
 use super::pack;
@@ -99,8 +99,16 @@ impl Weights {
         Self { encoding, rows, cols, source, packed }
     }
 
-    fn matrix(&self) -> Matrix<'_> {
-        Matrix { encoding: self.encoding, rows: self.rows, cols: self.cols, data: &self.packed[1..] }
+    /// The rows `first ..` up to `end`.
+    fn rows(&self, first: usize, end: usize) -> Piece<'_> {
+        let at = |row: usize| pack::packed_len(self.encoding, row, self.cols).expect("a length");
+        let data = &self.packed[1..][at(first)..at(end)];
+        let weight = Matrix { encoding: self.encoding, rows: end - first, cols: self.cols, data };
+        Piece { first, weight }
+    }
+
+    fn piece(&self) -> Piece<'_> {
+        self.rows(0, self.rows)
     }
 }
 
@@ -113,7 +121,7 @@ fn prepare(cpu: &Cpu, x: &[f32], k: usize) -> Activations {
 fn multiply(cpu: &Cpu, weights: &Weights, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     let a = prepare(cpu, x, weights.cols);
     let mut out = vec![0.0; x.len() / weights.cols * weights.rows];
-    let product = Product { weight: weights.matrix(), bias, out: &mut out };
+    let product = Product { pieces: &[weights.piece()], bias, rows: weights.rows, out: &mut out };
     assert_eq!(cpu.matmul(&Gate::open(), 0, &a, &mut [product]), Progress::Done);
     out
 }
@@ -222,8 +230,8 @@ fn a_paused_product_resumes_to_the_same_bits() {
             let gate = Gate { deadline: Some(deadline), cancel: Some(token) };
             let [one, two] = &mut outs;
             let mut products = [
-                Product { weight: first.matrix(), bias: None, out: one },
-                Product { weight: second.matrix(), bias: None, out: two },
+                Product { pieces: &[first.piece()], bias: None, rows: first.rows, out: one },
+                Product { pieces: &[second.piece()], bias: None, rows: second.rows, out: two },
             ];
             match cpu.matmul(&gate, from, &a, &mut products) {
                 Progress::Done => break,
@@ -235,6 +243,30 @@ fn a_paused_product_resumes_to_the_same_bits() {
             }
         }
         assert!(pauses > 0 && same(&outs[0], &expected[0]) && same(&outs[1], &expected[1]), "{isa}");
+    }
+}
+
+#[test]
+fn pieces_give_the_bits_of_the_whole() {
+    let mut random = Random(21);
+    for name in ["q4_0", "q6_k", "q8_0", "f16", "iq2_xs"] {
+        let weights = Weights::random(by_name(name).expect("known"), 85, 512, true, &mut random);
+        let bias = random.floats(85);
+        for (isa, n) in isas().into_iter().flat_map(|isa| [(isa, 1), (isa, 5), (isa, 19)]) {
+            let cpu = cpu(2, isa);
+            let x = random.floats(n * 512);
+            for bias in [None, Some(&bias[..])] {
+                let expected = multiply(&cpu, &weights, &x, bias);
+                let mut out = vec![7.0; expected.len()];
+                let a = prepare(&cpu, &x, 512);
+                for cuts in [&[0, 8, 72][..], &[24, 40], &[72, 85]] {
+                    let pieces: Vec<_> = cuts.windows(2).map(|c| weights.rows(c[0], c[1])).collect();
+                    let product = Product { pieces: &pieces, bias, rows: 85, out: &mut out };
+                    assert_eq!(cpu.matmul(&Gate::open(), 0, &a, &mut [product]), Progress::Done);
+                }
+                assert!(same(&out, &expected), "{name}, {isa}, {n} columns");
+            }
+        }
     }
 }
 
@@ -264,7 +296,8 @@ fn activations_of_any_instruction_set_serve_any_other() {
             let a = prepare(&cpu(1, preparing), &x, 512);
             for isa in isas() {
                 let mut out = vec![0.0; expected.len()];
-                let product = Product { weight: weights.matrix(), bias: None, out: &mut out };
+                let product =
+                    Product { pieces: &[weights.piece()], bias: None, rows: weights.rows, out: &mut out };
                 assert_eq!(cpu(2, isa).matmul(&Gate::open(), 0, &a, &mut [product]), Progress::Done);
                 assert!(same(&out, &expected), "{name}: prepared by {preparing}, multiplied by {isa}");
             }

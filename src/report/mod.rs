@@ -112,7 +112,8 @@ pub struct MemoryReport {
     /// The budget that the host named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_bytes: Option<u64>,
-    /// The library's own account: tables, KV cache and buffers. Pages of mapped files are the system's.
+    /// The library's own account: tables, buffers, the used part of the KV cache, and under a budget the memory that
+    /// weights were read into. Pages of mapped files are the system's.
     pub peak_bytes: u64,
     /// Most resident memory of the process, mapped pages included, as the system counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,8 +124,8 @@ pub struct MemoryReport {
     /// Anonymous memory of the process before the model was opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_anonymous_bytes: Option<u64>,
-    /// Weights that the opened file holds bit for bit: of a full file all, of a mini its pinned capsules.
-    /// They are mapped, and not part of `peak_bytes`.
+    /// Weights that stay in memory under the budget. Without one, those that the opened file holds bit for bit: of a
+    /// full file all, of a mini its pinned capsules; they are mapped, and not part of `peak_bytes`.
     pub pinned_bytes: u64,
     /// The KV cache, at the length it was made for.
     pub kv_bytes: u64,
@@ -150,10 +151,10 @@ pub struct CapsuleReport {
     /// Uses of a capsule that the opened file itself served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hits: Option<u64>,
-    /// Bytes brought in while computing.
+    /// Bytes read from the disk under a budget, those too that then stayed in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub streamed_bytes: Option<u64>,
-    /// Time that computing waited for capsules.
+    /// Time that computing waited for weights under a budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_ms: Option<f64>,
 }
@@ -164,7 +165,7 @@ impl Report {
     pub fn new(command: &str, session: &Session, sampler: &MemorySampler) -> Self {
         let model = session.model().as_ref();
         let (store, backend) = (model.store(), model.decoder().backend());
-        let counts = store.counts();
+        let (counts, weights) = (store.counts(), store.weight_memory());
         Self {
             schema: SCHEMA.to_owned(),
             command: command.to_owned(),
@@ -183,7 +184,8 @@ impl Report {
                 linked: counts.linked,
                 fetches: store.fetches(),
                 hits: Some(store.hits()),
-                ..CapsuleReport::default()
+                streamed_bytes: weights.map(|weights| weights.streamed),
+                stall_ms: weights.map(|weights| millis(weights.stalled)),
             },
             ..Self::default()
         }
@@ -275,14 +277,19 @@ fn memory_report(session: &Session, sampler: &MemorySampler) -> MemoryReport {
     let (kv_bytes, buffers_bytes) = (session.kv_bytes(), session.buffer_bytes());
     let capsules = &model.store().manifest().capsules;
     let pinned = capsules.iter().filter(|c| matches!(c.residence, None | Some(Residence::Pinned)));
+    let weights = model.store().weight_memory();
     let peak = sampler.peak();
     MemoryReport {
-        budget_bytes: None,
-        peak_bytes: model.held_bytes() + kv_bytes + buffers_bytes,
+        budget_bytes: weights.map(|weights| weights.budget),
+        peak_bytes: model.held_bytes()
+            + weights.map_or(0, |weights| weights.peak)
+            + session.kv_touched_bytes()
+            + buffers_bytes,
         peak_rss_bytes: peak.rss,
         peak_anonymous_bytes: peak.anonymous,
         start_anonymous_bytes: sampler.start(),
-        pinned_bytes: pinned.map(Capsule::stored_bytes).sum(),
+        pinned_bytes: weights
+            .map_or_else(|| pinned.map(Capsule::stored_bytes).sum(), |weights| weights.pinned),
         kv_bytes,
         kv_type: session.kv_format().name().to_owned(),
         buffers_bytes,

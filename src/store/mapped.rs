@@ -108,6 +108,11 @@ impl MappedFile {
         self.source.as_ref()
     }
 
+    /// As [`source`](Self::source), to be kept.
+    pub(super) fn shared_source(&self) -> Arc<dyn ReadAt> {
+        Arc::clone(&self.source)
+    }
+
     /// Bytes that live in anonymous memory because the source cannot be mapped.
     #[must_use]
     pub fn owned_bytes(&self) -> usize {

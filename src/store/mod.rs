@@ -4,23 +4,33 @@
 //! under a run mode and hands out tensors; [`fetch`], which takes a capsule's tensors out. Calls
 //! `container`. May be called by `decoder` and above. Must not know: what a model computes.
 
+pub mod budget;
+mod direct;
 pub mod fetch;
 pub mod fetch_files;
+mod limits;
 pub mod mapped;
 mod open;
+mod pass;
 mod read_ahead;
+mod residency;
+mod segments;
+mod stream;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+pub use limits::WeightMemory;
 pub use open::{OpenOptions, Origin};
 
 use crate::container::header::Kind;
 use crate::container::manifest::{Capsule, Manifest, Residence, Tensor};
 use crate::error::{Error, Result};
+use limits::Limits;
 use mapped::MappedFile;
+pub(crate) use pass::{Lease, PackedRows, Pass, Reach};
 pub(crate) use read_ahead::ReadAhead;
 
 /// What computes (docs/format.md speaks of what is stored).
@@ -79,6 +89,7 @@ pub struct Store {
     mode_reason: String,
     fetches: AtomicU64,
     hits: AtomicU64,
+    limits: Option<Limits>,
 }
 
 impl Store {
@@ -148,6 +159,10 @@ impl Store {
     /// Asks the system for `part` of capsule `index`, which is about to be read, and does not wait for it. Only a
     /// hint: it can fail unseen and changes no result.
     fn ask_for(&self, index: usize, part: Range<usize>) {
+        if self.limits.as_ref().is_some_and(|limits| !limits.is_mapped()) {
+            // What the system would bring into its cache nobody reads.
+            return;
+        }
         if let Some((file, whole)) = self.mapped_range(index) {
             let at = |offset: usize| whole.start.saturating_add(offset).min(whole.end);
             file.ask_for(at(part.start)..at(part.end));

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::budget::Budget;
+use super::limits::Limits;
 use super::mapped::MappedFile;
 use super::{Mode, Store};
 use crate::container::disk::{Disk, FileSource, ReadAt, SystemDisk};
@@ -41,13 +43,15 @@ pub struct OpenOptions {
     pub full: Option<Origin>,
     /// Open a mini in mode fast even where it only links some capsules: others can still be fetched.
     pub partial: bool,
+    /// Bound on the memory of this model and of those that share it; `None`: the map serves, and no bound holds.
+    pub budget: Option<Arc<Budget>>,
     /// Where files live.
     pub disk: Arc<dyn Disk>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { mode: Mode::Auto, full: None, partial: false, disk: Arc::new(SystemDisk) }
+        Self { mode: Mode::Auto, full: None, partial: false, budget: None, disk: Arc::new(SystemDisk) }
     }
 }
 
@@ -58,7 +62,7 @@ impl Store {
     /// Those of [`MappedFile::open`]; [`Error::Mismatch`] where mini and full do not belong together or the
     /// mode cannot be had from these files.
     pub fn open(origin: &Origin, options: &OpenOptions) -> Result<Self> {
-        let primary = MappedFile::open(origin.open(options.disk.as_ref())?)?;
+        let primary = open_within(origin.open(options.disk.as_ref())?, options)?;
         let (full, mode, mode_reason) = match primary.contents().header.kind {
             Kind::Full => {
                 let (mode, reason) = mode_of_full(&primary, options.mode)?;
@@ -67,8 +71,37 @@ impl Store {
             Kind::Mini => resolve_mini(&primary, options)?,
         };
         let (fetches, hits) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { primary, full, mode, mode_reason, fetches, hits })
+        let mut store = Self { primary, full, mode, mode_reason, fetches, hits, limits: None };
+        store.limits = options.budget.clone().map(|budget| store.limits(budget));
+        Ok(store)
     }
+}
+
+impl Store {
+    fn limits(&self, budget: Arc<Budget>) -> Limits {
+        let served = |index| {
+            let (file, capsule) = self.capsule(index).ok()?;
+            capsule.extent.filter(|_| file.owned_bytes() == 0)
+        };
+        let whole = (0..self.manifest().capsules.len()).filter_map(served).map(|extent| extent.len).sum();
+        let files: Vec<&MappedFile> = std::iter::once(&self.primary).chain(&self.full).collect();
+        Limits::new(budget, &files, whole)
+    }
+}
+
+/// Maps a file; one that must be held in memory as a whole only where the budget has room for it.
+fn open_within(source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<MappedFile> {
+    if let (None, Some(budget)) = (source.mappable(), &options.budget) {
+        let (len, room) = (source.len(), budget.available());
+        if len > room {
+            return Err(Error::Limit(format!(
+                "{}: the host supplies its {len} bytes, which must all be in memory, and the budget has room for \
+                 {room}; open the model by its path, or name a larger budget",
+                source.name()
+            )));
+        }
+    }
+    MappedFile::open(source)
 }
 
 fn mode_of_full(file: &MappedFile, wanted: Mode) -> Result<(Mode, String)> {
@@ -132,13 +165,13 @@ fn open_full(mini: &MappedFile, options: &OpenOptions) -> Result<MappedFile> {
         Some(origin) => origin.clone(),
         None => Origin::Path(beside(mini, reference)?),
     };
-    let source = origin.open(options.disk.as_ref()).map_err(|e| {
+    let unreachable = |e| {
         Error::Mismatch(format!(
             "{}: its full file cannot be opened: {e}; put it beside the mini or name it with --full",
             mini.name()
         ))
-    })?;
-    let full = MappedFile::open(source)?;
+    };
+    let full = open_within(origin.open(options.disk.as_ref()).map_err(unreachable)?, options)?;
     check_link_index(mini, &full)?;
     Ok(full)
 }

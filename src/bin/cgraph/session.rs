@@ -8,6 +8,7 @@ use capsulegraph::convert::gguf::is_gguf;
 use capsulegraph::generate::model::{Model, ModelOptions};
 use capsulegraph::generate::session::{Session, SessionOptions};
 use capsulegraph::pool::{ThreadOptions, place_this_thread};
+use capsulegraph::store::budget::Budget;
 use capsulegraph::store::{Mode, OpenOptions, Origin, Store};
 use capsulegraph::{Error, Result};
 
@@ -40,14 +41,7 @@ impl FileArgs {
 impl ComputeArgs {
     /// Opens the model at `file`, whose full file `outputs` must spare too.
     pub fn open(&self, file: &Path, outputs: &Outputs<'_>, ui: &Ui) -> Result<Arc<Model>> {
-        if self.memory.is_some() {
-            return Err(Error::Unsupported(
-                "--memory: memory budgets are not built yet and nothing was run; leave --memory out to run with \
-                 the file mapped"
-                    .into(),
-            ));
-        }
-        let store = self.file.open_options()?;
+        let store = OpenOptions { budget: self.memory.map(Budget::new), ..self.file.open_options()? };
         refuse_gguf(file)?;
         let threads = ThreadOptions {
             count: self.threads,

@@ -13,7 +13,7 @@ use crate::size;
 pub struct ComputeArgs {
     #[command(flatten)]
     pub file: FileArgs,
-    /// Memory budget, such as 512MiB or 1.5GB (refused: not built yet)
+    /// Bound on all memory of the model, such as 512MiB or 1.5GB; weights that do not fit are streamed [default: none]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub memory: Option<u64>,
     /// Threads that compute; 0: one per entry of --processors, else one per processor

@@ -1,0 +1,236 @@
+//! Reading parts of a file into memory of our own, past the page cache where the system can.
+//!
+//! Linux: `O_DIRECT` on a handle of its own, in whole blocks; where a file system refuses that, buffered reads whose
+//! pages are given back at once. Elsewhere, and for sources that are no file, plain reads.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use memmap2::MmapMut;
+
+use crate::container::disk::ReadAt;
+use crate::error::{Error, Result};
+
+/// What begin, length and memory of a direct read are multiples of: every disk's block divides it.
+const BLOCK: u64 = 4096;
+
+/// Page-aligned memory that a read fills.
+#[derive(Debug)]
+pub(super) struct Buffer(MmapMut);
+
+impl Buffer {
+    /// Room for reads of up to `len` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where the system has no memory for it.
+    pub fn new(len: u64) -> Result<Self> {
+        Self::of_size(Self::size_for(len))
+    }
+
+    /// `size` bytes of memory.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where the system has no memory for them.
+    pub fn of_size(size: u64) -> Result<Self> {
+        let refused = || Error::Limit(format!("the system refuses {size} bytes to read weights into"));
+        let len = usize::try_from(size).map_err(|_| refused())?;
+        MmapMut::map_anon(len).map(Self).map_err(|_| refused())
+    }
+
+    /// Bytes of a buffer for reads of up to `len` bytes: they begin and end anywhere in a block.
+    pub fn size_for(len: u64) -> u64 {
+        len.saturating_add(2 * BLOCK - 1) / BLOCK * BLOCK
+    }
+
+    /// Bytes of memory.
+    pub fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+/// Bytes that were read.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    buffer: Buffer,
+    range: Range<usize>,
+}
+
+impl Loaded {
+    /// The bytes that were asked for.
+    pub fn bytes(&self) -> &[u8] {
+        // The range was made with the buffer.
+        self.buffer.0.get(self.range.clone()).unwrap_or_default()
+    }
+
+    /// Bytes of memory.
+    pub fn size(&self) -> u64 {
+        self.buffer.size()
+    }
+
+    /// The memory, to be filled anew.
+    pub fn into_buffer(self) -> Buffer {
+        self.buffer
+    }
+}
+
+/// A file that is read past the page cache.
+#[derive(Debug)]
+pub(super) struct DirectFile {
+    source: Arc<dyn ReadAt>,
+    /// A handle that reads whole blocks past the page cache.
+    #[cfg(target_os = "linux")]
+    direct: Option<File>,
+}
+
+impl DirectFile {
+    /// Of `source`, which is asked for bytes where the system has no better way.
+    pub fn new(source: Arc<dyn ReadAt>) -> Self {
+        #[cfg(target_os = "linux")]
+        let direct = source.mappable().and_then(|(file, _)| reopen_direct(file));
+        Self {
+            #[cfg(target_os = "linux")]
+            direct,
+            source,
+        }
+    }
+
+    /// Whether reads pass the page cache by.
+    pub fn is_direct(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return self.direct.is_some();
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+
+    /// Reads `range` of the source into `buffer`, which has room for it. Also says how many bytes the disk was asked
+    /// for.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn read(&self, range: &Range<u64>, mut buffer: Buffer) -> Result<(Loaded, u64)> {
+        let read = self.read_into(range, &mut buffer.0).map_err(|e| {
+            let len = range.end.saturating_sub(range.start);
+            Error::io(format!("read {len} bytes at {} of", range.start), self.source.name(), e)
+        });
+        read.map(|(range, asked)| (Loaded { buffer, range }, asked))
+    }
+
+    fn read_into(&self, range: &Range<u64>, buffer: &mut [u8]) -> io::Result<(Range<usize>, u64)> {
+        #[cfg(target_os = "linux")]
+        if let (Some(direct), Some((_, offset))) = (&self.direct, self.source.mappable()) {
+            let file = range.start.saturating_add(offset)..range.end.saturating_add(offset);
+            if let Some(read) = read_blocks(direct, &file, buffer)? {
+                return Ok(read);
+            }
+        }
+        let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let part = buffer.get_mut(..len).ok_or_else(|| io::Error::other("the buffer is too short"))?;
+        self.source.read_exact_at(range.start, part)?;
+        #[cfg(target_os = "linux")]
+        if let Some((file, offset)) = self.source.mappable() {
+            give_back(file, range.start.saturating_add(offset), len);
+        }
+        Ok((0..len, len as u64))
+    }
+}
+
+/// Another handle of an open file, whatever its name is by now.
+#[cfg(target_os = "linux")]
+fn reopen_direct(file: &File) -> Option<File> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).ok()
+}
+
+/// Reads the blocks that hold `range` and says where it lies in `buffer`; `None` where the file system takes no such
+/// read after all.
+#[cfg(target_os = "linux")]
+fn read_blocks(file: &File, range: &Range<u64>, buffer: &mut [u8]) -> io::Result<Option<(Range<usize>, u64)>> {
+    use std::os::unix::fs::FileExt;
+
+    let first = range.start / BLOCK * BLOCK;
+    let skip = (range.start - first) as usize;
+    let short = || io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends early; copy it again");
+    let needed = usize::try_from(range.end.saturating_sub(first)).map_err(|_| short())?;
+    let whole = needed.next_multiple_of(BLOCK as usize);
+    let blocks = buffer.get_mut(..whole).ok_or_else(|| io::Error::other("the buffer is too short"))?;
+    let mut done = 0;
+    while done < needed {
+        match file.read_at(&mut blocks[done..], first + done as u64) {
+            Ok(0) => return Err(short()),
+            // Only the file's end may cut a block.
+            Ok(n) if done + n < needed && !n.is_multiple_of(BLOCK as usize) => return Err(short()),
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) && done == 0 => return Ok(None),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(Some((skip..needed, whole as u64)))
+}
+
+/// Lets the system drop pages that a buffered read left behind. Only a hint.
+#[cfg(target_os = "linux")]
+fn give_back(file: &File, offset: u64, len: usize) {
+    use std::os::fd::AsRawFd;
+
+    if let (Ok(offset), Ok(len)) = (libc::off_t::try_from(offset), libc::off_t::try_from(len)) {
+        // SAFETY: the file is open; the call touches no memory of ours.
+        let _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::expect_used)]
+
+    use super::*;
+    use crate::container::disk::{FileSource, MemorySource};
+
+    fn bytes(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
+    }
+
+    fn check(file: &DirectFile, content: &[u8]) {
+        let len = content.len() as u64;
+        for range in [0..len, 0..1, 4095..4097, 4096..8192, len - 1..len, 5000..5000, 123..len - 77] {
+            let buffer = Buffer::new(range.end - range.start).expect("memory");
+            let (loaded, asked) = file.read(&range, buffer).expect("a good range");
+            assert_eq!(loaded.bytes(), &content[range.start as usize..range.end as usize], "{range:?}");
+            assert!(asked >= range.end - range.start && asked <= loaded.size(), "{range:?}: {asked}");
+        }
+        let beyond = file.read(&(len - 1..len + 1), Buffer::new(2).expect("memory"));
+        assert!(beyond.is_err_and(|e| e.to_string().contains("ends early")));
+    }
+
+    #[test]
+    fn every_way_of_reading_gives_the_same_bytes() {
+        let content = bytes(100_001);
+        let folder = std::env::temp_dir().join(format!("capsulegraph-direct-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join("part.bin");
+        std::fs::write(&path, &content).expect("a file");
+        check(&DirectFile::new(Arc::new(FileSource::open(&path).expect("there"))), &content);
+        // A part that begins on no block.
+        let part = FileSource::open_part(&path, 100, 0).expect("there");
+        check(&DirectFile::new(Arc::new(part)), &content[100..]);
+        let mut refused = DirectFile::new(Arc::new(FileSource::open(&path).expect("there")));
+        #[cfg(target_os = "linux")]
+        {
+            refused.direct = None;
+        }
+        check(&refused, &content);
+        check(&DirectFile::new(Arc::new(MemorySource::new("memory", content.clone()))), &content);
+        std::fs::remove_dir_all(&folder).expect("ours");
+    }
+
+    #[test]
+    fn a_buffer_too_short_is_an_error() {
+        let file = DirectFile::new(Arc::new(MemorySource::new("memory", bytes(100_000))));
+        assert!(file.read(&(0..50_000), Buffer::new(10).expect("memory")).is_err());
+    }
+}

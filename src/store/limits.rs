@@ -1,0 +1,132 @@
+//! What a budget makes of a store: how its weights are read, and what its tables claim.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::Store;
+use super::budget::{Budget, Claim};
+use super::direct::DirectFile;
+use super::mapped::MappedFile;
+use super::residency::Residency;
+use super::segments::Segments;
+use super::stream::Place;
+use crate::container::manifest::Capsule;
+use crate::error::Result;
+
+/// Bytes of memory that a byte of the manifest takes once it is parsed.
+const PARSED: u64 = 4;
+
+/// A store's part in a budget.
+#[derive(Debug)]
+pub(super) struct Limits {
+    pub budget: Arc<Budget>,
+    /// The opened file, and the full one of a mini.
+    pub files: Arc<[DirectFile]>,
+    /// Bytes of the weights that the mode in force reads.
+    pub whole: u64,
+    /// From when the graph is known.
+    pub residency: OnceLock<Arc<Residency>>,
+    claims: Mutex<Vec<Claim>>,
+}
+
+/// What a model's weights take and did, under a budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightMemory {
+    /// The bound on everything.
+    pub budget: u64,
+    /// Bytes of weights that stay in memory: all, where the map serves.
+    pub pinned: u64,
+    /// Bytes of memory that weights were read into, at most so far.
+    pub peak: u64,
+    /// Bytes read from the disk so far.
+    pub streamed: u64,
+    /// How long passes waited for the disk.
+    pub stalled: std::time::Duration,
+}
+
+impl Limits {
+    /// Of a store that serves weights from `files`.
+    pub fn new(budget: Arc<Budget>, files: &[&MappedFile], whole: u64) -> Self {
+        let files = files.iter().map(|file| DirectFile::new(file.shared_source())).collect();
+        Self { budget, files, whole, residency: OnceLock::new(), claims: Mutex::new(Vec::new()) }
+    }
+
+    /// Whether the map serves every tensor.
+    pub fn is_mapped(&self) -> bool {
+        self.residency.get().map_or(self.whole <= self.budget.available(), |residency| residency.is_mapped())
+    }
+}
+
+impl Store {
+    /// The residency that serves weights in place of the map.
+    pub(super) fn residency(&self) -> Option<&Residency> {
+        Some(self.limits.as_ref()?.residency.get()?)
+    }
+
+    /// The budget, where there is one.
+    #[must_use]
+    pub fn budget(&self) -> Option<&Arc<Budget>> {
+        self.limits.as_ref().map(|limits| &limits.budget)
+    }
+
+    /// What the weights take under the budget, where there is one.
+    #[must_use]
+    pub fn weight_memory(&self) -> Option<WeightMemory> {
+        let limits = self.limits.as_ref()?;
+        let budget = limits.budget.total();
+        let Some(residency) = limits.residency.get() else { return Some(WeightMemory { budget, ..WeightMemory::default() }) };
+        let stream = residency.stream();
+        let [_, peak] = stream.memory();
+        Some(WeightMemory {
+            budget,
+            pinned: if residency.is_mapped() { limits.whole } else { stream.pinned_bytes() },
+            peak,
+            streamed: stream.streamed_bytes(),
+            stalled: stream.stalled(),
+        })
+    }
+
+    /// Divides the weights into what stays in memory and what is streamed, where there is a budget. A pass reads the
+    /// capsules at `uses`, in that order; the model holds `tables` bytes beside them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] naming the smallest budget that would do.
+    pub(crate) fn limit(&self, uses: &[usize], tables: u64) -> Result<()> {
+        let Some(limits) = &self.limits else { return Ok(()) };
+        let mut served: Vec<(&MappedFile, &Capsule)> = Vec::with_capacity(self.manifest().capsules.len());
+        for index in 0..self.manifest().capsules.len() {
+            served.push(self.capsule(index)?);
+        }
+        let capsules: Vec<&Capsule> = served.iter().map(|(_, capsule)| *capsule).collect();
+        let streamed = |index: &usize| served.get(*index).is_some_and(|(file, _)| file.owned_bytes() == 0);
+        let uses: Vec<usize> = uses.iter().copied().filter(streamed).collect();
+        let segments = Segments::new(&capsules, &uses)?;
+        let place = |(file, capsule): &(&MappedFile, &Capsule)| Place {
+            file: self.file_number(file),
+            offset: capsule.extent.map_or(0, |extent| extent.offset),
+        };
+        let places = served.iter().map(place).collect();
+        let claim = limits.budget.claim("tables", tables + self.held_by_files())?;
+        limits.claims.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
+        let residency =
+            Arc::new(Residency::new(segments, Arc::clone(&limits.files), places, limits.whole));
+        limits.budget.add(&residency)?;
+        // A store is limited once, by the one graph that is made of it.
+        let _ = limits.residency.set(residency);
+        Ok(())
+    }
+
+    /// The number of a file among those that are read directly.
+    pub(super) fn file_number(&self, file: &MappedFile) -> usize {
+        usize::from(!std::ptr::eq(file, &raw const self.primary))
+    }
+
+    /// Bytes that the files' manifests and assets take.
+    fn held_by_files(&self) -> u64 {
+        let file = |file: &MappedFile| {
+            let contents = file.contents();
+            let assets: u64 = contents.manifest.assets.iter().map(|asset| asset.len).sum();
+            contents.header.manifest_len * PARSED + assets + file.owned_bytes() as u64
+        };
+        file(&self.primary) + self.full.as_ref().map_or(0, file)
+    }
+}

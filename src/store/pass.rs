@@ -1,0 +1,241 @@
+//! Reading weights in the order of a pass: from the map where it serves, else from segments as they come.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Store;
+use super::direct::{Buffer, Loaded};
+use super::fetch::rows_cols;
+use super::residency::{Residency, TurnGuard};
+use super::segments::group_bytes;
+use crate::container::manifest::{Capsule, Tensor};
+use crate::error::{Error, Result};
+use crate::kernels::pack::GROUP;
+use crate::pool::Gate;
+
+/// Bytes of segments that one call computes with at most: enough to share among threads, and the ring goes on being
+/// filled meanwhile.
+const CALL: u64 = 8 << 20;
+
+/// How far a stage of a pass came: segments that are used up, those of the call that was interrupted, its task.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reach {
+    through: usize,
+    taken: usize,
+    /// The task of the call to resume from.
+    pub task: usize,
+}
+
+/// The right to read weights; other passes wait meanwhile, where weights are streamed.
+#[derive(Debug)]
+pub(crate) struct Pass<'a> {
+    store: &'a Store,
+    streamed: Option<(&'a Residency, TurnGuard<'a>)>,
+}
+
+/// Weights that can be computed with now.
+#[derive(Debug)]
+pub(crate) struct Lease<'a> {
+    store: &'a Store,
+    capsule: usize,
+    held: Held<'a>,
+}
+
+#[derive(Debug)]
+enum Held<'a> {
+    /// All that was asked for, in the map.
+    Mapped,
+    Segments { residency: &'a Residency, first: usize, loaded: Vec<Arc<Loaded>>, is_last: bool },
+}
+
+/// Rows of a packed matrix that lie together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PackedRows<'a> {
+    pub first: usize,
+    pub rows: usize,
+    pub bytes: &'a [u8],
+}
+
+/// Stored bytes, from the map or read for the occasion.
+#[derive(Debug)]
+pub(crate) enum StoredBytes<'a> {
+    Mapped(&'a [u8]),
+    Read(Loaded),
+    Held(Arc<Loaded>, Range<usize>),
+}
+
+impl AsRef<[u8]> for StoredBytes<'_> {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Read(loaded) => loaded.bytes(),
+            // The range was held against the segment's when it was made.
+            Self::Held(loaded, range) => loaded.bytes().get(range.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+impl Store {
+    /// Waits for its turn to read the weights of a pass, whose last is tensor `last` of capsule `capsule`; `None` where
+    /// the gate closed first.
+    pub(crate) fn pass(&self, [capsule, last]: [usize; 2], gate: &Gate) -> Option<Pass<'_>> {
+        let Some(residency) = self.residency().filter(|residency| !residency.is_mapped()) else {
+            return Some(Pass { store: self, streamed: None });
+        };
+        let plane = self.capsule(capsule).ok().and_then(|(_, capsule)| plane(capsule, last));
+        let needed = plane.map_or(usize::MAX, |bytes| residency.segments(capsule, &bytes).end);
+        let turn = residency.enter(needed, gate)?;
+        Some(Pass { store: self, streamed: Some((residency, turn)) })
+    }
+
+    /// Bytes `part` of the stored form of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an index past the end, or a tensor without as many bytes; [`Error::Io`].
+    pub(crate) fn stored(
+        &self,
+        capsule: usize,
+        tensor: usize,
+        part: Range<usize>,
+    ) -> Result<StoredBytes<'_>> {
+        let (file, served) = self.capsule(capsule)?;
+        let beyond = || {
+            let (id, len) = (&served.id, part.len());
+            Error::NotFound(format!("capsule {id}: tensor number {tensor} has no {len} bytes at {}", part.start))
+        };
+        let in_memory = file.owned_bytes() > 0;
+        let Some(limits) = self.limits.as_ref().filter(|limits| !in_memory && !limits.is_mapped()) else {
+            let bytes = self.tensor(capsule, tensor)?.bytes;
+            return bytes.get(part.clone()).map(StoredBytes::Mapped).ok_or_else(beyond);
+        };
+        let plane = plane(served, tensor).ok_or_else(beyond)?;
+        let bytes = plane.start + part.start as u64..plane.start + part.end as u64;
+        if bytes.end > plane.end {
+            return Err(beyond());
+        }
+        if let Some(residency) = limits.residency.get()
+            && let Some(held) = held(residency, capsule, &bytes)
+        {
+            return Ok(held);
+        }
+        let extent = served.extent.ok_or_else(beyond)?;
+        let direct = &limits.files[self.file_number(file)];
+        let place = extent.offset + bytes.start..extent.offset + bytes.end;
+        let (loaded, asked) = direct.read(&place, Buffer::new(part.len() as u64)?)?;
+        if let Some(residency) = limits.residency.get() {
+            residency.stream().count_streamed(asked);
+        }
+        Ok(StoredBytes::Read(loaded))
+    }
+}
+
+/// `bytes` of a capsule, where a segment that is in memory holds them all.
+fn held(residency: &Residency, capsule: usize, bytes: &Range<u64>) -> Option<StoredBytes<'static>> {
+    let index = residency.segments(capsule, bytes).next()?;
+    let segment = residency.segment(index)?;
+    let start = bytes.start.checked_sub(segment.bytes.start)? as usize;
+    let end = (bytes.end <= segment.bytes.end).then(|| (bytes.end - segment.bytes.start) as usize)?;
+    Some(StoredBytes::Held(residency.stream().peek(index)?, start..end))
+}
+
+/// Where a tensor lies in its capsule's extent.
+fn plane(capsule: &Capsule, tensor: usize) -> Option<Range<u64>> {
+    let plane = capsule.tensors.get(tensor)?.planes.first()?;
+    Some(plane.offset..plane.offset.checked_add(plane.len)?)
+}
+
+impl<'a> Pass<'a> {
+    /// Waits for the weights of `tensors` of capsule `capsule` that come next, according to `reach`; `None` where the
+    /// gate closed first.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::NotFound`] for a tensor without stored bytes.
+    pub fn take(
+        &self,
+        capsule: usize,
+        tensors: &[usize],
+        reach: &mut Reach,
+        gate: &Gate,
+    ) -> Result<Option<Lease<'a>>> {
+        let store = self.store;
+        let Some((residency, _)) = &self.streamed else {
+            if reach.taken > 0 || reach.through > 0 {
+                // It began with segments, which cut the work into other tasks.
+                *reach = Reach::default();
+            }
+            return Ok(Some(Lease { store, capsule, held: Held::Mapped }));
+        };
+        let (_, served) = store.capsule(capsule)?;
+        let planes = tensors.iter().filter_map(|tensor| plane(served, *tensor));
+        let bytes = planes.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).ok_or_else(|| {
+            Error::NotFound(format!("capsule {}: a weight is not stored in this file", served.id))
+        })?;
+        let all = residency.segments(capsule, &bytes);
+        if all.is_empty() {
+            // A file that a host reads is in memory as a whole.
+            return Ok(Some(Lease { store, capsule, held: Held::Mapped }));
+        }
+        let first = all.start + reach.through;
+        let end = if reach.taken > 0 { (first + reach.taken).min(all.end) } else { all.end };
+        let Some(loaded) = residency.stream().take(first, end, CALL, gate)? else { return Ok(None) };
+        if loaded.len() != reach.taken {
+            // Other calls than before: tasks are counted anew, and what was computed is computed again.
+            reach.task = 0;
+        }
+        reach.taken = loaded.len();
+        let is_last = first + loaded.len() >= all.end;
+        Ok(Some(Lease { store, capsule, held: Held::Segments { residency, first, loaded, is_last } }))
+    }
+
+    /// The pass is through.
+    pub fn finish(self) {
+        if let Some((residency, _)) = &self.streamed {
+            residency.stream().finish();
+        }
+    }
+}
+
+impl Lease<'_> {
+    /// The rows of a tensor that are here.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a tensor that is not stored; [`Error::Internal`] for shapes that the reader refuses.
+    pub fn rows(&self, tensor: usize) -> Result<Vec<PackedRows<'_>>> {
+        let (_, served) = self.store.capsule(self.capsule)?;
+        let Held::Segments { residency, first, loaded, .. } = &self.held else {
+            let data = self.store.tensor(self.capsule, tensor)?;
+            return Ok(vec![PackedRows { first: 0, rows: rows_cols(data.tensor).0, bytes: data.bytes }]);
+        };
+        let lacking = || Error::NotFound(format!("capsule {}: there is no tensor number {tensor}", served.id));
+        let stored: &Tensor = served.tensors.get(tensor).ok_or_else(lacking)?;
+        let plane = plane(served, tensor).ok_or_else(lacking)?;
+        let (group, (total, _)) = (group_bytes(stored)?, rows_cols(stored));
+        let mut parts = Vec::with_capacity(loaded.len());
+        for (segment, loaded) in (*first..).zip(loaded) {
+            let Some(segment) = residency.segment(segment) else { break };
+            let (start, end) = (segment.bytes.start.max(plane.start), segment.bytes.end.min(plane.end));
+            if start >= end {
+                continue;
+            }
+            let [first, last] = [start, end].map(|at| ((at - plane.start) / group) as usize * GROUP);
+            let within = (start - segment.bytes.start) as usize..(end - segment.bytes.start) as usize;
+            let bytes = loaded.bytes().get(within).unwrap_or_default();
+            parts.push(PackedRows { first, rows: last.min(total).saturating_sub(first), bytes });
+        }
+        Ok(parts)
+    }
+
+    /// What was taken is computed with. Whether that was all that the stage reads.
+    pub fn is_through(&self, reach: &mut Reach) -> bool {
+        match &self.held {
+            Held::Segments { loaded, is_last: false, .. } => {
+                *reach = Reach { through: reach.through + loaded.len(), taken: 0, task: 0 };
+                false
+            }
+            _ => {
+                *reach = Reach::default();
+                true
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Which weights stay in memory, and the turns of the passes that read the others.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::direct::DirectFile;
+use super::segments::{Segment, Segments};
+use super::stream::{Layout, Place, Stream};
+use crate::pool::Gate;
+
+/// Share of the room that the ring takes at most, where it needs less than all its buffers to work.
+const RING_SHARE: u64 = 8;
+/// How long a wait may last before its gate is looked at again.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A model's weights under a budget: all of them mapped where they fit, else pinned in part and streamed.
+#[derive(Debug)]
+pub(super) struct Residency {
+    stream: Stream,
+    /// Bytes of all weights, those too that are read by row.
+    most: u64,
+    /// Whether the map serves.
+    mapped: AtomicBool,
+    turn: Turn,
+}
+
+impl Residency {
+    /// `whole` is the length of the files' weights, which are mapped where there is as much room.
+    pub fn new(segments: Segments, files: Arc<[DirectFile]>, places: Vec<Place>, whole: u64) -> Self {
+        Self {
+            stream: Stream::new(segments, files, places),
+            most: whole,
+            mapped: AtomicBool::new(false),
+            turn: Turn::default(),
+        }
+    }
+
+    /// Bytes that it can use at most.
+    pub fn most(&self) -> u64 {
+        self.most
+    }
+
+    /// Bytes without which it cannot work.
+    pub fn least(&self) -> u64 {
+        let [_, fewest] = self.stream.buffers();
+        (fewest as u64 * self.stream.buffer_cost()).min(self.most)
+    }
+
+    /// Holds weights of at most `room` bytes from now on. Waits for a pass that computes.
+    pub fn arrange(&self, room: u64) {
+        let _turn = self.turn.enter(&Gate::open());
+        let mapped = room >= self.most;
+        let segments = self.stream.segments();
+        let layout = if mapped {
+            Layout { pinned: vec![false; segments.all().len()], buffers: 0 }
+        } else {
+            let [usual, fewest] = self.stream.buffers();
+            let buffer = self.stream.buffer_cost().max(1);
+            let buffers = usual.min((room / RING_SHARE / buffer) as usize).max(fewest);
+            let pins = room.saturating_sub(buffers as u64 * buffer);
+            Layout { pinned: segments.pins(pins, Stream::pinned_cost), buffers }
+        };
+        self.stream.arrange(layout);
+        self.mapped.store(mapped, Ordering::Release);
+    }
+
+    /// Whether the map serves every tensor.
+    pub fn is_mapped(&self) -> bool {
+        self.mapped.load(Ordering::Acquire)
+    }
+
+    /// The stream and its account.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Waits for the turn of a pass that uses the first `needed` segments; `None` where the gate closed first.
+    pub fn enter(&self, needed: usize, gate: &Gate) -> Option<TurnGuard<'_>> {
+        let turn = self.turn.enter(gate)?;
+        self.stream.begin(needed);
+        Some(turn)
+    }
+
+    /// The segments that hold `bytes` of capsule `index`.
+    pub fn segments(&self, index: usize, bytes: &Range<u64>) -> Range<usize> {
+        self.stream.segments().overlapping(index, bytes)
+    }
+
+    /// Segment number `index`.
+    pub fn segment(&self, index: usize) -> Option<&Segment> {
+        self.stream.segments().all().get(index)
+    }
+}
+
+/// One pass at a time: two at different places would take each other's buffers.
+#[derive(Debug, Default)]
+struct Turn {
+    taken: Mutex<bool>,
+    free: Condvar,
+}
+
+impl Turn {
+    fn enter(&self, gate: &Gate) -> Option<TurnGuard<'_>> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        while *taken {
+            if gate.is_closed() {
+                return None;
+            }
+            let wait = gate.deadline.map_or(LOOK, |at| LOOK.min(at.saturating_duration_since(Instant::now())));
+            taken = self.free.wait_timeout(taken, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *taken = true;
+        Some(TurnGuard(self))
+    }
+}
+
+/// A turn, until it is dropped.
+#[derive(Debug)]
+pub(super) struct TurnGuard<'a>(&'a Turn);
+
+impl Drop for TurnGuard<'_> {
+    fn drop(&mut self) {
+        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.free.notify_one();
+    }
+}

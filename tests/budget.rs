@@ -1,0 +1,283 @@
+//! A model inside a memory budget: the same bits as without one, whatever it is, and never more memory than it says.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use capsulegraph::Error;
+use capsulegraph::convert::import::{ConvertOptions, convert};
+use capsulegraph::generate::model::{Model, ModelOptions};
+use capsulegraph::generate::session::{GenerateOptions, Session, SessionOptions, Step};
+use capsulegraph::pool::{CancelToken, Gate, ThreadOptions};
+use capsulegraph::split::{SplitOptions, split};
+use capsulegraph::store::budget::Budget;
+use capsulegraph::store::{Mode, OpenOptions, Origin};
+use support::{Random, TinyModel};
+
+/// About 8 MB of weights in q8_0, cut into some dozens of segments.
+fn shape(encoding: &'static str, tied: bool) -> TinyModel {
+    TinyModel {
+        width: 512,
+        ffn: 1024,
+        blocks: 4,
+        heads: 8,
+        kv_heads: 2,
+        head_dim: 64,
+        biases: true,
+        tied,
+        encoding,
+        embedding: "q8_0",
+        ..TinyModel::default()
+    }
+}
+
+const CONTEXT: usize = 64;
+
+struct Converted {
+    dir: tempfile::TempDir,
+    vocab: u32,
+}
+
+impl Converted {
+    fn new(model: &TinyModel) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        model.write(&dir.path().join("m.gguf"));
+        let this = Self { dir, vocab: model.vocab_size() as u32 };
+        convert(&this.path("m.gguf"), &this.path("m.cgraph"), &ConvertOptions::default(), &mut |_, _| {}).unwrap();
+        this
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn tokens(&self, n: usize) -> Vec<u32> {
+        let mut random = Random(7);
+        (0..n).map(|_| random.bits() as u32 % self.vocab).collect()
+    }
+}
+
+fn open(path: &Path, budget: Option<&Arc<Budget>>, threads: usize) -> Result<Arc<Model>, Error> {
+    let store = OpenOptions { mode: Mode::Exact, budget: budget.cloned(), ..OpenOptions::default() };
+    let options = ModelOptions { store, threads: ThreadOptions { count: threads, ..ThreadOptions::default() } };
+    Model::open(&Origin::Path(path.to_owned()), &options).map(Arc::new)
+}
+
+fn session(model: &Arc<Model>, batch: usize) -> Result<Session, Error> {
+    Session::new(Arc::clone(model), &SessionOptions { context: CONTEXT, batch, ..SessionOptions::default() })
+}
+
+/// Bits of the logits of all tokens, and after each of some more that follow one by one.
+fn bits(session: &mut Session, tokens: &[u32]) -> Vec<u32> {
+    session.truncate(0);
+    let (prompt, rest) = tokens.split_at(tokens.len() - 3);
+    let mut bits: Vec<u32> = session.eval(prompt, true, None).unwrap().iter().map(|x| x.to_bits()).collect();
+    for token in rest {
+        bits.extend(session.eval(&[*token], false, None).unwrap().iter().map(|x| x.to_bits()));
+    }
+    bits
+}
+
+/// The smallest budget that a refusal names.
+fn smallest(refused: Error) -> u64 {
+    let Error::Limit(message) = refused else { panic!("{refused}") };
+    let (_, rest) = message.rsplit_once("smallest possible one is ").unwrap_or_else(|| panic!("{message}"));
+    rest.trim_end_matches(" bytes").parse().unwrap_or_else(|_| panic!("{message}"))
+}
+
+/// The smallest budget in which a session of this model can work.
+fn smallest_budget(path: &Path) -> u64 {
+    let mut total = 1;
+    loop {
+        let budget = Budget::new(total);
+        match open(path, Some(&budget), 1).and_then(|model| session(&model, 1).map(drop)) {
+            Ok(()) => return total,
+            Err(refused) => {
+                let named = smallest(refused);
+                assert!(named > total, "{named} is named where {total} was refused");
+                total = named;
+            }
+        }
+    }
+}
+
+#[test]
+fn every_budget_gives_the_same_bits() {
+    for (encoding, tied) in [("q8_0", true), ("q4_k", false), ("f16", true)] {
+        let files = Converted::new(&shape(encoding, tied));
+        let (path, tokens) = (files.path("m.cgraph"), files.tokens(40));
+        let expected = bits(&mut session(&open(&path, None, 2).unwrap(), 0).unwrap(), &tokens);
+        let (least, whole) = (smallest_budget(&path), std::fs::metadata(&path).unwrap().len());
+        for total in [least, least + whole / 4, least + whole / 2, least + whole, 2 * (least + whole)] {
+            for threads in [1, 2] {
+                let budget = Budget::new(total);
+                let model = open(&path, Some(&budget), threads).unwrap();
+                let mut session = session(&model, if total == least { 1 } else { 0 }).unwrap();
+                // A small budget has no room for the logits of many tokens at once.
+                if total > least {
+                    assert!(bits(&mut session, &tokens) == expected, "{encoding}, {total} bytes, {threads} threads");
+                }
+                let last = session.logits().len();
+                session.truncate(0);
+                let logits = session.eval(&tokens, false, None).unwrap();
+                let logits: Vec<u32> = logits.iter().map(|x| x.to_bits()).collect();
+                assert!(logits == expected[expected.len() - files.vocab as usize..], "{encoding}, {total}, {last}");
+                let memory = model.store().weight_memory().unwrap();
+                assert_eq!(memory.budget, total);
+                assert!(memory.peak + budget.claimed() <= total, "{memory:?} and {}", budget.claimed());
+                if total == 2 * (least + whole) {
+                    assert_eq!((memory.peak, memory.streamed), (0, 0), "the map serves");
+                } else {
+                    assert!(memory.streamed > 0);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_reads_what_is_not_pinned_and_no_more() {
+    let files = Converted::new(&shape("q8_0", false));
+    let path = files.path("m.cgraph");
+    let whole = std::fs::metadata(&path).unwrap().len();
+    for share in [20, 50, 80] {
+        let budget = Budget::new(smallest_budget(&path) + whole * share / 100);
+        let model = open(&path, Some(&budget), 2).unwrap();
+        let mut session = session(&model, 1).unwrap();
+        let streamed = || model.store().weight_memory().unwrap().streamed;
+        session.eval(&files.tokens(2), false, None).unwrap();
+        let before = streamed();
+        session.eval(&files.tokens(20), false, None).unwrap();
+        let each = (streamed() - before) / 20;
+        let pinned = model.store().weight_memory().unwrap().pinned;
+        let capsules = &model.store().manifest().capsules;
+        let weights: u64 = capsules.iter().filter(|c| c.id != "embed").map(|c| c.stored_bytes()).sum();
+        assert!(pinned > weights * (share - 15) / 100, "{share}%: {pinned} of {weights}");
+        // Reads are in blocks of 4096 bytes, which weighs more in so small a model.
+        assert!(each <= (weights - pinned) * 115 / 100, "{share}%: {each} where {} would do", weights - pinned);
+    }
+}
+
+#[test]
+fn a_budget_that_cannot_work_names_the_smallest_that_can() {
+    let files = Converted::new(&shape("q4_k", true));
+    let path = files.path("m.cgraph");
+    let least = smallest_budget(&path);
+    let refused = open(&path, Some(&Budget::new(least - 1)), 1).and_then(|model| session(&model, 1).map(drop));
+    assert_eq!(smallest(refused.unwrap_err()), least);
+    // What was refused leaves the model usable, and gives back what it claimed.
+    let budget = Budget::new(least);
+    let model = open(&path, Some(&budget), 1).unwrap();
+    let claimed = budget.claimed();
+    let large = Session::new(Arc::clone(&model), &SessionOptions { context: 4096, ..SessionOptions::default() });
+    assert!(large.is_err());
+    assert_eq!(budget.claimed(), claimed);
+    let mut small = session(&model, 1).unwrap();
+    small.eval(&files.tokens(10), false, None).unwrap();
+    drop(small);
+    assert_eq!(budget.claimed(), claimed);
+}
+
+#[test]
+fn a_budget_changes_while_the_model_is_open() {
+    let files = Converted::new(&shape("q8_0", true));
+    let (path, tokens) = (files.path("m.cgraph"), files.tokens(30));
+    let expected = bits(&mut session(&open(&path, None, 2).unwrap(), 0).unwrap(), &tokens);
+    let (least, whole) = (smallest_budget(&path), std::fs::metadata(&path).unwrap().len());
+    let large = least + whole;
+    let budget = Budget::new(large);
+    let model = open(&path, Some(&budget), 2).unwrap();
+    let mut session = session(&model, 4).unwrap();
+    for total in [large, large / 2, 3 * large, large / 3, large] {
+        budget.resize(total).unwrap();
+        assert!(bits(&mut session, &tokens) == expected, "{total}");
+    }
+    assert!(matches!(budget.resize(1), Err(Error::Limit(_))));
+    assert_eq!(budget.total(), large);
+}
+
+#[test]
+fn sessions_share_the_weights_one_after_the_other_and_at_once() {
+    let files = Converted::new(&shape("q8_0", false));
+    let (path, tokens) = (files.path("m.cgraph"), files.tokens(30));
+    let expected = bits(&mut session(&open(&path, None, 2).unwrap(), 0).unwrap(), &tokens);
+    let budget = Budget::new(2 * smallest_budget(&path) + (2 << 20));
+    let model = open(&path, Some(&budget), 2).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut session = session(&model, 2).unwrap();
+                for _ in 0..3 {
+                    assert!(bits(&mut session, &tokens) == expected);
+                }
+            });
+        }
+    });
+    // Slices of one session between those of another.
+    let mut both = [session(&model, 2).unwrap(), session(&model, 2).unwrap()];
+    let mut texts = [Vec::new(), Vec::new()];
+    let options = GenerateOptions { max_tokens: 6, ignore_end: true, ..GenerateOptions::default() };
+    both.iter_mut().for_each(|session| session.start(&tokens, &options).unwrap());
+    let mut running = 2;
+    while running > 0 {
+        running = 0;
+        for (session, text) in both.iter_mut().zip(&mut texts) {
+            let deadline = Some(Instant::now() + Duration::from_micros(700));
+            match session.step(&Gate { deadline, cancel: None }).unwrap() {
+                Step::Token { id, .. } => text.push(id),
+                Step::Paused => {}
+                Step::Finished(_) => continue,
+            }
+            running += 1;
+        }
+    }
+    assert!(texts[0].len() == 6 && texts[0] == texts[1], "{texts:?}");
+}
+
+#[test]
+fn a_cancelled_pass_can_be_taken_up_again() {
+    let files = Converted::new(&shape("q8_0", false));
+    let (path, tokens) = (files.path("m.cgraph"), files.tokens(30));
+    let expected = bits(&mut session(&open(&path, None, 2).unwrap(), 0).unwrap(), &tokens);
+    let budget = Budget::new(smallest_budget(&path) + (2 << 20));
+    let model = open(&path, Some(&budget), 2).unwrap();
+    let mut session = session(&model, 0).unwrap();
+    let token = CancelToken::new();
+    token.cancel();
+    assert!(matches!(session.eval(&tokens, false, Some(&token)), Err(Error::Cancelled)));
+    assert!(bits(&mut session, &tokens) == expected);
+}
+
+#[test]
+fn a_mini_streams_from_its_full_file() {
+    let files = Converted::new(&shape("q8_0", true));
+    let (path, tokens) = (files.path("m.cgraph"), files.tokens(30));
+    let expected = bits(&mut session(&open(&path, None, 2).unwrap(), 0).unwrap(), &tokens);
+    let mini = files.path("m.mini.cgraph");
+    let size = std::fs::metadata(&path).unwrap().len() * 7 / 10;
+    split(&path, &mini, &SplitOptions { size, ..SplitOptions::default() }, &mut |_, _| {}).unwrap();
+    let budget = Budget::new(smallest_budget(&mini) + (2 << 20));
+    let model = open(&mini, Some(&budget), 2).unwrap();
+    assert!(bits(&mut session(&model, 0).unwrap(), &tokens) == expected);
+}
+
+#[test]
+fn a_file_that_ends_early_is_an_error_and_no_crash() {
+    let files = Converted::new(&shape("q8_0", false));
+    let (path, tokens) = (files.path("m.cgraph"), files.tokens(10));
+    let content = std::fs::read(&path).unwrap();
+    let budget = Budget::new(smallest_budget(&path) + (2 << 20));
+    let model = open(&path, Some(&budget), 2).unwrap();
+    let mut session = session(&model, 4).unwrap();
+    let half = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    half.set_len(content.len() as u64 / 2).unwrap();
+    let error = session.eval(&tokens, false, None).unwrap_err();
+    assert!(error.to_string().contains("ends early"), "{error}");
+    // Once the file is whole again, so is the session.
+    std::fs::write(&path, &content).unwrap();
+    session.truncate(0);
+    assert!(session.eval(&tokens, false, None).is_ok());
+}
