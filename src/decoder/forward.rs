@@ -8,7 +8,7 @@ use crate::kernels::backend::{Activations, AttentionWork, BatchSize, Product, Qu
 use crate::kernels::memory::make_room;
 use crate::kernels::kv::KvShape;
 use crate::pool::{Gate, Progress, StandardFloats};
-use crate::store::{Pass, Reach};
+use crate::store::{Pass, Reach, View};
 
 /// Whose logits a batch computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,7 @@ enum Stage {
 /// One batch in progress, and the buffers that every batch of a session reuses.
 #[derive(Debug)]
 pub struct Forward {
+    view: View,
     tokens: Vec<u32>,
     /// Rows that are still computed: all tokens, or in the last block only the one whose logits are wanted.
     rows: usize,
@@ -73,6 +74,7 @@ pub struct Forward {
 impl Default for Forward {
     fn default() -> Self {
         Self {
+            view: View::Promised,
             tokens: Vec::new(),
             rows: 0,
             start: 0,
@@ -100,6 +102,12 @@ impl Default for Forward {
 }
 
 impl Forward {
+    /// One that computes with the weights of the mini in a store that promises more: its logits are a guess.
+    #[must_use]
+    pub fn draft() -> Self {
+        Self { view: View::Draft, ..Self::default() }
+    }
+
     /// Whether the last batch is through.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -177,7 +185,7 @@ impl Decoder {
         forward.abandon();
         if let Err(refused) = self.reserve(forward, cache.shape(), cache.len(), tokens.len(), wanted) {
             // What was granted before the refusal is given back.
-            *forward = Forward::default();
+            *forward = Forward { view: forward.view, ..Forward::default() };
             return Err(refused);
         }
         forward.tokens.extend_from_slice(tokens);
@@ -256,7 +264,7 @@ impl Decoder {
     /// Those of the store; the batch is then given up.
     pub fn advance(&self, forward: &mut Forward, cache: &mut KvCache, gate: &Gate) -> Result<Progress> {
         let _floats = StandardFloats::enter();
-        let Some(pass) = self.store.pass(self.last_weights(forward.wanted), gate) else {
+        let Some(pass) = self.store.pass(forward.view, self.last_weights(forward.wanted), gate) else {
             return Ok(Progress::Paused(forward.task));
         };
         while forward.stage != Stage::Done {
@@ -336,7 +344,7 @@ impl Decoder {
             Stage::Embed => self.embed(f)?,
             // A stage that starts with an addition runs to its end, so resuming never adds twice.
             Stage::AttnNorm => {
-                self.enter(1 + 2 * f.block);
+                self.enter(f.view, 1 + 2 * f.block);
                 if f.block > 0 {
                     backend.add(&mut f.hidden, &f.branch);
                 }
@@ -362,7 +370,7 @@ impl Decoder {
                 return self.project(gate, pass, &mut f.reach, &f.input, outs);
             }
             Stage::FfnNorm => {
-                self.enter(2 + 2 * f.block);
+                self.enter(f.view, 2 + 2 * f.block);
                 backend.add(&mut f.hidden, &f.branch);
                 self.normalise(f, &block.ffn_norm);
             }
@@ -379,7 +387,7 @@ impl Decoder {
                 return self.project(gate, pass, &mut f.reach, &f.input, outs);
             }
             Stage::HeadNorm => {
-                self.enter(1 + 2 * self.weights.blocks.len());
+                self.enter(f.view, 1 + 2 * self.weights.blocks.len());
                 backend.add(&mut f.hidden, &f.branch);
                 self.normalise(f, &self.weights.output_norm);
             }
@@ -393,9 +401,11 @@ impl Decoder {
     }
 
     /// Capsule `index` is about to be computed with.
-    fn enter(&self, index: usize) {
-        self.read_ahead.reach(&self.store, index);
-        self.store.count_use(index);
+    fn enter(&self, view: View, index: usize) {
+        if view == View::Promised {
+            self.read_ahead.reach(&self.store, index);
+            self.store.count_use(index);
+        }
     }
 
     fn embed(&self, f: &mut Forward) -> Result<()> {
@@ -404,10 +414,10 @@ impl Decoder {
         for id in &f.tokens {
             self.store.ask_for_row(self.weights.embedding, *id as usize);
         }
-        self.enter(0);
+        self.enter(f.view, 0);
         f.hidden.resize(f.tokens.len() * width, 0.0);
         for (id, row) in f.tokens.iter().zip(f.hidden.chunks_exact_mut(width)) {
-            self.store.decode_row(self.weights.embedding, *id as usize, row)?;
+            self.store.decode_row(f.view, self.weights.embedding, *id as usize, row)?;
         }
         self.rope.fill(f.start, f.tokens.len(), &mut f.cos, &mut f.sin);
         Ok(())
@@ -444,7 +454,7 @@ impl Decoder {
             };
             let mut pieces = Vec::with_capacity(N);
             for place in places {
-                pieces.push(place.pieces(&self.store, &lease)?);
+                pieces.push(place.pieces(&lease)?);
             }
             let mut products: Vec<Product<'_>> = pairs
                 .iter_mut()

@@ -6,7 +6,7 @@ use crate::graph::arch::{self, CapsuleRule, TensorKind};
 use crate::graph::params::DecoderParams;
 use crate::kernels::backend::{Matrix, Piece};
 use crate::kernels::pack;
-use crate::store::{Lease, PackedRows, Store};
+use crate::store::{Lease, PackedRows, Store, View};
 use crate::store::fetch::{encoding_of, rows_cols};
 
 /// A weight matrix's place: capsule and tensor, by index.
@@ -28,13 +28,13 @@ impl MatrixRef {
     }
 
     /// What of it `lease` holds.
-    pub fn pieces<'a>(self, store: &Store, lease: &'a Lease<'_>) -> Result<Vec<Piece<'a>>> {
-        let tensor = store.tensor(self.capsule, self.tensor)?.tensor;
+    pub fn pieces<'a>(self, lease: &'a Lease<'_>) -> Result<Vec<Piece<'a>>> {
+        let (tensor, rows) = lease.rows(self.tensor)?;
         let (encoding, (_, cols)) = (encoding_of(tensor)?, rows_cols(tensor));
         let piece = |PackedRows { first, rows, bytes }| {
             Piece { first, weight: Matrix { encoding, rows, cols, data: bytes } }
         };
-        Ok(lease.rows(self.tensor)?.into_iter().map(piece).collect())
+        Ok(rows.into_iter().map(piece).collect())
     }
 }
 
@@ -135,8 +135,14 @@ impl Store {
     }
 
     /// Decodes row `row` of the matrix at `place` into `out`, whatever its layout.
-    pub(super) fn decode_row(&self, place: MatrixRef, row: usize, out: &mut [f32]) -> Result<()> {
-        let data = self.tensor(place.capsule, place.tensor)?;
+    pub(super) fn decode_row(
+        &self,
+        view: View,
+        place: MatrixRef,
+        row: usize,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let data = self.tensor_in(view, place.capsule, place.tensor)?;
         let (rows, cols) = rows_cols(data.tensor);
         let encoding = encoding_of(data.tensor)?;
         let together = match data.tensor.layout {
@@ -145,7 +151,7 @@ impl Store {
         };
         let len = data.bytes.len() / rows.div_ceil(together);
         let start = row / together * len;
-        let stored = self.stored(place.capsule, place.tensor, start..start + len)?;
+        let stored = self.stored(view, place.capsule, place.tensor, start..start + len)?;
         match data.tensor.layout {
             Layout::Packed8 => {
                 pack::dequantize_row(encoding, stored.as_ref(), together, cols, row % together, out)
@@ -263,7 +269,7 @@ impl Resolver<'_> {
         let place = MatrixRef { capsule, tensor };
         let (_, cols) = rows_cols(&served.tensors[tensor]);
         let mut out = vec![0.0; cols];
-        self.store.decode_row(place, 0, &mut out)?;
+        self.store.decode_row(View::Promised, place, 0, &mut out)?;
         Ok(Some(out))
     }
 }

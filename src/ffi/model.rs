@@ -25,7 +25,7 @@ pub const CAPG_MODE_AUTO: u32 = 0;
 pub const CAPG_MODE_EXACT: u32 = 1;
 /// Run mode: only what the mini holds; the full file is never opened.
 pub const CAPG_MODE_FAST: u32 = 2;
-/// Run mode: the mini drafts, the full file verifies. Not built yet: CAPG_ERROR_UNSUPPORTED.
+/// Run mode: the tokens of exact; the mini drafts some, and one pass at full precision verifies them together.
 pub const CAPG_MODE_SPECULATIVE: u32 = 3;
 
 /// How to open a model. All zero but struct_size: the defaults.
@@ -139,13 +139,7 @@ impl Opening {
             CAPG_MODE_AUTO => Mode::Auto,
             CAPG_MODE_EXACT => Mode::Exact,
             CAPG_MODE_FAST => Mode::Fast,
-            CAPG_MODE_SPECULATIVE => {
-                return Err(Failure::new(
-                    CAPG_ERROR_UNSUPPORTED,
-                    "options.mode: speculative is not built yet and nothing was opened; use exact, whose tokens it \
-                     will give, or fast",
-                ));
-            }
+            CAPG_MODE_SPECULATIVE => Mode::Speculative,
             other => return Err(Failure::invalid(format!("options.mode is {other}, no CAPG_MODE_*"))),
         };
         // SAFETY: passed on.
@@ -315,6 +309,7 @@ pub unsafe extern "C" fn capg_model_mode(
             Mode::Auto => CAPG_MODE_AUTO,
             Mode::Exact => CAPG_MODE_EXACT,
             Mode::Fast => CAPG_MODE_FAST,
+            Mode::Speculative => CAPG_MODE_SPECULATIVE,
         })
     };
     // SAFETY: the contract of every function: pointers are NULL or valid, handles live.

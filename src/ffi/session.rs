@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use super::cancel::{capg_cancel, token};
 use super::error::{Failure, capg_error};
 use super::handle::{Handle, release, share};
-use super::input::{array, flags, reserved};
+use super::input::{array, flags};
 use super::log::capg_log;
 use super::model::capg_model;
 use super::options::{Versioned, read};
@@ -23,6 +23,9 @@ pub const CAPG_KV_F16: u32 = 0;
 /// KV type: 8-bit codes with a scale for every 32, about half the memory. Logits differ a little.
 pub const CAPG_KV_Q8_0: u32 = 1;
 
+/// Session flag: in mode speculative the mini drafts alone; text that repeats is not guessed to go on as before.
+pub const CAPG_SESSION_WITHOUT_LOOKUP: u32 = 1;
+
 /// Eval flag: compute the logits of every token given, not of the last alone.
 pub const CAPG_EVAL_ALL_LOGITS: u32 = 1;
 
@@ -39,8 +42,8 @@ pub struct capg_session_options {
     pub batch: u32,
     /// CAPG_KV_*: how keys and values of past tokens are kept.
     pub kv_type: u32,
-    /// Must be 0.
-    pub reserved: u32,
+    /// CAPG_SESSION_* flags.
+    pub flags: u32,
 }
 
 // SAFETY: integers without padding.
@@ -127,7 +130,7 @@ impl State {
 impl capg_session_options {
     /// The library's options.
     fn checked(self) -> Result<SessionOptions, Failure> {
-        reserved(self.reserved, "options.reserved")?;
+        let flags = flags(self.flags, CAPG_SESSION_WITHOUT_LOOKUP)?;
         let kv_format = match self.kv_type {
             CAPG_KV_F16 => KvFormat::F16,
             CAPG_KV_Q8_0 => KvFormat::Q8_0,
@@ -137,11 +140,12 @@ impl capg_session_options {
                 )));
             }
         };
-        Ok(SessionOptions { context: self.context as usize, batch: self.batch as usize, kv_format })
+        let without_lookup = flags & CAPG_SESSION_WITHOUT_LOOKUP != 0;
+        Ok(SessionOptions { context: self.context as usize, batch: self.batch as usize, kv_format, without_lookup })
     }
 }
 
-/// Makes a session; it keeps its model alive. options: nullable. Errors: LIMIT where the KV cache does not fit.
+/// Makes a session; it keeps its model alive. options: nullable. Errors: LIMIT where the KV cache does not fit memory or budget.
 /// Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_session_new(

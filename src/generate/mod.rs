@@ -9,7 +9,9 @@ pub mod eval;
 pub mod model;
 mod sampler;
 pub mod session;
+mod speculate;
 mod stop;
 
 pub use sampler::{Sampler, SamplingOptions};
+pub use speculate::SpeculationStats;
 pub use stop::{Released, StopMatcher};

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::model::Model;
+use super::speculate::{self, Phase, SpeculationStats, Speculator};
 use super::{Sampler, SamplingOptions, StopMatcher};
 use crate::decoder::forward::{Forward, Logits};
 use crate::decoder::kv::KvCache;
 use crate::error::{Error, Result};
 use crate::kernels::kv::KvFormat;
 use crate::pool::{CancelToken, Gate, Progress, StandardFloats};
+use crate::store::Mode;
 use crate::store::budget::Claim;
 use crate::text::Detokenizer;
 
@@ -29,6 +31,8 @@ pub struct SessionOptions {
     pub batch: usize,
     /// How the KV cache stores its elements; `Q8_0` takes about half the memory of `F16`.
     pub kv_format: KvFormat,
+    /// In mode speculative: leave out guesses that repeated text goes on as before, and have the mini guess alone.
+    pub without_lookup: bool,
 }
 
 /// What to generate.
@@ -110,6 +114,8 @@ pub struct Session {
     batch: usize,
     /// What the KV cache and the buffers take of the model's budget, where it has one.
     claim: Option<Claim>,
+    /// In mode speculative.
+    speculator: Option<Speculator>,
     tokens: Vec<u32>,
     pending: Vec<u32>,
     in_flight: usize,
@@ -138,6 +144,9 @@ impl Session {
         let trained = model.decoder().params().context_length as usize;
         let context = if options.context == 0 { trained.min(DEFAULT_CONTEXT) } else { options.context };
         let cache = KvCache::new(model.decoder().params(), context, options.kv_format)?;
+        let store = model.store();
+        let speculator = (store.mode() == Mode::Speculative)
+            .then(|| Speculator::new(store.drafts().then(Forward::draft), !options.without_lookup));
         let (batch, claim) = claim(&model, &cache, options.batch)?;
         Ok(Self {
             model,
@@ -145,6 +154,7 @@ impl Session {
             forward: Forward::default(),
             batch,
             claim,
+            speculator,
             tokens: Vec::new(),
             pending: Vec::new(),
             in_flight: 0,
@@ -186,7 +196,14 @@ impl Session {
     /// Bytes of the activations' buffers.
     #[must_use]
     pub fn buffer_bytes(&self) -> u64 {
-        self.forward.buffer_bytes() as u64
+        let draft = self.speculator.as_ref().and_then(|speculator| speculator.draft.as_ref());
+        (self.forward.buffer_bytes() + draft.map_or(0, Forward::buffer_bytes)) as u64
+    }
+
+    /// Counts of guesses and passes so far, in mode speculative.
+    #[must_use]
+    pub fn speculation(&self) -> Option<SpeculationStats> {
+        self.speculator.as_ref().map(|speculator| speculator.stats)
     }
 
     /// Times and counts of the last generation.
@@ -200,6 +217,9 @@ impl Session {
         self.generation = None;
         self.pending.clear();
         self.forward.abandon();
+        if let Some(speculator) = &mut self.speculator {
+            speculator.abandon();
+        }
         self.in_flight = 0;
         self.cache.truncate(len);
         self.tokens.truncate(len);
@@ -302,7 +322,11 @@ impl Session {
         }
         let begun = Instant::now();
         let first = self.timings.generated_tokens == 0;
-        let outcome = self.compute_pending(gate);
+        let outcome = if self.speculator.is_some() && !first {
+            self.speculate(gate)
+        } else {
+            self.compute_pending(gate)
+        };
         let spent = if first { &mut self.timings.prefill } else { &mut self.timings.decode };
         *spent += begun.elapsed();
         match outcome? {
@@ -324,15 +348,134 @@ impl Session {
         Ok(Progress::Done)
     }
 
+    /// Has the logits of the next position ready: from the pass before, where its guess held, or from a new round.
+    fn speculate(&mut self, gate: &Gate) -> Result<Progress> {
+        let Some(speculator) = &mut self.speculator else { return self.compute_pending(gate) };
+        if let (Phase::Draining(row), Some(id)) = (speculator.phase, self.pending.first()) {
+            if speculator.held(row, *id) {
+                speculator.phase = Phase::Draining(row + 1);
+                self.tokens.append(&mut self.pending);
+                return Ok(Progress::Done);
+            }
+            speculator.phase = Phase::Idle;
+            self.cache.truncate(self.tokens.len());
+        }
+        let outcome = self.round(gate);
+        if outcome.is_err() {
+            if let Some(speculator) = &mut self.speculator {
+                speculator.abandon();
+            }
+            self.in_flight = 0;
+            self.cache.truncate(self.tokens.len());
+        }
+        outcome
+    }
+
+    /// Goes on with a round: guesses, and the pass that verifies them with the token that is pending.
+    fn round(&mut self, gate: &Gate) -> Result<Progress> {
+        let (Some(speculator), Some(generation)) = (&mut self.speculator, &mut self.generation) else {
+            return Err(Error::Internal("a round outside of a generation".into()));
+        };
+        let (decoder, known) = (self.model.decoder(), self.tokens.len());
+        let mut room = self.cache.capacity() - known - self.pending.len();
+        if generation.max_tokens > 0 {
+            // The last token that is wanted needs no pass of its own.
+            room = room.min(generation.max_tokens.saturating_sub(self.timings.generated_tokens + 1));
+        }
+        // The guesses' history: it ends with the token that is pending.
+        self.tokens.extend_from_slice(&self.pending);
+        if speculator.phase == Phase::Idle {
+            speculator.begin(&self.tokens, room);
+        }
+        let begun = Instant::now();
+        while speculator.phase == Phase::Drafting {
+            let Some(draft) = speculator.draft.as_mut().filter(|_| speculator.guesses.len() < room) else { break };
+            let guessed = speculator.guesses.len();
+            self.tokens.truncate(known + self.pending.len());
+            self.tokens.extend_from_slice(&speculator.guesses);
+            let last = self.tokens.last().copied().unwrap_or_default();
+            let outcome = match draft.is_done() {
+                true => decoder.begin(draft, &self.cache, &[last], Logits::Last),
+                false => Ok(()),
+            };
+            let progress = outcome.and_then(|()| decoder.advance(draft, &mut self.cache, gate));
+            let drafted = match progress {
+                Ok(Progress::Done) => {
+                    let logits = draft.logits_mut();
+                    let id = generation.sampler.sample(logits, &self.tokens, self.tokens.len() as u64);
+                    id.map(|id| Some((id, speculate::probability(logits, id))))
+                }
+                Ok(Progress::Paused(_)) => Ok(None),
+                Err(error) => Err(error),
+            };
+            self.tokens.truncate(known);
+            self.tokens.extend_from_slice(&self.pending);
+            match drafted {
+                Ok(Some((id, confidence))) => speculator.guess(id, confidence),
+                Ok(None) => {
+                    self.tokens.truncate(known);
+                    speculator.spend(begun.elapsed());
+                    return Ok(Progress::Paused(guessed));
+                }
+                Err(error) => {
+                    self.tokens.truncate(known);
+                    return Err(error);
+                }
+            }
+            if !speculator.goes_on(room) {
+                break;
+            }
+        }
+        self.tokens.truncate(known);
+        if speculator.phase == Phase::Drafting {
+            speculator.spend(begun.elapsed());
+            speculator.verify();
+            self.cache.truncate(known);
+        }
+        self.verify(gate)
+    }
+
+    /// The pass over the pending token and the guesses.
+    fn verify(&mut self, gate: &Gate) -> Result<Progress> {
+        let begun = Instant::now();
+        let guesses = self.speculator.as_ref().map(|s| s.guesses.clone()).unwrap_or_default();
+        if self.in_flight == 0 {
+            let tokens: Vec<u32> = self.pending.iter().chain(&guesses).copied().collect();
+            self.claim_batch(tokens.len(), Logits::All)?;
+            self.model.decoder().begin(&mut self.forward, &self.cache, &tokens, Logits::All)?;
+            self.in_flight = tokens.len();
+        }
+        let progress = self.model.decoder().advance(&mut self.forward, &mut self.cache, gate)?;
+        let Some(speculator) = &mut self.speculator else { return Ok(progress) };
+        speculator.spend(begun.elapsed());
+        if progress == Progress::Done {
+            self.in_flight = 0;
+            self.tokens.append(&mut self.pending);
+            speculator.verified();
+        }
+        Ok(progress)
+    }
+
+    /// The row of the last pass's logits that chooses the next token.
+    fn row(&self) -> usize {
+        match self.speculator.as_ref().map(|speculator| speculator.phase) {
+            Some(Phase::Draining(row)) => row,
+            _ => 0,
+        }
+    }
+
     /// Samples the next token and decides whether the generation goes on.
     fn choose(&mut self) -> Result<Step> {
         let _floats = StandardFloats::enter();
         let position = self.tokens.len();
         let room = self.cache.capacity() - position;
+        let vocab = self.model.decoder().params().vocab_size as usize;
+        let first = self.row() * vocab;
         let Some(generation) = &mut self.generation else {
             return Err(Error::Internal("a token was chosen outside of a generation".into()));
         };
-        let id = generation.sampler.sample(self.forward.logits_mut(), &self.tokens, position as u64)?;
+        let logits = self.forward.logits_mut().get_mut(first..first + vocab).unwrap_or_default();
+        let id = generation.sampler.sample(logits, &self.tokens, position as u64)?;
         if self.timings.generated_tokens == 0 {
             self.timings.first_token = generation.begun.elapsed();
         }
@@ -459,6 +602,11 @@ fn claim(model: &Model, cache: &KvCache, batch: usize) -> Result<(usize, Option<
     while batch == 0 && n > 1 && bytes > budget.total() / BATCH_SHARE {
         n = n.div_ceil(2);
         bytes = decoder.batch_bytes(cache, n, Logits::Last)?;
+    }
+    if model.store().mode() == Mode::Speculative {
+        let most = (speculate::MOST + 1).min(cache.capacity());
+        bytes = bytes.max(decoder.batch_bytes(cache, most, Logits::All)?);
+        bytes += decoder.batch_bytes(cache, 1, Logits::Last)?;
     }
     let claim = budget.claim("the KV cache and activations", cache.bytes().saturating_add(bytes))?;
     Ok((n, Some(claim)))

@@ -66,6 +66,9 @@ pub struct Report {
     pub memory: MemoryReport,
     /// Capsules.
     pub capsules: CapsuleReport,
+    /// Guesses and passes of mode speculative.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculation: Option<SpeculationReport>,
     /// The text generated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -135,6 +138,17 @@ pub struct MemoryReport {
     pub buffers_bytes: u64,
 }
 
+/// Speculation of a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpeculationReport {
+    /// Tokens guessed.
+    pub drafted: u64,
+    /// Guesses that held.
+    pub accepted: u64,
+    /// Passes at full precision, those too that had no guess to verify.
+    pub passes: u64,
+}
+
 /// Capsules of a report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CapsuleReport {
@@ -187,6 +201,11 @@ impl Report {
                 streamed_bytes: weights.map(|weights| weights.streamed),
                 stall_ms: weights.map(|weights| millis(weights.stalled)),
             },
+            speculation: session.speculation().map(|stats| SpeculationReport {
+                drafted: stats.drafted,
+                accepted: stats.accepted,
+                passes: stats.passes,
+            }),
             ..Self::default()
         }
     }

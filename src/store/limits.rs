@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::Store;
 use super::budget::{Budget, Claim};
 use super::direct::DirectFile;
 use super::mapped::MappedFile;
 use super::residency::Residency;
 use super::segments::Segments;
 use super::stream::Place;
+use super::{Store, View};
 use crate::container::manifest::Capsule;
 use crate::error::Result;
 
@@ -92,14 +92,18 @@ impl Store {
     /// [`crate::Error::Limit`] naming the smallest budget that would do.
     pub(crate) fn limit(&self, uses: &[usize], tables: u64) -> Result<()> {
         let Some(limits) = &self.limits else { return Ok(()) };
-        let mut served: Vec<(&MappedFile, &Capsule)> = Vec::with_capacity(self.manifest().capsules.len());
-        for index in 0..self.manifest().capsules.len() {
-            served.push(self.capsule(index)?);
+        let count = self.manifest().capsules.len();
+        let mut served: Vec<(&MappedFile, &Capsule)> = Vec::with_capacity(2 * count);
+        for (view, index) in [View::Promised, View::Draft].into_iter().flat_map(|v| (0..count).map(move |i| (v, i))) {
+            served.push(self.capsule_in(view, index)?);
         }
         let capsules: Vec<&Capsule> = served.iter().map(|(_, capsule)| *capsule).collect();
         let streamed = |index: &usize| served.get(*index).is_some_and(|(file, _)| file.owned_bytes() == 0);
-        let uses: Vec<usize> = uses.iter().copied().filter(streamed).collect();
-        let segments = Segments::new(&capsules, &uses)?;
+        let numbers = |view: View| -> Vec<usize> {
+            uses.iter().map(|index| self.number(view, *index)).filter(streamed).collect()
+        };
+        let drafts = if self.drafts() { numbers(View::Draft) } else { Vec::new() };
+        let segments = Segments::new(&capsules, &numbers(View::Promised), &drafts)?;
         let place = |(file, capsule): &(&MappedFile, &Capsule)| Place {
             file: self.file_number(file),
             offset: capsule.extent.map_or(0, |extent| extent.offset),

@@ -44,6 +44,18 @@ pub enum Mode {
     Exact,
     /// Only what the mini holds; the full file is never opened.
     Fast,
+    /// The tokens of `Exact`: the mini drafts some, one pass at full precision verifies them all.
+    Speculative,
+}
+
+/// Which weights a pass computes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum View {
+    /// Those that the mode promises: of every capsule those at full precision, in mode fast those of the mini.
+    #[default]
+    Promised,
+    /// Those of the mini, for a draft.
+    Draft,
 }
 
 impl Mode {
@@ -54,6 +66,7 @@ impl Mode {
             Self::Auto => "auto",
             Self::Exact => "exact",
             Self::Fast => "fast",
+            Self::Speculative => "speculative",
         }
     }
 }
@@ -141,7 +154,8 @@ impl Store {
     /// Counts one use of capsule `index`: by a batch on its way through the graph, or by a fetch.
     pub(crate) fn count_use(&self, index: usize) {
         let own = self.manifest().capsules.get(index);
-        let counter = if own.is_some_and(|c| self.is_from_full(c)) { &self.fetches } else { &self.hits };
+        let from_full = own.is_some_and(|capsule| self.is_from_full(capsule, View::Promised));
+        let counter = if from_full { &self.fetches } else { &self.hits };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -185,8 +199,17 @@ impl Store {
     }
 
     /// Whether the full file serves this capsule of the mini in the mode in force.
-    fn is_from_full(&self, own: &Capsule) -> bool {
-        self.mode == Mode::Exact && matches!(own.residence, Some(Residence::Light | Residence::Linked))
+    fn is_from_full(&self, own: &Capsule, view: View) -> bool {
+        self.mode != Mode::Fast
+            && view == View::Promised
+            && matches!(own.residence, Some(Residence::Light | Residence::Linked))
+    }
+
+    /// Whether a draft can be computed, from the mini alone, where the mode promises more than that.
+    #[must_use]
+    pub fn drafts(&self) -> bool {
+        let counts = self.counts();
+        self.mode == Mode::Speculative && counts.light > 0 && counts.linked == 0
     }
 
     /// How many capsules the mini pins, holds light, links.
@@ -203,6 +226,11 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for an index past the end.
     pub fn capsule(&self, index: usize) -> Result<(&MappedFile, &Capsule)> {
+        self.capsule_in(View::Promised, index)
+    }
+
+    /// As [`capsule`](Self::capsule), for a draft too.
+    pub(crate) fn capsule_in(&self, view: View, index: usize) -> Result<(&MappedFile, &Capsule)> {
         let own = self.manifest().capsules.get(index).ok_or_else(|| {
             Error::NotFound(format!(
                 "{}: there is no capsule number {index} (it has {})",
@@ -210,7 +238,7 @@ impl Store {
                 self.manifest().capsules.len()
             ))
         })?;
-        match (&self.full, self.is_from_full(own)) {
+        match (&self.full, self.is_from_full(own, view)) {
             (Some(full), true) => {
                 // Opening held the link index against the full file: same capsules in the same order.
                 let capsule = full
@@ -247,7 +275,12 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] for an index past the end or a tensor without stored bytes.
     pub fn tensor(&self, capsule: usize, tensor: usize) -> Result<TensorData<'_>> {
-        let (file, capsule) = self.capsule(capsule)?;
+        self.tensor_in(View::Promised, capsule, tensor)
+    }
+
+    /// As [`tensor`](Self::tensor), for a draft too.
+    pub(crate) fn tensor_in(&self, view: View, capsule: usize, tensor: usize) -> Result<TensorData<'_>> {
+        let (file, capsule) = self.capsule_in(view, capsule)?;
         let tensor = capsule.tensors.get(tensor).ok_or_else(|| {
             Error::NotFound(format!("capsule {}: there is no tensor number {tensor}", capsule.id))
         })?;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use super::budget::Budget;
 use super::limits::Limits;
 use super::mapped::MappedFile;
-use super::{Mode, Store};
+use super::{Mode, Store, View};
 use crate::container::disk::{Disk, FileSource, ReadAt, SystemDisk};
 use crate::container::header::Kind;
 use crate::container::manifest::{Capsule, FullReference, Residence};
@@ -79,11 +79,16 @@ impl Store {
 
 impl Store {
     fn limits(&self, budget: Arc<Budget>) -> Limits {
-        let served = |index| {
-            let (file, capsule) = self.capsule(index).ok()?;
-            capsule.extent.filter(|_| file.owned_bytes() == 0)
+        let views: &[View] = if self.drafts() { &[View::Promised, View::Draft] } else { &[View::Promised] };
+        let count = self.manifest().capsules.len();
+        let mapped = |view: View, index: usize| {
+            let (file, capsule) = self.capsule_in(view, index).ok()?;
+            // Pinned capsules serve both.
+            let again = view == View::Draft && self.number(view, index) == index;
+            capsule.extent.filter(|_| file.owned_bytes() == 0 && !again)
         };
-        let whole = (0..self.manifest().capsules.len()).filter_map(served).map(|extent| extent.len).sum();
+        let each = views.iter().flat_map(|view| (0..count).filter_map(move |index| mapped(*view, index)));
+        let whole = each.map(|extent| extent.len).sum();
         let files: Vec<&MappedFile> = std::iter::once(&self.primary).chain(&self.full).collect();
         Limits::new(budget, &files, whole)
     }
@@ -110,7 +115,7 @@ fn mode_of_full(file: &MappedFile, wanted: Mode) -> Result<(Mode, String)> {
             "{}: mode fast runs from a mini, and this is a full file; derive one with cgraph split, or use mode exact",
             file.name()
         ))),
-        Mode::Exact => Ok((Mode::Exact, "asked for".into())),
+        Mode::Exact | Mode::Speculative => Ok((wanted, "asked for".into())),
         Mode::Auto => Ok((Mode::Exact, "the file is a full one".into())),
     }
 }
@@ -121,7 +126,9 @@ fn resolve_mini(mini: &MappedFile, options: &OpenOptions) -> Result<(Option<Mapp
             require_all_held(mini, options)?;
             Ok((None, Mode::Fast, "asked for".into()))
         }
-        Mode::Exact => Ok((Some(open_full(mini, options)?), Mode::Exact, "asked for".into())),
+        Mode::Exact | Mode::Speculative => {
+            Ok((Some(open_full(mini, options)?), options.mode, "asked for".into()))
+        }
         Mode::Auto => match open_full(mini, options) {
             Ok(full) => {
                 let reason = format!("the full file {} is at hand and no budget was set", full.name());

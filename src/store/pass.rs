@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Store;
 use super::direct::{Buffer, Loaded};
 use super::fetch::rows_cols;
 use super::residency::{Residency, TurnGuard};
 use super::segments::group_bytes;
-use crate::container::manifest::{Capsule, Tensor};
+use super::{Store, TensorData, View};
+use crate::container::manifest::{Capsule, Residence, Tensor};
 use crate::error::{Error, Result};
 use crate::kernels::pack::GROUP;
 use crate::pool::Gate;
@@ -30,6 +30,7 @@ pub(crate) struct Reach {
 #[derive(Debug)]
 pub(crate) struct Pass<'a> {
     store: &'a Store,
+    view: View,
     streamed: Option<(&'a Residency, TurnGuard<'a>)>,
 }
 
@@ -37,6 +38,7 @@ pub(crate) struct Pass<'a> {
 #[derive(Debug)]
 pub(crate) struct Lease<'a> {
     store: &'a Store,
+    view: View,
     capsule: usize,
     held: Held<'a>,
 }
@@ -78,14 +80,21 @@ impl AsRef<[u8]> for StoredBytes<'_> {
 impl Store {
     /// Waits for its turn to read the weights of a pass, whose last is tensor `last` of capsule `capsule`; `None` where
     /// the gate closed first.
-    pub(crate) fn pass(&self, [capsule, last]: [usize; 2], gate: &Gate) -> Option<Pass<'_>> {
+    pub(crate) fn pass(&self, view: View, [capsule, last]: [usize; 2], gate: &Gate) -> Option<Pass<'_>> {
         let Some(residency) = self.residency().filter(|residency| !residency.is_mapped()) else {
-            return Some(Pass { store: self, streamed: None });
+            return Some(Pass { store: self, view, streamed: None });
         };
-        let plane = self.capsule(capsule).ok().and_then(|(_, capsule)| plane(capsule, last));
-        let needed = plane.map_or(usize::MAX, |bytes| residency.segments(capsule, &bytes).end);
-        let turn = residency.enter(needed, gate)?;
-        Some(Pass { store: self, streamed: Some((residency, turn)) })
+        let plane = self.capsule_in(view, capsule).ok().and_then(|(_, capsule)| plane(capsule, last));
+        let end = plane.map(|bytes| residency.segments(self.number(view, capsule), &bytes).end);
+        let turn = residency.enter(end.filter(|_| view == View::Promised), gate)?;
+        Some(Pass { store: self, view, streamed: Some((residency, turn)) })
+    }
+
+    /// The number under which segments know capsule `index`: light forms of a draft come behind all capsules.
+    pub(super) fn number(&self, view: View, index: usize) -> usize {
+        let capsules = &self.manifest().capsules;
+        let light = capsules.get(index).is_some_and(|capsule| capsule.residence == Some(Residence::Light));
+        index + if view == View::Draft && light { capsules.len() } else { 0 }
     }
 
     /// Bytes `part` of the stored form of a tensor.
@@ -94,18 +103,19 @@ impl Store {
     /// [`Error::NotFound`] for an index past the end, or a tensor without as many bytes; [`Error::Io`].
     pub(crate) fn stored(
         &self,
+        view: View,
         capsule: usize,
         tensor: usize,
         part: Range<usize>,
     ) -> Result<StoredBytes<'_>> {
-        let (file, served) = self.capsule(capsule)?;
+        let (file, served) = self.capsule_in(view, capsule)?;
         let beyond = || {
             let (id, len) = (&served.id, part.len());
             Error::NotFound(format!("capsule {id}: tensor number {tensor} has no {len} bytes at {}", part.start))
         };
         let in_memory = file.owned_bytes() > 0;
         let Some(limits) = self.limits.as_ref().filter(|limits| !in_memory && !limits.is_mapped()) else {
-            let bytes = self.tensor(capsule, tensor)?.bytes;
+            let bytes = self.tensor_in(view, capsule, tensor)?.bytes;
             return bytes.get(part.clone()).map(StoredBytes::Mapped).ok_or_else(beyond);
         };
         let plane = plane(served, tensor).ok_or_else(beyond)?;
@@ -114,7 +124,7 @@ impl Store {
             return Err(beyond());
         }
         if let Some(residency) = limits.residency.get()
-            && let Some(held) = held(residency, capsule, &bytes)
+            && let Some(held) = held(residency, self.number(view, capsule), &bytes)
         {
             return Ok(held);
         }
@@ -157,54 +167,59 @@ impl<'a> Pass<'a> {
         reach: &mut Reach,
         gate: &Gate,
     ) -> Result<Option<Lease<'a>>> {
-        let store = self.store;
+        let (store, view) = (self.store, self.view);
+        let mapped = Lease { store, view, capsule, held: Held::Mapped };
         let Some((residency, _)) = &self.streamed else {
             if reach.taken > 0 || reach.through > 0 {
                 // It began with segments, which cut the work into other tasks.
                 *reach = Reach::default();
             }
-            return Ok(Some(Lease { store, capsule, held: Held::Mapped }));
+            return Ok(Some(mapped));
         };
-        let (_, served) = store.capsule(capsule)?;
+        let (_, served) = store.capsule_in(view, capsule)?;
         let planes = tensors.iter().filter_map(|tensor| plane(served, *tensor));
         let bytes = planes.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).ok_or_else(|| {
             Error::NotFound(format!("capsule {}: a weight is not stored in this file", served.id))
         })?;
-        let all = residency.segments(capsule, &bytes);
+        let all = residency.segments(store.number(view, capsule), &bytes);
         if all.is_empty() {
             // A file that a host reads is in memory as a whole.
-            return Ok(Some(Lease { store, capsule, held: Held::Mapped }));
+            return Ok(Some(mapped));
         }
         let first = all.start + reach.through;
         let end = if reach.taken > 0 { (first + reach.taken).min(all.end) } else { all.end };
-        let Some(loaded) = residency.stream().take(first, end, CALL, gate)? else { return Ok(None) };
+        let taken = match view {
+            View::Promised => residency.stream().take(first, end, CALL, gate)?,
+            View::Draft => residency.stream().take_pinned(first, end, gate)?,
+        };
+        let Some(loaded) = taken else { return Ok(None) };
         if loaded.len() != reach.taken {
             // Other calls than before: tasks are counted anew, and what was computed is computed again.
             reach.task = 0;
         }
         reach.taken = loaded.len();
         let is_last = first + loaded.len() >= all.end;
-        Ok(Some(Lease { store, capsule, held: Held::Segments { residency, first, loaded, is_last } }))
+        Ok(Some(Lease { held: Held::Segments { residency, first, loaded, is_last }, ..mapped }))
     }
 
     /// The pass is through.
     pub fn finish(self) {
-        if let Some((residency, _)) = &self.streamed {
+        if let (Some((residency, _)), View::Promised) = (&self.streamed, self.view) {
             residency.stream().finish();
         }
     }
 }
 
 impl Lease<'_> {
-    /// The rows of a tensor that are here.
+    /// A tensor, and those of its rows that are here.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a tensor that is not stored; [`Error::Internal`] for shapes that the reader refuses.
-    pub fn rows(&self, tensor: usize) -> Result<Vec<PackedRows<'_>>> {
-        let (_, served) = self.store.capsule(self.capsule)?;
+    pub fn rows(&self, tensor: usize) -> Result<(&Tensor, Vec<PackedRows<'_>>)> {
+        let (_, served) = self.store.capsule_in(self.view, self.capsule)?;
         let Held::Segments { residency, first, loaded, .. } = &self.held else {
-            let data = self.store.tensor(self.capsule, tensor)?;
-            return Ok(vec![PackedRows { first: 0, rows: rows_cols(data.tensor).0, bytes: data.bytes }]);
+            let TensorData { tensor, bytes } = self.store.tensor_in(self.view, self.capsule, tensor)?;
+            return Ok((tensor, vec![PackedRows { first: 0, rows: rows_cols(tensor).0, bytes }]));
         };
         let lacking = || Error::NotFound(format!("capsule {}: there is no tensor number {tensor}", served.id));
         let stored: &Tensor = served.tensors.get(tensor).ok_or_else(lacking)?;
@@ -222,7 +237,7 @@ impl Lease<'_> {
             let bytes = loaded.bytes().get(within).unwrap_or_default();
             parts.push(PackedRows { first, rows: last.min(total).saturating_sub(first), bytes });
         }
-        Ok(parts)
+        Ok((stored, parts))
     }
 
     /// What was taken is computed with. Whether that was all that the stage reads.

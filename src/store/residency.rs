@@ -42,10 +42,11 @@ impl Residency {
         self.most
     }
 
-    /// Bytes without which it cannot work.
+    /// Bytes without which it cannot work: the ring, and what a draft computes with.
     pub fn least(&self) -> u64 {
         let [_, fewest] = self.stream.buffers();
-        (fewest as u64 * self.stream.buffer_cost()).min(self.most)
+        let ring = fewest as u64 * self.stream.buffer_cost();
+        ring.saturating_add(self.stream.segments().fixed(Stream::pinned_cost)).min(self.most)
     }
 
     /// Holds weights of at most `room` bytes from now on. Waits for a pass that computes.
@@ -76,10 +77,13 @@ impl Residency {
         &self.stream
     }
 
-    /// Waits for the turn of a pass that uses the first `needed` segments; `None` where the gate closed first.
-    pub fn enter(&self, needed: usize, gate: &Gate) -> Option<TurnGuard<'_>> {
+    /// Waits for the turn of a pass that uses the first `needed` segments, or of a draft, which uses pinned ones only;
+    /// `None` where the gate closed first.
+    pub fn enter(&self, needed: Option<usize>, gate: &Gate) -> Option<TurnGuard<'_>> {
         let turn = self.turn.enter(gate)?;
-        self.stream.begin(needed);
+        if let Some(needed) = needed {
+            self.stream.begin(needed);
+        }
         Some(turn)
     }
 

@@ -38,20 +38,29 @@ impl Segment {
 #[derive(Debug, Default)]
 pub(super) struct Segments {
     list: Vec<Segment>,
+    /// Segments of a pass: the first ones. The others are read by drafts alone.
+    cycle: usize,
+    /// Which must be pinned: what a draft reads.
+    fixed: Vec<bool>,
     /// Of each capsule its segments; empty for one that is not read from end to end.
     of_capsule: Vec<Range<usize>>,
 }
 
 impl Segments {
-    /// Cuts the packed matrices of the capsules at `uses`, which a pass reads in that order from end to end.
+    /// Cuts the packed matrices of the capsules at `uses`, which a pass reads in that order from end to end, and of those
+    /// at `drafts`, which a draft reads: they must stay, whether a pass reads them too or not.
     ///
     /// # Errors
     /// [`Error::Internal`] for shapes that the reader refuses.
-    pub fn new(capsules: &[&Capsule], uses: &[usize]) -> Result<Self> {
-        let used = || uses.iter().filter_map(|index| Some((*index, *capsules.get(*index)?)));
+    pub fn new(capsules: &[&Capsule], uses: &[usize], drafts: &[usize]) -> Result<Self> {
+        let alone = drafts.iter().filter(|index| !uses.contains(index));
+        let used = || {
+            let all = uses.iter().chain(alone.clone());
+            all.filter_map(|index| Some((*index, *capsules.get(*index)?)))
+        };
         let total: u64 = used().map(|(_, capsule)| packed_bytes(capsule)).sum();
         let wanted = (total / USUAL).clamp(SMALLEST, LARGEST);
-        let mut segments = Self { list: Vec::new(), of_capsule: vec![0..0; capsules.len()] };
+        let mut segments = Self { of_capsule: vec![0..0; capsules.len()], ..Self::default() };
         for (index, capsule) in used() {
             let first = segments.list.len();
             // Segments of one length, instead of a short one at the end.
@@ -60,7 +69,19 @@ impl Segments {
             cut(capsule, largest, &mut |bytes| segments.list.push(Segment { capsule: index, bytes }))?;
             segments.of_capsule[index] = first..segments.list.len();
         }
+        segments.cycle = segments.list.iter().take_while(|segment| uses.contains(&segment.capsule)).count();
+        segments.fixed = segments.list.iter().map(|segment| drafts.contains(&segment.capsule)).collect();
         Ok(segments)
+    }
+
+    /// How many segments a pass reads; those behind them only drafts do.
+    pub fn cycle(&self) -> usize {
+        self.cycle
+    }
+
+    /// What the segments take that must be pinned.
+    pub fn fixed(&self, cost: impl Fn(&Segment) -> u64) -> u64 {
+        self.list.iter().zip(&self.fixed).filter(|(_, fixed)| **fixed).map(|(segment, _)| cost(segment)).sum()
     }
 
     /// The segments in order.
@@ -87,13 +108,14 @@ impl Segments {
         self.list.iter().map(Segment::len).sum()
     }
 
-    /// Which segments are pinned where `room` bytes may be, one taking what `cost` says: as many bytes as fit, spread
-    /// evenly over the pass, so that each read from the disk has computing beside it.
+    /// Which segments are pinned where `room` bytes may be, one taking what `cost` says: those of drafts, and of the
+    /// others as many bytes as fit, spread evenly over the pass, so that each read from the disk has computing beside it.
     pub fn pins(&self, room: u64, cost: impl Fn(&Segment) -> u64) -> Vec<bool> {
-        let total: u64 = self.list.iter().map(&cost).sum();
-        let mut pinned = vec![false; self.list.len()];
+        let room = room.saturating_sub(self.fixed(&cost));
+        let total: u64 = self.list.iter().map(&cost).sum::<u64>() - self.fixed(&cost);
+        let mut pinned = self.fixed.clone();
         let (mut seen, mut taken) = (0u128, 0u64);
-        for (pin, segment) in pinned.iter_mut().zip(&self.list) {
+        for (pin, segment) in pinned.iter_mut().zip(&self.list).filter(|(pin, _)| !**pin) {
             let cost = cost(segment);
             seen += u128::from(cost);
             // What an even share of the segments so far would take.
@@ -211,7 +233,7 @@ mod tests {
     #[test]
     fn segments_follow_the_order_of_use() {
         let [a, b] = [capsule(vec![matrix("a", 400, 0)]), capsule(vec![matrix("b", 400, 64)])];
-        let segments = Segments::new(&[&a, &b, &a], &[1, 0]).expect("sound shapes");
+        let segments = Segments::new(&[&a, &b, &a], &[1, 0], &[]).expect("sound shapes");
         assert_eq!(segments.total(), 800 * 544);
         assert_eq!((segments.of_capsule(1), segments.of_capsule(0)), (0..2, 2..4));
         assert_eq!(segments.of_capsule(2), 0..0);
@@ -223,10 +245,23 @@ mod tests {
     }
 
     #[test]
+    fn what_drafts_read_is_pinned() {
+        let parts: Vec<Capsule> = (0..3).map(|_| capsule(vec![matrix("m", 400, 0)])).collect();
+        let refs: Vec<&Capsule> = parts.iter().collect();
+        // A pass reads 0 and 1, a draft 1 as it is and 2 in place of 0.
+        let segments = Segments::new(&refs, &[0, 1], &[2, 1]).expect("sound shapes");
+        assert_eq!((segments.cycle(), segments.all().len()), (4, 6));
+        assert_eq!(segments.fixed(Segment::len), 2 * 400 * 544);
+        assert_eq!(segments.pins(0, Segment::len), [false, false, true, true, true, true]);
+        let more = segments.fixed(Segment::len) + 200 * 544;
+        assert_eq!(segments.pins(more, Segment::len).iter().filter(|pin| **pin).count(), 5);
+    }
+
+    #[test]
     fn pins_fill_the_room_and_are_spread() {
         let parts: Vec<Capsule> = (0..40).map(|i| capsule(vec![matrix("m", 100 + i % 7, 0)])).collect();
         let refs: Vec<&Capsule> = parts.iter().collect();
-        let segments = Segments::new(&refs, &(0..40).collect::<Vec<_>>()).expect("sound shapes");
+        let segments = Segments::new(&refs, &(0..40).collect::<Vec<_>>(), &[]).expect("sound shapes");
         let total = segments.total();
         for percent in [0, 1, 10, 25, 50, 75, 90, 99, 100, 200] {
             let room = total * percent / 100;

@@ -4,6 +4,7 @@
 //! the next segment that is not there, the pass empties it and gives it back. A pinned segment is read by the first
 //! pass that comes by, into memory that it keeps. Readers sleep when the ring is full or no pass has begun yet.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -67,6 +68,10 @@ struct State {
     search: u64,
     /// Segments that the pass in progress uses: its first ones.
     needed: usize,
+    /// Segments of a pass.
+    cycle: usize,
+    /// Pinned segments that are read before all others.
+    demanded: Range<usize>,
     /// Buffers of the ring that hold nothing, and those that exist.
     free: Vec<Buffer>,
     buffers: usize,
@@ -118,14 +123,16 @@ pub(super) type Lease = Vec<Arc<Loaded>>;
 impl Stream {
     /// Nothing is read before the first pass.
     pub fn new(segments: Segments, files: Arc<[DirectFile]>, places: Vec<Place>) -> Self {
-        let count = segments.all().len();
+        let (count, cycle) = (segments.all().len(), segments.cycle());
         let state = State {
             layout: Layout { pinned: vec![false; count], buffers: BUFFERS },
             held: (0..count).map(|_| Held::Away).collect(),
             cursor: 0,
             head: 0,
             search: 0,
-            needed: count,
+            needed: cycle,
+            cycle,
+            demanded: 0..0,
             free: Vec::new(),
             buffers: 0,
             reading: 0,
@@ -174,8 +181,8 @@ impl Stream {
 
     /// Buffers that a ring has: as many as bring something, and as few as work.
     pub fn buffers(&self) -> [usize; 2] {
-        let count = self.segments().all().len();
-        [BUFFERS.min(count), 2.min(count)]
+        let cycle = self.segments().cycle();
+        [BUFFERS.min(cycle), 2.min(cycle)]
     }
 
     /// Holds from now on what `layout` says. Not while a pass computes: what it uses could go.
@@ -208,45 +215,32 @@ impl Stream {
         let shared = &*self.shared;
         let mut state = shared.lock();
         if first >= state.needed {
-            state.needed = state.held.len();
+            state.needed = state.cycle;
             state.search = state.cursor;
         }
         state.advance(first);
-        shared.wanted.notify_all();
-        let mut waiting = None;
-        let outcome = loop {
-            if matches!(state.held.get(first), Some(Held::Here { .. })) {
-                break Ok(Some(state.lease(first, end, most, &shared.segments)));
-            }
-            if let Some(failure) = state.failure.take() {
-                state.search = state.cursor;
-                break Err(failure);
-            }
-            if gate.is_closed() {
-                break Ok(None);
-            }
-            let since = *waiting.get_or_insert_with(Instant::now);
-            debug_assert!(since.elapsed() < Duration::from_secs(3600), "segment {first} never comes");
-            state = match gate {
-                Gate { deadline: None, cancel: None } => {
-                    shared.arrived.wait(state).unwrap_or_else(PoisonError::into_inner)
-                }
-                _ => {
-                    shared.arrived.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        };
-        if let Some(since) = waiting {
-            shared.stalled_ns.fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        }
-        outcome
+        shared.wait_for(state, first, gate, |state| state.lease(first, end, most, &shared.segments))
+    }
+
+    /// Waits for segment `first`, which is pinned, and takes it and as many of those behind it, up to `end`, as are there.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_pinned(&self, first: usize, end: usize, gate: &Gate) -> Result<Option<Lease>> {
+        self.start_readers()?;
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        // What only drafts read is read at once, the first time.
+        let until = if first < state.cycle { end } else { state.held.len() };
+        state.demanded = first..until;
+        shared.wait_for(state, first, gate, |state| state.lease(first, end, u64::MAX, &shared.segments))
     }
 
     /// The pass is through: what it used last can go, and the next one's beginning can be read.
     pub fn finish(&self) {
         let mut state = self.shared.lock();
         state.advance(0);
-        state.needed = self.shared.segments.all().len();
+        state.needed = state.cycle;
         self.shared.wanted.notify_all();
     }
 
@@ -318,6 +312,41 @@ impl Shared {
         Buffer::size_for(longest)
     }
 
+    /// Waits until segment `first` is there, and takes what `take` says.
+    fn wait_for(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        first: usize,
+        gate: &Gate,
+        take: impl Fn(&State) -> Lease,
+    ) -> Result<Option<Lease>> {
+        self.wanted.notify_all();
+        let mut waiting = None;
+        let outcome = loop {
+            if matches!(state.held.get(first), Some(Held::Here { .. })) {
+                break Ok(Some(take(&state)));
+            }
+            if let Some(failure) = state.failure.take() {
+                state.search = state.cursor;
+                break Err(failure);
+            }
+            if gate.is_closed() {
+                break Ok(None);
+            }
+            waiting.get_or_insert_with(Instant::now);
+            state = match gate {
+                Gate { deadline: None, cancel: None } => {
+                    self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner)
+                }
+                _ => self.arrived.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        };
+        if let Some(since) = waiting {
+            self.stalled_ns.fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        }
+        outcome
+    }
+
     /// A reader's life.
     fn read_on(&self) {
         let ring = self.largest_buffer();
@@ -363,7 +392,7 @@ impl Shared {
 
 impl State {
     fn count(&self) -> u64 {
-        self.held.len() as u64
+        self.cycle as u64
     }
 
     fn index(&self, position: u64) -> usize {
@@ -373,8 +402,14 @@ impl State {
     /// Finds the next segment to read, and the memory for it.
     fn next_job(&mut self, segments: &Segments, ring: u64) -> Option<Job> {
         let count = self.count();
-        if self.halted || self.failure.is_some() || count == 0 {
+        if self.halted || self.failure.is_some() {
             return None;
+        }
+        let demanded = self.demanded.clone().find(|index| {
+            self.layout.pinned[*index] && matches!(self.held[*index], Held::Away)
+        });
+        if let Some(index) = demanded {
+            return Some(self.job(index, None, segments, ring));
         }
         self.search = self.search.max(self.cursor);
         while self.search < self.cursor + count {
@@ -385,26 +420,30 @@ impl State {
                 continue;
             }
             if matches!(self.held[index], Held::Away) {
-                let (pinned, size) = (self.layout.pinned[index], Stream::pinned_cost(&segments.all()[index]));
+                let pinned = self.layout.pinned[index];
                 let buffer = if pinned { None } else { self.free.pop() };
-                if buffer.is_none() && !pinned {
-                    if self.buffers >= self.layout.buffers {
-                        return None;
-                    }
-                    self.buffers += 1;
+                if buffer.is_none() && !pinned && self.buffers >= self.layout.buffers {
+                    return None;
                 }
-                if buffer.is_none() {
-                    self.memory += if pinned { size } else { ring };
-                    self.peak = self.peak.max(self.memory);
-                }
-                self.held[index] = Held::Reading;
-                self.reading += 1;
                 self.head = self.head.max(self.search + 1);
-                return Some(Job { index, buffer, ring: !pinned });
+                return Some(self.job(index, buffer, segments, ring));
             }
             self.search += 1;
         }
         None
+    }
+
+    /// Begins to read a segment, into a buffer of the ring or new memory.
+    fn job(&mut self, index: usize, buffer: Option<Buffer>, segments: &Segments, ring: u64) -> Job {
+        let pinned = self.layout.pinned[index];
+        if buffer.is_none() {
+            self.buffers += usize::from(!pinned);
+            self.memory += if pinned { Stream::pinned_cost(&segments.all()[index]) } else { ring };
+            self.peak = self.peak.max(self.memory);
+        }
+        self.held[index] = Held::Reading;
+        self.reading += 1;
+        Job { index, buffer, ring: !pinned }
     }
 
     /// A read has ended.
@@ -430,7 +469,7 @@ impl State {
 
     /// Whether the segment comes between cursor and head.
     fn is_ahead(&self, index: usize) -> bool {
-        let count = self.count();
+        let count = self.count().max(1);
         let next = self.cursor + (index as u64 + count - self.cursor % count) % count;
         next < self.head
     }

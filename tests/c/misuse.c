@@ -184,13 +184,11 @@ static void models(const char *full) {
     INVALID(capg_model_open(full, f, NULL, NULL, &error));
     INVALID(capg_model_open("\xC0\xAF", 2, NULL, &model, &error));
     FAILS(CAPG_ERROR_IO, capg_model_open("/", 1, NULL, &model, &error));
-    options.mode = CAPG_MODE_SPECULATIVE;
-    FAILS(CAPG_ERROR_UNSUPPORTED, capg_model_open(full, f, &options, &model, &error));
     options.mode = 4000000000u;
     INVALID(capg_model_open(full, f, &options, &model, &error));
     options.mode = 0;
     options.memory_budget_bytes = 1;
-    FAILS(CAPG_ERROR_UNSUPPORTED, capg_model_open(full, f, &options, &model, &error));
+    FAILS(CAPG_ERROR_LIMIT, capg_model_open(full, f, &options, &model, &error));
     options.memory_budget_bytes = 0;
     options.threads = UINT32_MAX;
     INVALID(capg_model_open(full, f, &options, &model, &error));
@@ -320,7 +318,7 @@ static void sessions(const capg_model *model) {
     options.kv_type = 2;
     INVALID(capg_session_new(model, &options, &session, &error));
     options.kv_type = CAPG_KV_Q8_0;
-    options.reserved = 1;
+    options.flags = ~(uint32_t)CAPG_SESSION_WITHOUT_LOOKUP;
     INVALID(capg_session_new(model, &options, &session, &error));
     OK(capg_session_new(model, NULL, &session, &error));
     INVALID(capg_session_generate(NULL, &id, 1, NULL, NULL, NULL, NULL, &number, &error));

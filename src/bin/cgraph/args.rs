@@ -69,7 +69,7 @@ pub enum ModeArg {
     Exact,
     /// Only what the mini holds; the full file is never opened
     Fast,
-    /// Not built yet
+    /// The tokens of exact: the mini drafts some, one pass at full precision verifies them
     Speculative,
 }
 

@@ -13,7 +13,7 @@ use crate::size::human;
 use crate::ui::{self, Ui};
 
 pub fn fetch(args: FetchArgs, ui: &Ui) -> Result<(), Failure> {
-    let options = OpenOptions { partial: true, ..args.source.open_options()? };
+    let options = OpenOptions { partial: true, ..args.source.open_options() };
     refuse_gguf(&args.file)?;
     let store = Store::open(&Origin::Path(args.file), &options)?;
     let capsule = store.fetch(&args.capsule, args.layout.into())?;

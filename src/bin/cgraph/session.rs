@@ -18,30 +18,21 @@ use crate::ui::{Ui, converted_name, quoted};
 
 impl FileArgs {
     /// The library's open options.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a mode that does not exist yet.
-    pub fn open_options(&self) -> Result<OpenOptions> {
+    pub fn open_options(&self) -> OpenOptions {
         let mode = match self.mode {
             ModeArg::Auto => Mode::Auto,
             ModeArg::Exact => Mode::Exact,
             ModeArg::Fast => Mode::Fast,
-            ModeArg::Speculative => {
-                return Err(Error::Unsupported(
-                    "--mode speculative is not built yet and nothing was run; use --mode exact, whose tokens it \
-                     will give, or --mode fast"
-                        .into(),
-                ));
-            }
+            ModeArg::Speculative => Mode::Speculative,
         };
-        Ok(OpenOptions { mode, full: self.full.clone().map(Origin::Path), ..OpenOptions::default() })
+        OpenOptions { mode, full: self.full.clone().map(Origin::Path), ..OpenOptions::default() }
     }
 }
 
 impl ComputeArgs {
     /// Opens the model at `file`, whose full file `outputs` must spare too.
     pub fn open(&self, file: &Path, outputs: &Outputs<'_>, ui: &Ui) -> Result<Arc<Model>> {
-        let store = OpenOptions { budget: self.memory.map(Budget::new), ..self.file.open_options()? };
+        let store = OpenOptions { budget: self.memory.map(Budget::new), ..self.file.open_options() };
         refuse_gguf(file)?;
         let threads = ThreadOptions {
             count: self.threads,
@@ -77,7 +68,13 @@ impl ComputeArgs {
 
     /// Makes a session on `model` with exactly `context` positions.
     pub fn session_of(&self, model: Arc<Model>, context: usize) -> Result<Session> {
-        Session::new(model, &SessionOptions { context, batch: self.batch, kv_format: self.kv_type })
+        let options = SessionOptions {
+            context,
+            batch: self.batch,
+            kv_format: self.kv_type,
+            without_lookup: self.no_lookup,
+        };
+        Session::new(model, &options)
     }
 }
 

@@ -35,6 +35,9 @@ pub struct ComputeArgs {
     /// How the KV cache stores keys and values: f16, or q8_0 for about half the memory
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub kv_type: KvFormat,
+    /// In mode speculative let the mini draft alone, without guessing that repeated text goes on as before
+    #[arg(long)]
+    pub no_lookup: bool,
 }
 
 /// `--processors`: a type of its own, as clap would take a `Vec` for an option that is repeated.

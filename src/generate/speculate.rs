@@ -1,0 +1,341 @@
+//! Speculation: guesses at the tokens that follow, which one pass at full precision verifies together.
+//!
+//! The passes give every position the logits that it would have alone, and the sampler depends on position and history
+//! only, so the tokens are those of mode exact whatever was guessed (Leviathan et al. 2023; here by equality, not by
+//! rejection sampling). How much is guessed follows what guesses and passes cost and how often guesses hold.
+
+use std::time::Duration;
+
+use crate::decoder::forward::Forward;
+
+/// Guesses of one round at most.
+pub(super) const MOST: usize = 16;
+/// Guesses of a round of which nothing is known yet.
+const FIRST: usize = 4;
+/// Weight of the newest measurement in a running mean.
+const NEWEST: f64 = 0.15;
+/// Tokens that must repeat before what followed them is guessed to follow again.
+const REPEATED: usize = 3;
+/// Rounds without a guess after which one is tried again.
+const RETRY: u32 = 24;
+/// Logits further below the best than this hardly change a probability.
+const NEGLIGIBLE: f32 = 16.0;
+
+/// Counts of a session's speculation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpeculationStats {
+    /// Tokens guessed.
+    pub drafted: u64,
+    /// Guesses that held.
+    pub accepted: u64,
+    /// Passes that verified guesses or computed a token without any.
+    pub passes: u64,
+}
+
+/// Where a round stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing is guessed.
+    #[default]
+    Idle,
+    /// The mini guesses on.
+    Drafting,
+    /// A pass verifies the guesses.
+    Verifying,
+    /// The pass is through; this row of its logits comes next.
+    Draining(usize),
+}
+
+/// Who guesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Mini,
+    Lookup,
+}
+
+/// A session's speculation.
+#[derive(Debug)]
+pub(super) struct Speculator {
+    pub phase: Phase,
+    /// The guesses of the round.
+    pub guesses: Vec<u32>,
+    /// Computes with the mini; `None` where it cannot draft.
+    pub draft: Option<Forward>,
+    pub stats: SpeculationStats,
+    /// Whether repeated text is guessed to go on as before.
+    lookup: bool,
+    mini: Pace,
+    repeats: Pace,
+    source: Source,
+    /// Time of a pass, and how much of it each guess costs.
+    pass: Mean,
+    each: Mean,
+    /// Rounds since a guess was made.
+    idle: u32,
+    /// Of the guesses so far: the chance that all hold, and how many hold on average.
+    chance: f64,
+    hope: f64,
+    spent: Duration,
+}
+
+/// What guesses of one source cost and are worth.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    /// Seconds of a guess.
+    seconds: Mean,
+    /// Share of guesses that hold.
+    holds: Mean,
+}
+
+/// A running mean.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean(Option<f64>);
+
+impl Mean {
+    fn add(&mut self, value: f64) {
+        self.0 = Some(self.0.map_or(value, |mean| mean + NEWEST * (value - mean)));
+    }
+
+    fn or(self, other: f64) -> f64 {
+        self.0.unwrap_or(other)
+    }
+}
+
+impl Speculator {
+    /// `draft` computes with the mini where there is one.
+    pub fn new(draft: Option<Forward>, lookup: bool) -> Self {
+        Self {
+            phase: Phase::Idle,
+            guesses: Vec::new(),
+            draft,
+            stats: SpeculationStats::default(),
+            lookup,
+            mini: Pace::default(),
+            repeats: Pace::default(),
+            source: Source::Mini,
+            pass: Mean::default(),
+            each: Mean::default(),
+            idle: 0,
+            chance: 1.0,
+            hope: 0.0,
+            spent: Duration::ZERO,
+        }
+    }
+
+    /// Gives the round in progress up.
+    pub fn abandon(&mut self) {
+        self.phase = Phase::Idle;
+        self.guesses.clear();
+        self.spent = Duration::ZERO;
+        if let Some(draft) = &mut self.draft {
+            draft.abandon();
+        }
+    }
+
+    /// Begins a round after `tokens`, with at most `room` guesses. Guesses that cost nothing are made at once.
+    pub fn begin(&mut self, tokens: &[u32], room: usize) {
+        self.guesses.clear();
+        (self.chance, self.hope, self.spent) = (1.0, 0.0, Duration::ZERO);
+        let room = room.min(MOST);
+        let repeated = if self.lookup { continuation(tokens, room) } else { &[] };
+        let holds = self.repeats.holds.or(0.6);
+        let mini_holds = if self.draft.is_some() { self.mini.holds.or(0.7) } else { 0.0 };
+        if !repeated.is_empty() && self.repeats_win(repeated.len(), holds, mini_holds) {
+            self.source = Source::Lookup;
+            self.guesses.extend_from_slice(repeated);
+            self.phase = Phase::Verifying;
+        } else if self.draft.is_some() && room > 0 && self.pays() {
+            self.source = Source::Mini;
+            self.phase = Phase::Drafting;
+        } else {
+            self.idle += 1;
+            self.phase = Phase::Verifying;
+        }
+        if self.phase == Phase::Drafting || !self.guesses.is_empty() {
+            self.idle = 0;
+        }
+    }
+
+    /// Whether `n` guesses from repeated text give more tokens a second than the mini's.
+    fn repeats_win(&self, n: usize, holds: f64, mini_holds: f64) -> bool {
+        let pass = self.pass.or(0.0);
+        let mini = self.mini.seconds.or(pass / 8.0);
+        let tokens = |p: f64, n: usize| 1.0 + series(p, n);
+        let with_mini = (1..=MOST).map(|n| tokens(mini_holds, n) / self.cost(n, mini).max(1e-9)).fold(0.0, f64::max);
+        let with_mini = if self.draft.is_some() { with_mini } else { tokens(0.0, 0) / pass.max(1e-9) };
+        tokens(holds, n) / self.cost(n, 0.0).max(1e-9) >= with_mini
+    }
+
+    /// Seconds of a round of `n` guesses of `each` seconds.
+    fn cost(&self, n: usize, each: f64) -> f64 {
+        let pass = self.pass.or(1.0);
+        pass + n as f64 * (each + self.each.or(0.05 * pass))
+    }
+
+    /// Whether a guess of the mini is worth its time at all. Now and then it is tried again.
+    fn pays(&self) -> bool {
+        let (Some(holds), Some(seconds)) = (self.mini.holds.0, self.mini.seconds.0) else { return true };
+        let alone = 1.0 / self.pass.or(1.0);
+        let best = (1..=MOST).map(|n| (1.0 + series(holds, n)) / self.cost(n, seconds)).fold(0.0, f64::max);
+        best > alone || self.idle >= RETRY
+    }
+
+    /// Whether the mini shall guess on, where at most `room` guesses have room.
+    pub fn goes_on(&self, room: usize) -> bool {
+        let n = self.guesses.len();
+        if n >= room.min(MOST) {
+            return false;
+        }
+        if n == 0 {
+            return true;
+        }
+        let Some(seconds) = self.mini.seconds.0.filter(|_| self.pass.0.is_some()) else { return n < FIRST };
+        // The next guess holds only where all before it do; what it adds a second must beat what the round has.
+        let next = self.chance * self.mini.holds.or(0.7);
+        let cost = seconds + self.each.or(0.05 * self.pass.or(1.0));
+        next / cost.max(1e-9) > (1.0 + self.hope) / self.cost(n, seconds).max(1e-9)
+    }
+
+    /// The mini's next guess is `id`, with probability `confidence`.
+    pub fn guess(&mut self, id: u32, confidence: f64) {
+        self.guesses.push(id);
+        self.chance *= confidence;
+        self.hope += self.chance;
+        self.stats.drafted += 1;
+    }
+
+    /// Time that the round's phase took so far.
+    pub fn spend(&mut self, time: Duration) {
+        self.spent += time;
+    }
+
+    /// The mini has guessed enough.
+    pub fn verify(&mut self) {
+        if !self.guesses.is_empty() {
+            self.mini.seconds.add(self.spent.as_secs_f64() / self.guesses.len() as f64);
+        }
+        self.spent = Duration::ZERO;
+        self.phase = Phase::Verifying;
+    }
+
+    /// The pass is through.
+    pub fn verified(&mut self) {
+        let seconds = std::mem::take(&mut self.spent).as_secs_f64();
+        let n = self.guesses.len();
+        self.stats.passes += 1;
+        if self.source == Source::Lookup {
+            self.stats.drafted += n as u64;
+        }
+        match self.pass.0 {
+            // What a longer pass takes beyond the usual is the guesses' share.
+            Some(pass) if n > 0 => self.each.add(((seconds - pass) / n as f64).max(0.0)),
+            _ => self.pass.add(seconds),
+        }
+        if n > 0 && self.pass.0.is_some_and(|pass| seconds < pass) {
+            self.pass.add(seconds);
+        }
+        self.phase = Phase::Draining(0);
+    }
+
+    /// The token at row `row` of the pass is `id`. Whether the guess there held, and the next row counts too.
+    pub fn held(&mut self, row: usize, id: u32) -> bool {
+        let Some(guess) = self.guesses.get(row) else { return false };
+        let held = *guess == id;
+        let pace = if self.source == Source::Mini { &mut self.mini } else { &mut self.repeats };
+        pace.holds.add(if held { 1.0 } else { 0.0 });
+        self.stats.accepted += u64::from(held);
+        held
+    }
+}
+
+/// p + p^2 + ... + p^n: guesses that hold on average, where each does with probability p if all before it do.
+fn series(p: f64, n: usize) -> f64 {
+    (1..=n).map(|i| p.powi(i as i32)).sum()
+}
+
+/// What followed the last place where the end of `tokens` stood before, at most `most` tokens (prompt lookup,
+/// Saxena 2023).
+fn continuation(tokens: &[u32], most: usize) -> &[u32] {
+    let Some(start) = tokens.len().checked_sub(REPEATED) else { return &[] };
+    let (before, end) = (&tokens[..tokens.len() - 1], &tokens[start..]);
+    let Some(found) = before.windows(REPEATED).rposition(|window| window == end) else { return &[] };
+    let next = &tokens[found + REPEATED..];
+    &next[..next.len().min(most)]
+}
+
+/// Probability of `id` in a distribution of these logits.
+pub(super) fn probability(logits: &[f32], id: u32) -> f64 {
+    let Some(own) = logits.get(id as usize) else { return 0.0 };
+    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let near = logits.iter().filter(|logit| **logit > best - NEGLIGIBLE);
+    let sum: f64 = near.map(|logit| f64::from(logit - best).exp()).sum();
+    if sum > 0.0 { f64::from(own - best).exp() / sum } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_text_is_guessed_to_go_on() {
+        assert_eq!(continuation(&[1, 2, 3, 4, 5, 1, 2, 3], 9), [4, 5, 1, 2, 3]);
+        assert_eq!(continuation(&[1, 2, 3, 4, 5, 1, 2, 3], 2), [4, 5]);
+        // The last place counts; what overlaps the end does too.
+        assert_eq!(continuation(&[1, 2, 3, 8, 1, 2, 3, 9, 1, 2, 3], 1), [9]);
+        assert_eq!(continuation(&[7, 7, 7, 7], 4), [7]);
+        for none in [&[][..], &[1, 2], &[1, 2, 3], &[1, 2, 3, 4]] {
+            assert!(continuation(none, 5).is_empty());
+        }
+    }
+
+    #[test]
+    fn probabilities_are_those_of_a_softmax() {
+        let logits = [0.0, 1.0, f32::NEG_INFINITY, 1.0];
+        let sum = 1.0 + 2.0 * 1f64.exp();
+        assert!((probability(&logits, 1) - 1f64.exp() / sum).abs() < 1e-9);
+        assert_eq!((probability(&logits, 2), probability(&logits, 9)), (0.0, 0.0));
+    }
+
+    /// A speculator whose mini guesses in `guess` seconds what holds with probability `holds`.
+    fn paced(pass: f64, guess: f64, holds: f64) -> Speculator {
+        let mut speculator = Speculator::new(Some(Forward::draft()), false);
+        speculator.mini = Pace { seconds: Mean(Some(guess)), holds: Mean(Some(holds)) };
+        (speculator.pass, speculator.each) = (Mean(Some(pass)), Mean(Some(0.01 * pass)));
+        speculator
+    }
+
+    fn round(speculator: &mut Speculator, confidence: f64) -> usize {
+        speculator.begin(&[1, 2], MOST);
+        while speculator.phase == Phase::Drafting && speculator.goes_on(MOST) {
+            speculator.guess(0, confidence);
+        }
+        speculator.guesses.len()
+    }
+
+    #[test]
+    fn cheap_and_good_guesses_are_many_and_poor_ones_none() {
+        assert_eq!(round(&mut paced(1.0, 0.001, 0.98), 0.98), MOST);
+        let usual = round(&mut paced(1.0, 0.1, 0.8), 0.8);
+        assert!((2..=8).contains(&usual), "{usual}");
+        // The round ends where the mini is unsure.
+        assert!(round(&mut paced(1.0, 0.05, 0.8), 0.2) < usual);
+        assert_eq!(round(&mut paced(1.0, 0.9, 0.3), 0.3), 0);
+    }
+
+    #[test]
+    fn guesses_are_tried_again_after_a_while() {
+        let mut poor = paced(1.0, 0.9, 0.3);
+        let rounds = (0..2 * RETRY).filter(|_| round(&mut poor, 0.3) > 0).count();
+        assert!((1..=4).contains(&rounds), "{rounds}");
+    }
+
+    #[test]
+    fn what_held_is_counted() {
+        let mut speculator = Speculator::new(None, true);
+        speculator.begin(&[1, 2, 3, 4, 1, 2, 3], 8);
+        assert_eq!((speculator.phase, &speculator.guesses[..]), (Phase::Verifying, &[4, 1, 2, 3][..]));
+        speculator.verified();
+        assert!(speculator.held(0, 4) && !speculator.held(1, 9) && !speculator.held(4, 1));
+        assert_eq!(speculator.stats, SpeculationStats { drafted: 4, accepted: 1, passes: 1 });
+    }
+}
