@@ -206,6 +206,10 @@ pub struct SplitPlan {
     pub light: String,
     /// One entry a capsule, in the file's order.
     pub capsules: Vec<PlannedCapsule>,
+    /// Share of the tokens of a text after which mini and full file think the same one most likely, where it was
+    /// measured when the mini was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f64>,
 }
 
 /// What a plan gives to one capsule.

@@ -103,15 +103,17 @@ impl Writer {
     /// # Errors
     /// [`Error::Io`].
     pub fn finish(self, kind: Kind, manifest: &Manifest) -> Result<u64> {
-        self.seal(kind, manifest)?.commit()
+        self.seal(kind, manifest, 0)?.commit()
     }
 
-    /// Writes manifest and header. The file is whole then, but does not have its name.
+    /// Writes manifest and header. The file is whole then, but does not have its name. The manifest may later become
+    /// longer by `spare` bytes ([`Sealed::amend`]), which are spaces until then.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn seal(mut self, kind: Kind, manifest: &Manifest) -> Result<Sealed> {
-        let text = manifest_bytes(manifest)?;
+    pub fn seal(mut self, kind: Kind, manifest: &Manifest, spare: usize) -> Result<Sealed> {
+        let mut text = manifest_bytes(manifest)?;
+        text.resize(text.len() + spare, b' ');
         self.pad_to(PLANE_ALIGN)?;
         let manifest_offset = self.position;
         self.put(&text)?;
@@ -125,7 +127,7 @@ impl Writer {
             file_len: self.position,
         };
         self.file.overwrite(0, &header.encode())?;
-        Ok(Sealed { file: self.file, len: header.file_len })
+        Ok(Sealed { file: self.file, header })
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
@@ -167,7 +169,7 @@ impl Writer {
 #[derive(Debug)]
 pub struct Sealed {
     file: Box<dyn WriteFile>,
-    len: u64,
+    header: Header,
 }
 
 impl Sealed {
@@ -179,13 +181,29 @@ impl Sealed {
         self.file.written()
     }
 
+    /// Puts another manifest in the place of the one that was written.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where it is longer than that and what was spared; [`Error::Io`].
+    pub fn amend(&mut self, manifest: &Manifest) -> Result<()> {
+        let mut text = manifest_bytes(manifest)?;
+        let room = self.header.manifest_len as usize;
+        if text.len() > room {
+            return Err(Error::Internal(format!("a manifest of {} bytes has room for {room}", text.len())));
+        }
+        text.resize(room, b' ');
+        self.header.manifest_blake3 = *blake3::hash(&text).as_bytes();
+        self.file.overwrite(self.header.manifest_offset, &text)?;
+        self.file.overwrite(0, &self.header.encode())
+    }
+
     /// Makes the file visible. Returns its length.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn commit(self) -> Result<u64> {
         self.file.commit()?;
-        Ok(self.len)
+        Ok(self.header.file_len)
     }
 }
 

@@ -157,6 +157,7 @@ pub(super) fn plan(
             .zip(chosen)
             .map(|((c, f), i)| planned(c, &f[*i]))
             .collect(),
+        agreement: None,
     };
     let wanted = if size == 0 { default_size(full) } else { size };
     let smallest = length_of(&describe(wanted, &chosen))?;

@@ -23,6 +23,9 @@ use crate::pool::CancelToken;
 use crate::store::fetch::encoding_of;
 use crate::store::mapped::MappedFile;
 
+/// Bytes by which a mini's manifest may become longer once its agreement is measured: the field and a float.
+const SPARE: usize = 48;
+
 /// What a split wrote.
 #[derive(Clone, Debug, Serialize)]
 pub struct SplitSummary {
@@ -58,8 +61,12 @@ pub fn split(
         length_of(&full, candidate)
     })?;
     let measurement = Measurement::prepare(source, &full, &chosen, options)?;
-    let mini = compose(&full, target, &chosen, options, progress)?;
+    let (mut mini, mut manifest) = compose(&full, target, &chosen, options, progress)?;
     let expected_agreement = measurement.map(|m| m.take(mini.source()?, options)).transpose()?;
+    if let (Some(plan), Some(_)) = (&mut manifest.plan, expected_agreement) {
+        plan.agreement = expected_agreement;
+        mini.amend(&manifest)?;
+    }
     Ok(SplitSummary {
         path: target.to_owned(),
         bytes: mini.commit()?,
@@ -92,17 +99,17 @@ pub(super) fn write(
     options: &SplitOptions,
     progress: &mut ProgressFn<'_>,
 ) -> Result<u64> {
-    compose(full, target, plan, options, progress)?.commit()
+    compose(full, target, plan, options, progress)?.0.commit()
 }
 
-/// As [`write`], up to the mini's name.
+/// As [`write`], up to the mini's name. Also gives the manifest that was written.
 fn compose(
     full: &MappedFile,
     target: &Path,
     plan: &SplitPlan,
     options: &SplitOptions,
     progress: &mut ProgressFn<'_>,
-) -> Result<Sealed> {
+) -> Result<(Sealed, Manifest)> {
     let forms = forms(full, plan)?;
     let source = &full.contents().manifest;
     let total: u64 = source.capsules.iter().map(Capsule::stored_bytes).sum();
@@ -138,7 +145,7 @@ fn compose(
     for asset in &source.assets {
         manifest.assets.push(writer.asset(&asset.name, full.checked_asset(asset)?)?);
     }
-    writer.seal(Kind::Mini, &manifest)
+    Ok((writer.seal(Kind::Mini, &manifest, SPARE)?, manifest))
 }
 
 fn copy(bytes: &[u8], sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
@@ -237,7 +244,7 @@ fn length_of(full: &MappedFile, plan: &SplitPlan) -> Result<u64> {
         manifest.assets.push(Asset { offset: at, ..asset.clone() });
         at += asset.len;
     }
-    Ok(align(at, PLANE_ALIGN)? + manifest_bytes(&manifest)?.len() as u64)
+    Ok(align(at, PLANE_ALIGN)? + (manifest_bytes(&manifest)?.len() + SPARE) as u64)
 }
 
 /// Capsules and bytes of each residence of a plan, for people.

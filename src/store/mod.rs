@@ -8,6 +8,7 @@ pub mod budget;
 mod direct;
 pub mod fetch;
 pub mod fetch_files;
+pub mod forecast;
 mod limits;
 pub mod mapped;
 mod open;

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::budget::Budget;
+use super::forecast::{MachineRates, WeightSizes};
 use super::limits::Limits;
 use super::mapped::MappedFile;
+use super::residency::Residency;
 use super::{Mode, Store, View};
 use crate::container::disk::{Disk, FileSource, ReadAt, SystemDisk};
 use crate::container::header::Kind;
@@ -120,6 +122,55 @@ fn mode_of_full(file: &MappedFile, wanted: Mode) -> Result<(Mode, String)> {
     }
 }
 
+/// How often a mini is taken to agree with its full file where that was not measured.
+const USUAL_AGREEMENT: f64 = 0.75;
+/// How much faster guessing must be expected to be to be worth its memory.
+const WORTH: f64 = 1.1;
+
+/// The mode that is expected to be the fastest of those that keep the promise of exact, and why.
+fn choose(mini: &MappedFile, full: &MappedFile, budget: Option<&Budget>) -> (Mode, String) {
+    let Some(budget) = budget else {
+        return (Mode::Exact, format!("the full file {} is at hand and no budget was set", full.name()));
+    };
+    let sizes = weight_sizes(mini, full);
+    let room = budget.available();
+    if sizes.full <= room {
+        return (Mode::Exact, format!("all {} bytes of weights fit the budget", sizes.full));
+    }
+    let forecasts = sizes.forecasts(room, Residency::usual_ring(sizes.full, room), &MachineRates::default());
+    let speed = |mode| forecasts.iter().find(|f| f.mode == mode).map_or(0.0, |forecast| forecast.tokens_per_s);
+    let ratio = speed(Mode::Speculative) / speed(Mode::Exact);
+    if ratio > WORTH {
+        let share = 100.0 * sizes.agreement;
+        let why = format!(
+            "{} bytes of weights do not fit the budget; with the mini's guesses (agreement {share:.0}%) streaming is \
+             expected to give {ratio:.1} times the tokens",
+            sizes.full
+        );
+        return (Mode::Speculative, why);
+    }
+    let why = match speed(Mode::Speculative) {
+        0.0 => "the mini cannot guess in it".to_owned(),
+        _ => format!("the mini's guesses are expected to give {ratio:.1} times the tokens, not worth their memory"),
+    };
+    (Mode::Exact, format!("{} bytes of weights do not fit the budget and are streamed; {why}", sizes.full))
+}
+
+/// What passes and drafts of a mini and its full file read.
+fn weight_sizes(mini: &MappedFile, full: &MappedFile) -> WeightSizes {
+    let (own, theirs) = (&mini.contents().manifest, &full.contents().manifest);
+    let bytes = |capsules: &[Capsule]| capsules.iter().map(Capsule::stored_bytes).sum();
+    let pairs = own.capsules.iter().zip(&theirs.capsules);
+    let beyond = pairs.filter(|(own, _)| own.residence != Some(Residence::Pinned));
+    let linked = own.capsules.iter().any(|capsule| capsule.residence == Some(Residence::Linked));
+    WeightSizes {
+        full: bytes(&theirs.capsules),
+        beyond_mini: beyond.map(|(_, theirs)| theirs.stored_bytes()).sum(),
+        draft: if linked { 0 } else { bytes(&own.capsules) },
+        agreement: own.plan.as_ref().and_then(|plan| plan.agreement).unwrap_or(USUAL_AGREEMENT),
+    }
+}
+
 fn resolve_mini(mini: &MappedFile, options: &OpenOptions) -> Result<(Option<MappedFile>, Mode, String)> {
     match options.mode {
         Mode::Fast => {
@@ -131,8 +182,8 @@ fn resolve_mini(mini: &MappedFile, options: &OpenOptions) -> Result<(Option<Mapp
         }
         Mode::Auto => match open_full(mini, options) {
             Ok(full) => {
-                let reason = format!("the full file {} is at hand and no budget was set", full.name());
-                Ok((Some(full), Mode::Exact, reason))
+                let (mode, reason) = choose(mini, &full, options.budget.as_deref());
+                Ok((Some(full), mode, reason))
             }
             // A full file that was named must be the right one; only the one beside the mini may be absent.
             Err(wrong) if options.full.is_some() => Err(wrong),

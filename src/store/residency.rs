@@ -37,6 +37,11 @@ impl Residency {
         }
     }
 
+    /// Bytes of the ring that a pass over `weights` bytes has in `room`.
+    pub fn usual_ring(weights: u64, room: u64) -> u64 {
+        Segments::usual(weights).saturating_mul(Stream::BUFFERS as u64).min(room / RING_SHARE)
+    }
+
     /// Bytes that it can use at most.
     pub fn most(&self) -> u64 {
         self.most

@@ -59,7 +59,7 @@ impl Segments {
             all.filter_map(|index| Some((*index, *capsules.get(*index)?)))
         };
         let total: u64 = used().map(|(_, capsule)| packed_bytes(capsule)).sum();
-        let wanted = (total / USUAL).clamp(SMALLEST, LARGEST);
+        let wanted = Self::usual(total);
         let mut segments = Self { of_capsule: vec![0..0; capsules.len()], ..Self::default() };
         for (index, capsule) in used() {
             let first = segments.list.len();
@@ -72,6 +72,11 @@ impl Segments {
         segments.cycle = segments.list.iter().take_while(|segment| uses.contains(&segment.capsule)).count();
         segments.fixed = segments.list.iter().map(|segment| drafts.contains(&segment.capsule)).collect();
         Ok(segments)
+    }
+
+    /// Bytes of a segment where there are `total` bytes of weights.
+    pub fn usual(total: u64) -> u64 {
+        (total / USUAL).clamp(SMALLEST, LARGEST)
     }
 
     /// How many segments a pass reads; those behind them only drafts do.

@@ -17,8 +17,6 @@ use crate::pool::Gate;
 
 /// Reads in flight: where more bring nothing (docs/memory.md).
 const READERS: usize = 4;
-/// Buffers of the ring: those being read, and as many that wait to be used.
-const BUFFERS: usize = 2 * READERS;
 /// How long a wait may last before its gate is looked at again.
 const LOOK: Duration = Duration::from_micros(500);
 /// Bytes a second that all reads together are held to, for tests.
@@ -121,11 +119,14 @@ pub(super) struct Stream {
 pub(super) type Lease = Vec<Arc<Loaded>>;
 
 impl Stream {
+    /// Buffers of the ring: those being read, and as many that wait to be used.
+    pub const BUFFERS: usize = 2 * READERS;
+
     /// Nothing is read before the first pass.
     pub fn new(segments: Segments, files: Arc<[DirectFile]>, places: Vec<Place>) -> Self {
         let (count, cycle) = (segments.all().len(), segments.cycle());
         let state = State {
-            layout: Layout { pinned: vec![false; count], buffers: BUFFERS },
+            layout: Layout { pinned: vec![false; count], buffers: Self::BUFFERS },
             held: (0..count).map(|_| Held::Away).collect(),
             cursor: 0,
             head: 0,
@@ -182,7 +183,7 @@ impl Stream {
     /// Buffers that a ring has: as many as bring something, and as few as work.
     pub fn buffers(&self) -> [usize; 2] {
         let cycle = self.segments().cycle();
-        [BUFFERS.min(cycle), 2.min(cycle)]
+        [Self::BUFFERS.min(cycle), 2.min(cycle)]
     }
 
     /// Holds from now on what `layout` says. Not while a pass computes: what it uses could go.

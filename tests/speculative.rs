@@ -1,0 +1,187 @@
+//! Mode speculative gives the tokens of mode exact: whatever the mini guesses, the sampling, the budget, the slices.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+mod support;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use capsulegraph::Error;
+use capsulegraph::convert::import::{ConvertOptions, convert};
+use capsulegraph::generate::SamplingOptions;
+use capsulegraph::generate::model::{Model, ModelOptions};
+use capsulegraph::generate::session::{FinishReason, GenerateOptions, Session, SessionOptions, Step};
+use capsulegraph::pool::{CancelToken, Gate};
+use capsulegraph::split::{SplitOptions, split};
+use capsulegraph::store::budget::Budget;
+use capsulegraph::store::{Mode, OpenOptions, Origin};
+use support::{Random, TinyModel};
+
+struct Files {
+    _dir: tempfile::TempDir,
+    full: PathBuf,
+    mini: PathBuf,
+    vocab: u32,
+}
+
+/// A model of f16 weights and a mini of which some capsules are light.
+fn files(tied: bool) -> Files {
+    let model = TinyModel {
+        width: 256,
+        ffn: 512,
+        blocks: 4,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        tied,
+        encoding: "f16",
+        embedding: "f16",
+        ..TinyModel::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let [source, full, mini] = ["m.gguf", "m.cgraph", "m.mini.cgraph"].map(|name| dir.path().join(name));
+    model.write(&source);
+    convert(&source, &full, &ConvertOptions::default(), &mut |_, _| {}).unwrap();
+    let size = std::fs::metadata(&full).unwrap().len() * 6 / 10;
+    split(&full, &mini, &SplitOptions { size, ..SplitOptions::default() }, &mut |_, _| {}).unwrap();
+    Files { _dir: dir, full, mini, vocab: model.vocab_size() as u32 }
+}
+
+fn open(path: &std::path::Path, mode: Mode, budget: Option<u64>) -> Arc<Model> {
+    let store = OpenOptions { mode, budget: budget.map(Budget::new), ..OpenOptions::default() };
+    Arc::new(Model::open(&Origin::Path(path.to_owned()), &ModelOptions { store, ..ModelOptions::default() }).unwrap())
+}
+
+fn session(model: &Arc<Model>, context: usize, without_lookup: bool) -> Session {
+    let options = SessionOptions { context, without_lookup, ..SessionOptions::default() };
+    Session::new(Arc::clone(model), &options).unwrap()
+}
+
+fn prompt(vocab: u32, n: usize) -> Vec<u32> {
+    let mut random = Random(11);
+    (0..n).map(|_| random.bits() as u32 % vocab).collect()
+}
+
+/// All tokens, the text, and how it ended; in slices of that many microseconds.
+fn generate(
+    session: &mut Session,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    slice: Option<u64>,
+) -> (Vec<u32>, String, FinishReason) {
+    session.start(prompt, options).unwrap();
+    let (mut tokens, mut all) = (Vec::new(), String::new());
+    loop {
+        let deadline = slice.map(|us| Instant::now() + Duration::from_micros(us));
+        match session.step(&Gate { deadline, cancel: None }).unwrap() {
+            Step::Paused => {}
+            Step::Token { id, text } => {
+                tokens.push(id);
+                all.push_str(&text);
+            }
+            Step::Finished(reason) => return (tokens, all, reason),
+        }
+    }
+}
+
+fn samplings() -> [SamplingOptions; 4] {
+    [
+        SamplingOptions::default(),
+        SamplingOptions { repeat_penalty: 1.3, ..SamplingOptions::default() },
+        SamplingOptions { temperature: 0.8, seed: 5, top_k: 40, ..SamplingOptions::default() },
+        SamplingOptions { temperature: 0.3, seed: 9, top_p: 0.9, repeat_penalty: 1.1, ..SamplingOptions::default() },
+    ]
+}
+
+#[test]
+fn the_tokens_are_those_of_exact() {
+    for tied in [true, false] {
+        let files = files(tied);
+        let prompt = prompt(files.vocab, 12);
+        let exact = open(&files.full, Mode::Exact, None);
+        let whole = std::fs::metadata(&files.full).unwrap().len();
+        let minis = [None, Some(whole * 3 / 2), Some(4 * whole)].map(|b| open(&files.mini, Mode::Speculative, b));
+        let alone = open(&files.full, Mode::Speculative, None);
+        let (mut drafted, mut accepted) = (0, 0);
+        for sampling in samplings() {
+            let options = GenerateOptions { sampling, max_tokens: 60, ignore_end: true, ..GenerateOptions::default() };
+            let expected = generate(&mut session(&exact, 128, false), &prompt, &options, None);
+            for (number, model) in minis.iter().chain([&alone]).enumerate() {
+                for (without_lookup, slice) in [(true, None), (false, None), (true, Some(150))] {
+                    let mut session = session(model, 128, without_lookup);
+                    // Twice: what is learnt of the costs changes the rounds, not the tokens.
+                    for _ in 0..2 {
+                        let found = generate(&mut session, &prompt, &options, slice);
+                        assert_eq!(found, expected, "{sampling:?}, model {number}, {without_lookup}, {slice:?}");
+                        let known: Vec<u32> = prompt.iter().chain(&expected.0).copied().collect();
+                        assert_eq!(session.tokens(), &known[..known.len() - 1]);
+                    }
+                    let stats = session.speculation().unwrap();
+                    drafted += stats.drafted;
+                    accepted += stats.accepted;
+                    assert!(stats.accepted <= stats.drafted && stats.passes > 0);
+                }
+            }
+        }
+        assert!(drafted > 0 && accepted > 0, "{drafted} guesses, of which {accepted} held");
+    }
+}
+
+#[test]
+fn ends_are_those_of_exact() {
+    let files = files(true);
+    let prompt = prompt(files.vocab, 12);
+    let [exact, speculative] =
+        [(&files.full, Mode::Exact), (&files.mini, Mode::Speculative)].map(|(path, mode)| open(path, mode, None));
+    let options = |max_tokens, stop: &[String]| GenerateOptions {
+        max_tokens,
+        stop: stop.to_vec(),
+        ignore_end: true,
+        ..GenerateOptions::default()
+    };
+    let (_, text, _) = generate(&mut session(&exact, 64, true), &prompt, &options(30, &[]), None);
+    let letters: Vec<char> = text.chars().collect();
+    let stop: String = letters[letters.len() / 2..].iter().take(2).collect();
+    for (max_tokens, stop, context) in [(1, vec![], 64), (2, vec![], 64), (7, vec![], 64), (0, vec![stop], 64), (0, vec![], 31)] {
+        let options = options(max_tokens, &stop);
+        let expected = generate(&mut session(&exact, context, true), &prompt, &options, None);
+        let mut session = session(&speculative, context, false);
+        assert_eq!(generate(&mut session, &prompt, &options, None), expected, "{max_tokens}, {stop:?}, {context}");
+        // The session is as one that computed token by token: what follows is the same.
+        let [mut a, mut b] = [self::session(&exact, context, true), session];
+        generate(&mut a, &prompt, &options, None);
+        assert_eq!(a.tokens(), b.tokens());
+        let rest = a.context() - a.tokens().len();
+        if rest > 0 {
+            assert!(a.eval(&[3], false, None).unwrap() == b.eval(&[3], false, None).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_round_goes_on() {
+    let files = files(false);
+    let prompt = prompt(files.vocab, 12);
+    let exact = open(&files.full, Mode::Exact, None);
+    let options = GenerateOptions { max_tokens: 40, ignore_end: true, ..GenerateOptions::default() };
+    let (expected, ..) = generate(&mut session(&exact, 128, true), &prompt, &options, None);
+    let mut session = session(&open(&files.mini, Mode::Speculative, None), 128, true);
+    session.start(&prompt, &options).unwrap();
+    let (token, mut tokens) = (CancelToken::new(), Vec::new());
+    let gate = Gate { deadline: None, cancel: Some(token.clone()) };
+    for turn in 0.. {
+        if turn % 2 == 0 {
+            token.cancel();
+        } else {
+            token.reset();
+        }
+        match session.step(&gate) {
+            Ok(Step::Token { id, .. }) => tokens.push(id),
+            Ok(Step::Finished(_)) => break,
+            Ok(Step::Paused) => {}
+            Err(error) => assert!(matches!(error, Error::Cancelled), "{error}"),
+        }
+    }
+    assert_eq!(tokens, expected);
+}
