@@ -14,6 +14,7 @@
 // Stated once, above and in docs/c-api.md, instead of 60 times in the header.
 #![allow(clippy::missing_safety_doc)]
 
+pub mod budget;
 pub mod cancel;
 pub mod capsule;
 pub mod convert;

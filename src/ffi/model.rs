@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::budget::{self, capg_budget};
 use super::error::{Failure, capg_error};
 use super::handle::{Handle, release, share, share_optional};
 use super::input::{optional_path, path};
@@ -75,6 +76,8 @@ pub struct capg_model_options {
     pub priority: u32,
     /// Must be 0.
     pub reserved: u32,
+    /// A budget that the model shares with others; excludes memory_budget_bytes. Nullable.
+    pub budget: *const capg_budget,
 }
 
 // SAFETY: integers, nullable pointers and nullable function pointers, without padding.
@@ -163,7 +166,15 @@ impl Opening {
                 Some(Origin::Source(reader))
             }
         };
-        let budget = (o.memory_budget_bytes > 0).then(|| Budget::new(o.memory_budget_bytes));
+        // SAFETY: passed on.
+        let budget = match (unsafe { budget::shared(o.budget) }, o.memory_budget_bytes) {
+            (Some(_), 1..) => {
+                return Err(Failure::invalid("options.budget and options.memory_budget_bytes exclude each other"));
+            }
+            (Some(shared), 0) => Some(shared),
+            (None, 0) => None,
+            (None, bytes) => Some(Budget::new(bytes)),
+        };
         let store = OpenOptions { mode, full, budget, ..OpenOptions::default() };
         Ok(Self { options: ModelOptions { store, threads }, readers })
     }

@@ -173,6 +173,35 @@ static void option_values(const char *gguf, const char *full, const capg_session
     INVALID(capg_session_start(session, &id, 1, &generate, &error));
 }
 
+static void budgets(const char *full, size_t f, capg_model_options options) {
+    capg_budget *budget = (capg_budget *)(void *)&size;
+    capg_model *model = NULL;
+    uint64_t bytes = 0, claimed = 0;
+    INVALID(capg_budget_new(0, &budget, &error));
+    CHECK(budget == NULL);
+    INVALID(capg_budget_new(1, NULL, &error));
+    OK(capg_budget_new(1000, &budget, &error));
+    INVALID(capg_budget_resize(NULL, 5, &error));
+    INVALID(capg_budget_resize(budget, 0, &error));
+    INVALID(capg_budget_bytes(NULL, &bytes, NULL, &error));
+    INVALID(capg_budget_bytes(budget, NULL, &claimed, &error));
+    options.budget = budget;
+    FAILS(CAPG_ERROR_LIMIT, capg_model_open(full, f, &options, &model, &error));
+    OK(capg_budget_resize(budget, 64 << 20, &error));
+    OK(capg_budget_bytes(budget, &bytes, &claimed, &error));
+    CHECK(bytes == 64 << 20 && claimed == 0);
+    options.memory_budget_bytes = 64 << 20;
+    INVALID(capg_model_open(full, f, &options, &model, &error));
+    options.memory_budget_bytes = 0;
+    OK(capg_model_open(full, f, &options, &model, &error));
+    OK(capg_budget_bytes(budget, &bytes, &claimed, &error));
+    CHECK(claimed > 0 && claimed < bytes);
+    FAILS(CAPG_ERROR_LIMIT, capg_budget_resize(budget, claimed - 1, &error));
+    capg_budget_free(budget); /* the model keeps it */
+    capg_budget_free(NULL);
+    capg_model_free(model);
+}
+
 static void models(const char *full) {
     const size_t f = strlen(full);
     capg_model *model = (capg_model *)(void *)&size;
@@ -190,6 +219,7 @@ static void models(const char *full) {
     options.memory_budget_bytes = 1;
     FAILS(CAPG_ERROR_LIMIT, capg_model_open(full, f, &options, &model, &error));
     options.memory_budget_bytes = 0;
+    budgets(full, f, options);
     options.threads = UINT32_MAX;
     INVALID(capg_model_open(full, f, &options, &model, &error));
     options.threads = 0;
