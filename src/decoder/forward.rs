@@ -15,7 +15,7 @@ use crate::store::{Pass, Reach, View};
 pub enum Logits {
     /// Nobody's: the batch only fills the cache.
     None,
-    /// The last token's.
+    /// The last token's; of several sequences each one's.
     Last,
     /// Every token's.
     All,
@@ -40,14 +40,27 @@ enum Stage {
     Done,
 }
 
+/// The tokens of one sequence in a batch.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// The first of its rows.
+    first: usize,
+    rows: usize,
+    /// Position of the first.
+    start: usize,
+}
+
 /// One batch in progress, and the buffers that every batch of a session reuses.
 #[derive(Debug)]
 pub struct Forward {
     view: View,
     tokens: Vec<u32>,
-    /// Rows that are still computed: all tokens, or in the last block only the one whose logits are wanted.
+    /// Rows that are still computed: all tokens, or in the last block only those whose logits are wanted.
     rows: usize,
-    start: usize,
+    /// The sequences that the tokens belong to, one after the other.
+    parts: Vec<Part>,
+    /// The part whose attention is computed.
+    part: usize,
     wanted: Logits,
     stage: Stage,
     block: usize,
@@ -77,7 +90,8 @@ impl Default for Forward {
             view: View::Promised,
             tokens: Vec::new(),
             rows: 0,
-            start: 0,
+            parts: Vec::new(),
+            part: 0,
             wanted: Logits::None,
             stage: Stage::Done,
             block: 0,
@@ -114,7 +128,7 @@ impl Forward {
         self.stage == Stage::Done
     }
 
-    /// Logits of the last batch that is through, `[1, vocab]` or `[n, vocab]` as it was asked for.
+    /// Logits of the last batch that is through, `[sequences, vocab]` or `[n, vocab]` as it was asked for.
     #[must_use]
     pub fn logits(&self) -> &[f32] {
         &self.logits
@@ -165,6 +179,47 @@ impl Decoder {
         tokens: &[u32],
         wanted: Logits,
     ) -> Result<()> {
+        self.begin_many(forward, &[(cache, tokens)], wanted)
+    }
+
+    /// As [`begin`](Self::begin) for several sequences, each with its cache and its tokens, which share the pass over the
+    /// weights. None has another bit for it.
+    ///
+    /// # Errors
+    /// Those of [`begin`](Self::begin).
+    pub fn begin_many(
+        &self,
+        forward: &mut Forward,
+        sequences: &[(&KvCache, &[u32])],
+        wanted: Logits,
+    ) -> Result<()> {
+        for (cache, tokens) in sequences {
+            self.check(cache, tokens)?;
+        }
+        if sequences.is_empty() {
+            return Err(Error::InvalidArgument("a batch needs at least one token".into()));
+        }
+        forward.abandon();
+        let sizes: Vec<_> =
+            sequences.iter().map(|(cache, tokens)| (*cache.shape(), cache.len(), tokens.len())).collect();
+        if let Err(refused) = self.reserve(forward, &sizes, wanted) {
+            // What was granted before the refusal is given back.
+            *forward = Forward { view: forward.view, ..Forward::default() };
+            return Err(refused);
+        }
+        forward.parts.clear();
+        for (cache, tokens) in sequences {
+            let first = forward.tokens.len();
+            forward.parts.push(Part { first, rows: tokens.len(), start: cache.len() });
+            forward.tokens.extend_from_slice(tokens);
+        }
+        (forward.rows, forward.wanted) = (forward.tokens.len(), wanted);
+        (forward.stage, forward.block) = (Stage::Embed, 0);
+        (forward.part, forward.task, forward.reach) = (0, 0, Reach::default());
+        Ok(())
+    }
+
+    fn check(&self, cache: &KvCache, tokens: &[u32]) -> Result<()> {
         let vocab = self.params.vocab_size;
         if tokens.is_empty() {
             return Err(Error::InvalidArgument("a batch needs at least one token".into()));
@@ -182,16 +237,6 @@ impl Decoder {
                 cache.len()
             )));
         }
-        forward.abandon();
-        if let Err(refused) = self.reserve(forward, cache.shape(), cache.len(), tokens.len(), wanted) {
-            // What was granted before the refusal is given back.
-            *forward = Forward { view: forward.view, ..Forward::default() };
-            return Err(refused);
-        }
-        forward.tokens.extend_from_slice(tokens);
-        (forward.start, forward.rows, forward.wanted) = (cache.len(), tokens.len(), wanted);
-        (forward.stage, forward.block, forward.task) = (Stage::Embed, 0, 0);
-        forward.reach = Reach::default();
         Ok(())
     }
 
@@ -202,28 +247,22 @@ impl Decoder {
     pub fn batch_bytes(&self, cache: &KvCache, n: usize, wanted: Logits) -> Result<u64> {
         let mut forward = Forward::default();
         // Reserved memory is no memory yet: the system commits it when it is written.
-        self.reserve(&mut forward, cache.shape(), cache.capacity().saturating_sub(n), n, wanted)?;
+        self.reserve(&mut forward, &[(*cache.shape(), cache.capacity().saturating_sub(n), n)], wanted)?;
         Ok(forward.buffer_bytes() as u64)
     }
 
-    /// Makes room in every buffer for a batch of `n` tokens from position `start` on, so that no stage needs memory that
-    /// the system could refuse.
-    fn reserve(
-        &self,
-        f: &mut Forward,
-        cache: &KvShape,
-        start: usize,
-        n: usize,
-        wanted: Logits,
-    ) -> Result<()> {
+    /// Makes room in every buffer for a batch of sequences, each with its cache's sizes, its first position and its
+    /// number of tokens, so that no stage needs memory that the system could refuse.
+    fn reserve(&self, f: &mut Forward, sequences: &[(KvShape, usize, usize)], wanted: Logits) -> Result<()> {
         let p = &self.params;
+        let n = sequences.iter().map(|(.., n)| n).sum();
         let [width, ffn, vocab] =
             [p.embedding_length, p.feed_forward_length, p.vocab_size].map(|size| size as usize);
         let [heads, kv_heads] = [p.head_count, p.head_count_kv].map(|size| size as usize);
         let [key, value] = [p.key_length, p.value_length].map(|size| size as usize);
         let rows = match wanted {
             Logits::None => 0,
-            Logits::Last => 1,
+            Logits::Last => sequences.len(),
             Logits::All => n,
         };
         let pairs = self.rope.pairs();
@@ -243,12 +282,19 @@ impl Decoder {
             (&mut f.sin, n, pairs),
         ];
         let k = width.max(heads * value).max(ffn);
-        let batch = BatchSize { n, k, heads, start, cache };
+        let attention = &mut f.attention;
+        let input = &mut f.input;
         buffers
             .into_iter()
             .try_for_each(|(buffer, rows, columns)| make_room(buffer, rows.saturating_mul(columns)))
             .and_then(|()| make_room(&mut f.tokens, n))
-            .and_then(|()| self.backend.reserve(&batch, &mut f.input, &mut f.attention))
+            .and_then(|()| {
+                // Attention is computed by sequence, products of all together.
+                sequences.iter().try_for_each(|(cache, start, own)| {
+                    let batch = BatchSize { n, attended: *own, k, heads, start: *start, cache };
+                    self.backend.reserve(&batch, input, attention)
+                })
+            })
             .map_err(|refused| {
                 Error::Limit(format!(
                     "no room to evaluate {n} tokens together: {refused}; evaluate fewer at a time, or leave the \
@@ -263,6 +309,23 @@ impl Decoder {
     /// # Errors
     /// Those of the store; the batch is then given up.
     pub fn advance(&self, forward: &mut Forward, cache: &mut KvCache, gate: &Gate) -> Result<Progress> {
+        self.advance_many(forward, &mut [cache], gate)
+    }
+
+    /// As [`advance`](Self::advance), with the caches of all sequences in the order in which they were begun.
+    ///
+    /// # Errors
+    /// Those of [`advance`](Self::advance); [`Error::Internal`] for another number of caches.
+    pub fn advance_many(
+        &self,
+        forward: &mut Forward,
+        caches: &mut [&mut KvCache],
+        gate: &Gate,
+    ) -> Result<Progress> {
+        if forward.stage != Stage::Done && forward.parts.len() != caches.len() {
+            let (parts, caches) = (forward.parts.len(), caches.len());
+            return Err(Error::Internal(format!("{caches} caches for a batch of {parts} sequences")));
+        }
         let _floats = StandardFloats::enter();
         let Some(pass) = self.store.pass(forward.view, self.last_weights(forward.wanted), gate) else {
             return Ok(Progress::Paused(forward.task));
@@ -271,7 +334,7 @@ impl Decoder {
             if gate.is_closed() {
                 return Ok(Progress::Paused(forward.task));
             }
-            match self.stage(forward, cache, &pass, gate) {
+            match self.stage(forward, caches, &pass, gate) {
                 Ok(Progress::Done) => {
                     forward.task = 0;
                     self.next(forward);
@@ -287,8 +350,11 @@ impl Decoder {
             }
         }
         pass.finish();
-        cache.advance(forward.tokens.len());
+        for (cache, part) in caches.iter_mut().zip(&forward.parts) {
+            cache.advance(part.rows);
+        }
         forward.tokens.clear();
+        forward.parts.clear();
         Ok(Progress::Done)
     }
 
@@ -332,14 +398,14 @@ impl Decoder {
     fn stage(
         &self,
         f: &mut Forward,
-        cache: &mut KvCache,
+        caches: &mut [&mut KvCache],
         pass: &Pass<'_>,
         gate: &Gate,
     ) -> Result<Progress> {
         let backend = self.backend.as_ref();
         let p = &self.params;
         let block = &self.weights.blocks[f.block];
-        let (n, width) = (f.rows, p.embedding_length as usize);
+        let width = p.embedding_length as usize;
         match f.stage {
             Stage::Embed => self.embed(f)?,
             // A stage that starts with an addition runs to its end, so resuming never adds twice.
@@ -354,14 +420,19 @@ impl Decoder {
                 let outs = [(&block.q, &mut f.q), (&block.k, &mut f.k), (&block.v, &mut f.v)];
                 return self.project(gate, pass, &mut f.reach, &f.input, outs);
             }
-            Stage::Rope => self.rope_and_store(f, cache),
-            Stage::Attention => return Ok(self.attend(f, cache, gate)),
+            Stage::Rope => self.rope_and_store(f, caches),
+            Stage::Attention => return Ok(self.attend(f, caches, gate)),
             Stage::AttnPrepare => {
                 let attended = p.head_count as usize * p.value_length as usize;
                 if self.is_last(f) && f.wanted == Logits::Last {
-                    f.hidden.drain(..(n - 1) * width);
-                    f.attended.drain(..(n - 1) * attended);
-                    f.rows = 1;
+                    f.rows = f.parts.len();
+                    for (row, part) in f.parts.iter().enumerate() {
+                        let last = part.first + part.rows - 1;
+                        f.hidden.copy_within(last * width..(last + 1) * width, row * width);
+                        f.attended.copy_within(last * attended..(last + 1) * attended, row * attended);
+                    }
+                    f.hidden.truncate(f.rows * width);
+                    f.attended.truncate(f.rows * attended);
                 }
                 backend.activations(&f.attended, attended, &mut f.input);
             }
@@ -419,7 +490,11 @@ impl Decoder {
         for (id, row) in f.tokens.iter().zip(f.hidden.chunks_exact_mut(width)) {
             self.store.decode_row(f.view, self.weights.embedding, *id as usize, row)?;
         }
-        self.rope.fill(f.start, f.tokens.len(), &mut f.cos, &mut f.sin);
+        f.cos.clear();
+        f.sin.clear();
+        for part in &f.parts {
+            self.rope.extend(part.start, part.rows, &mut f.cos, &mut f.sin);
+        }
         Ok(())
     }
 
@@ -477,24 +552,39 @@ impl Decoder {
         }
     }
 
-    fn rope_and_store(&self, f: &mut Forward, cache: &mut KvCache) {
+    fn rope_and_store(&self, f: &mut Forward, caches: &mut [&mut KvCache]) {
         let p = &self.params;
         let (heads, kv_heads) = (p.head_count as usize, p.head_count_kv as usize);
-        let key_dim = p.key_length as usize;
+        let (key_dim, value_dim) = (p.key_length as usize, p.value_length as usize);
         if self.rope.pairs() > 0 {
             self.backend.rope(&mut f.q, heads, key_dim, &f.cos, &f.sin);
             self.backend.rope(&mut f.k, kv_heads, key_dim, &f.cos, &f.sin);
         }
-        self.backend.store_kv(f.start, &f.k, &f.v, cache.layer(f.block));
+        for (part, cache) in f.parts.iter().zip(caches) {
+            let rows = |len: usize| part.first * len..(part.first + part.rows) * len;
+            let (keys, values) = (&f.k[rows(kv_heads * key_dim)], &f.v[rows(kv_heads * value_dim)]);
+            self.backend.store_kv(part.start, keys, values, cache.layer(f.block));
+        }
     }
 
-    fn attend(&self, f: &mut Forward, cache: &mut KvCache, gate: &Gate) -> Progress {
+    fn attend(&self, f: &mut Forward, caches: &mut [&mut KvCache], gate: &Gate) -> Progress {
         let p = &self.params;
-        let (n, heads) = (f.tokens.len(), p.head_count as usize);
-        f.attended.resize(n * heads * p.value_length as usize, 0.0);
+        let heads = p.head_count as usize;
+        let (query, value) = (heads * p.key_length as usize, heads * p.value_length as usize);
+        f.attended.resize(f.tokens.len() * value, 0.0);
         let scale = 1.0 / (p.key_length as f32).sqrt();
-        let queries = Queries { values: &f.q, n, heads, start: f.start, scale };
-        let layer = cache.layer(f.block);
-        self.backend.attention(gate, f.task, &queries, layer, &mut f.attention, &mut f.attended)
+        while let (Some(part), Some(cache)) = (f.parts.get(f.part), caches.get_mut(f.part)) {
+            let rows = part.first..part.first + part.rows;
+            let values = &f.q[rows.start * query..rows.end * query];
+            let queries = Queries { values, n: part.rows, heads, start: part.start, scale };
+            let out = &mut f.attended[rows.start * value..rows.end * value];
+            let layer = cache.layer(f.block);
+            match self.backend.attention(gate, f.task, &queries, layer, &mut f.attention, out) {
+                Progress::Done => (f.part, f.task) = (f.part + 1, 0),
+                paused @ Progress::Paused(_) => return paused,
+            }
+        }
+        f.part = 0;
+        Progress::Done
     }
 }

@@ -55,10 +55,8 @@ impl RopeTable {
         self.step.len()
     }
 
-    /// Cosines and sines of positions `start .. start + n`, each `[n, pairs]`.
-    pub fn fill(&self, start: usize, n: usize, cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
-        cos.clear();
-        sin.clear();
+    /// Appends cosines and sines of positions `start .. start + n`, each `[n, pairs]`.
+    pub fn extend(&self, start: usize, n: usize, cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
         for position in start..start + n {
             for step in &self.step {
                 let (s, c) = libm::sincos(position as f64 * step);

@@ -464,17 +464,64 @@ impl Session {
         }
     }
 
-    /// Samples the next token and decides whether the generation goes on.
+    /// A step that needs no pass: the end of the generation. Otherwise tokens wait to be evaluated.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub(super) fn step_without_computing(&mut self) -> Result<Option<Step>> {
+        let Some(generation) = &self.generation else {
+            return Err(Error::InvalidArgument("no generation is in progress; start one first".into()));
+        };
+        if let Some(reason) = generation.finished {
+            return Ok(Some(Step::Finished(reason)));
+        }
+        // A batch or a round of the session's own that was interrupted begins anew, in company.
+        self.forward.abandon();
+        self.in_flight = 0;
+        if let Some(speculator) = &mut self.speculator {
+            speculator.abandon();
+        }
+        self.cache.truncate(self.tokens.len());
+        Ok(None)
+    }
+
+    /// Tokens that wait to be evaluated.
+    pub(super) fn waiting(&self) -> &[u32] {
+        &self.pending
+    }
+
+    pub(super) fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    pub(super) fn cache_mut(&mut self) -> &mut KvCache {
+        &mut self.cache
+    }
+
+    /// The first `n` of the tokens that waited are evaluated. Whether none is left.
+    pub(super) fn evaluated(&mut self, n: usize) -> bool {
+        self.tokens.extend(self.pending.drain(..n));
+        self.pending.is_empty()
+    }
+
+    /// Samples the next token from the last evaluation and decides whether the generation goes on.
     fn choose(&mut self) -> Result<Step> {
+        let vocab = self.model.decoder().params().vocab_size as usize;
+        let first = self.row() * vocab;
+        let mut forward = std::mem::take(&mut self.forward);
+        let step = self.choose_from(forward.logits_mut().get_mut(first..first + vocab).unwrap_or_default());
+        self.forward = forward;
+        step
+    }
+
+    /// Samples the next token from its logits and decides whether the generation goes on.
+    pub(super) fn choose_from(&mut self, logits: &mut [f32]) -> Result<Step> {
         let _floats = StandardFloats::enter();
         let position = self.tokens.len();
         let room = self.cache.capacity() - position;
-        let vocab = self.model.decoder().params().vocab_size as usize;
-        let first = self.row() * vocab;
         let Some(generation) = &mut self.generation else {
             return Err(Error::Internal("a token was chosen outside of a generation".into()));
         };
-        let logits = self.forward.logits_mut().get_mut(first..first + vocab).unwrap_or_default();
         let id = generation.sampler.sample(logits, &self.tokens, position as u64)?;
         if self.timings.generated_tokens == 0 {
             self.timings.first_token = generation.begun.elapsed();

@@ -114,6 +114,8 @@ pub struct Queries<'a> {
 pub struct BatchSize<'a> {
     /// Tokens.
     pub n: usize,
+    /// Those of them that one call of attention takes.
+    pub attended: usize,
     /// Features of the widest input of a product.
     pub k: usize,
     /// Query heads.

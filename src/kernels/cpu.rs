@@ -326,9 +326,9 @@ impl Backend for Cpu {
         input: &mut Activations,
         work: &mut AttentionWork,
     ) -> Result<()> {
-        let BatchSize { n, k, heads, start, cache } = *batch;
+        let BatchSize { n, attended, k, heads, start, cache } = *batch;
         input.reserve(n, k, if self.weaves(n) { panels(n, k.div_ceil(TILE)) } else { 0 })?;
-        work.states.reserve(self.cut(attention_size(cache, n, heads, start)).state_elements())
+        work.states.reserve(self.cut(attention_size(cache, attended, heads, start)).state_elements())
     }
 
     fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
