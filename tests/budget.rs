@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use capsulegraph::Error;
 use capsulegraph::convert::import::{ConvertOptions, convert};
+use capsulegraph::generate::SamplingOptions;
+use capsulegraph::generate::group::Group;
 use capsulegraph::generate::model::{Model, ModelOptions};
 use capsulegraph::generate::session::{GenerateOptions, Session, SessionOptions, Step};
 use capsulegraph::pool::{CancelToken, Gate, ThreadOptions};
@@ -280,4 +282,60 @@ fn a_file_that_ends_early_is_an_error_and_no_crash() {
     std::fs::write(&path, &content).unwrap();
     session.truncate(0);
     assert!(session.eval(&tokens, false, None).is_ok());
+}
+
+#[test]
+fn sessions_stepped_together_have_the_tokens_that_they_have_alone() {
+    let files = Converted::new(&shape("q8_0", true));
+    let path = files.path("m.cgraph");
+    let options = |number: usize| GenerateOptions {
+        sampling: SamplingOptions { temperature: 0.7 * number as f32, seed: 3, ..SamplingOptions::default() },
+        max_tokens: 5 + 3 * number,
+        ignore_end: true,
+        ..GenerateOptions::default()
+    };
+    let prompt = |number: usize| files.tokens(4 + 9 * number);
+    let alone = |number: usize| {
+        let mut session = session(&open(&path, None, 2).unwrap(), 0).unwrap();
+        session.start(&prompt(number), &options(number)).unwrap();
+        let mut tokens = Vec::new();
+        while let Step::Token { id, .. } = session.step(&Gate::open()).unwrap() {
+            tokens.push(id);
+        }
+        (tokens, session.tokens().to_vec())
+    };
+    let expected: Vec<_> = (0..3).map(alone).collect();
+    let whole = std::fs::metadata(&path).unwrap().len();
+    for (total, slice) in [(None, None), (Some(whole), None), (Some(whole), Some(400))] {
+        let budget = total.map(Budget::new);
+        let model = open(&path, budget.as_ref(), 2).unwrap();
+        let mut sessions: Vec<Session> = (0..3).map(|_| session(&model, 0).unwrap()).collect();
+        let mut tokens = vec![Vec::new(); 3];
+        for (number, session) in sessions.iter_mut().enumerate() {
+            session.start(&prompt(number), &options(number)).unwrap();
+        }
+        let mut group = Group::new();
+        loop {
+            let deadline = slice.map(|us| Instant::now() + Duration::from_micros(us));
+            let mut all: Vec<&mut Session> = sessions.iter_mut().collect();
+            let steps = group.step(&mut all, &Gate { deadline, cancel: None }).unwrap();
+            for (step, tokens) in steps.iter().zip(&mut tokens) {
+                if let Step::Token { id, .. } = step {
+                    tokens.push(*id);
+                }
+            }
+            if steps.iter().all(|step| matches!(step, Step::Finished(_))) {
+                break;
+            }
+        }
+        let found: Vec<_> = tokens.into_iter().zip(sessions.iter().map(|s| s.tokens().to_vec())).collect();
+        assert_eq!(found, expected, "{total:?}, {slice:?}");
+    }
+    let [one, other] = [open(&path, None, 1).unwrap(), open(&path, None, 1).unwrap()];
+    let [mut a, mut b] = [session(&one, 0).unwrap(), session(&other, 0).unwrap()];
+    assert!(Group::new().step(&mut [&mut a], &Gate::open()).is_err(), "no generation is in progress");
+    for session in [&mut a, &mut b] {
+        session.start(&prompt(0), &options(0)).unwrap();
+    }
+    assert!(Group::new().step(&mut [&mut a, &mut b], &Gate::open()).is_err(), "of two models");
 }

@@ -7,6 +7,9 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 
@@ -134,6 +137,44 @@ impl DirectFile {
         }
         Ok((0..len, len as u64))
     }
+}
+
+/// Reads in flight, their length and the time that a measurement of the disk takes.
+const MEASURED: (usize, u64, Duration) = (4, 2 << 20, Duration::from_millis(250));
+
+/// Bytes a second of reads spread over the first `len` bytes of `file`.
+///
+/// # Errors
+/// Those of reading.
+pub(super) fn rate(file: &DirectFile, len: u64) -> Result<f64> {
+    let (readers, length, most) = MEASURED;
+    let length = length.min(len);
+    let (next, begun) = (AtomicU64::new(0), Instant::now());
+    let read_on = || -> Result<()> {
+        let mut buffer = Some(Buffer::new(length)?);
+        while let Some(free) = buffer.take().filter(|_| begun.elapsed() < most) {
+            // Not again where it was read before: a disk has caches of its own.
+            let start = next.fetch_add(1, Ordering::Relaxed) * length;
+            if start + length > len {
+                next.fetch_sub(1, Ordering::Relaxed);
+                break;
+            }
+            buffer = Some(file.read(&(start..start + length), free)?.0.into_buffer());
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..readers)
+            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, read_on).ok())
+            .collect();
+        let own = read_on();
+        let all = others.into_iter().map(|other| {
+            other.join().unwrap_or_else(|_| Err(Error::Internal("a reading thread panicked".into())))
+        });
+        all.fold(own, Result::and)
+    })?;
+    let bytes = next.load(Ordering::Relaxed) * length;
+    Ok(bytes as f64 / begun.elapsed().as_secs_f64().max(1e-9))
 }
 
 /// Another handle of an open file, whatever its name is by now.

@@ -3,14 +3,16 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::budget::{Budget, Claim};
-use super::direct::DirectFile;
+use super::direct::{self, DirectFile};
+use super::forecast::WeightSizes;
 use super::mapped::MappedFile;
+use super::open::weight_sizes;
 use super::residency::Residency;
 use super::segments::Segments;
 use super::stream::Place;
 use super::{Store, View};
 use crate::container::manifest::Capsule;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Bytes of memory that a byte of the manifest takes once it is parsed.
 const PARSED: u64 = 4;
@@ -83,6 +85,37 @@ impl Store {
             streamed: stream.streamed_bytes(),
             stalled: stream.stalled(),
         })
+    }
+
+    /// What passes and drafts read.
+    #[must_use]
+    pub fn weight_sizes(&self) -> WeightSizes {
+        match &self.full {
+            Some(full) => weight_sizes(&self.primary, full),
+            None => {
+                let full = self.manifest().capsules.iter().map(Capsule::stored_bytes).sum();
+                WeightSizes { full, ..WeightSizes::default() }
+            }
+        }
+    }
+
+    /// Bytes of the buffers that a pass reads into, where weights have `room`.
+    #[must_use]
+    pub fn ring_bytes(&self, room: u64) -> u64 {
+        Residency::usual_ring(self.weight_sizes().full, room)
+    }
+
+    /// Bytes a second that the disk gives of the model's own file, read as passes read it: measured for a fraction of a
+    /// second.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidArgument`] without a budget; those of reading.
+    pub fn disk_rate(&self) -> Result<f64> {
+        let Some(limits) = &self.limits else {
+            return Err(Error::InvalidArgument("a model without a budget reads nothing from the disk itself".into()));
+        };
+        let file = self.full().unwrap_or(&self.primary);
+        direct::rate(&limits.files[self.file_number(file)], file.contents().header.file_len)
     }
 
     /// Divides the weights into what stays in memory and what is streamed, where there is a budget. A pass reads the

@@ -157,7 +157,7 @@ fn choose(mini: &MappedFile, full: &MappedFile, budget: Option<&Budget>) -> (Mod
 }
 
 /// What passes and drafts of a mini and its full file read.
-fn weight_sizes(mini: &MappedFile, full: &MappedFile) -> WeightSizes {
+pub(super) fn weight_sizes(mini: &MappedFile, full: &MappedFile) -> WeightSizes {
     let (own, theirs) = (&mini.contents().manifest, &full.contents().manifest);
     let bytes = |capsules: &[Capsule]| capsules.iter().map(Capsule::stored_bytes).sum();
     let pairs = own.capsules.iter().zip(&theirs.capsules);

@@ -57,6 +57,7 @@ pub enum Command {
     Inspect(InspectArgs),
     Verify(VerifyArgs),
     Bench(BenchArgs),
+    Plan(ForecastArgs),
 }
 
 /// `--mode`.
@@ -454,6 +455,33 @@ fn ids(text: &str) -> Result<Ids, String> {
         part.parse::<u32>().map_err(|_| format!("\"{part}\" is no token id; write ids such as 1,2,3"))
     };
     inner.split(',').filter(|part| !part.trim().is_empty()).map(id).collect::<Result<_, _>>().map(Ids)
+}
+
+/// What each mode would do in a memory budget
+///
+/// Prints for each mode the bytes of weights that stay in memory, those that each pass reads from the disk, and the tokens
+/// that are expected of a pass and of a second on this machine, whose disk and memory are measured.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cgraph plan model.mini.cgraph --memory 1GiB
+  cgraph plan model.cgraph --memory 600MB --disk 3.5 --ctx 8192 --json")]
+pub struct ForecastArgs {
+    /// A mini or a full file
+    pub file: PathBuf,
+    /// Speed of the disk in GB/s [default: measured]
+    #[arg(long, value_name = "GB/s", value_parser = rate)]
+    pub disk: Option<f64>,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// Print the plan as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "it must be a number above 0".to_owned())
 }
 
 fn light(text: &str) -> Result<Light, String> {
