@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use capsulegraph::Error;
 use capsulegraph::convert::import::{ConvertOptions, convert};
+use capsulegraph::decoder::forward::Input;
 use capsulegraph::generate::SamplingOptions;
 use capsulegraph::generate::group::Group;
 use capsulegraph::generate::model::{Model, ModelOptions};
+use capsulegraph::generate::part::{Output, Part};
 use capsulegraph::generate::session::{GenerateOptions, Session, SessionOptions, Step};
 use capsulegraph::pool::{CancelToken, Gate, ThreadOptions};
 use capsulegraph::split::{SplitOptions, split};
@@ -48,7 +50,8 @@ impl Converted {
         let dir = tempfile::tempdir().unwrap();
         model.write(&dir.path().join("m.gguf"));
         let this = Self { dir, vocab: model.vocab_size() as u32 };
-        convert(&this.path("m.gguf"), &this.path("m.cgraph"), &ConvertOptions::default(), &mut |_, _| {}).unwrap();
+        convert(&this.path("m.gguf"), &this.path("m.cgraph"), &ConvertOptions::default(), &mut |_, _| {})
+            .unwrap();
         this
     }
 
@@ -64,7 +67,8 @@ impl Converted {
 
 fn open(path: &Path, budget: Option<&Arc<Budget>>, threads: usize) -> Result<Arc<Model>, Error> {
     let store = OpenOptions { mode: Mode::Exact, budget: budget.cloned(), ..OpenOptions::default() };
-    let options = ModelOptions { store, threads: ThreadOptions { count: threads, ..ThreadOptions::default() } };
+    let options =
+        ModelOptions { store, threads: ThreadOptions { count: threads, ..ThreadOptions::default() } };
     Model::open(&Origin::Path(path.to_owned()), &options).map(Arc::new)
 }
 
@@ -120,13 +124,19 @@ fn every_budget_gives_the_same_bits() {
                 let mut session = session(&model, if total == least { 1 } else { 0 }).unwrap();
                 // A small budget has no room for the logits of many tokens at once.
                 if total > least {
-                    assert!(bits(&mut session, &tokens) == expected, "{encoding}, {total} bytes, {threads} threads");
+                    assert!(
+                        bits(&mut session, &tokens) == expected,
+                        "{encoding}, {total} bytes, {threads} threads"
+                    );
                 }
                 let last = session.logits().len();
                 session.truncate(0);
                 let logits = session.eval(&tokens, false, None).unwrap();
                 let logits: Vec<u32> = logits.iter().map(|x| x.to_bits()).collect();
-                assert!(logits == expected[expected.len() - files.vocab as usize..], "{encoding}, {total}, {last}");
+                assert!(
+                    logits == expected[expected.len() - files.vocab as usize..],
+                    "{encoding}, {total}, {last}"
+                );
                 let memory = model.store().weight_memory().unwrap();
                 assert_eq!(memory.budget, total);
                 assert!(memory.peak + budget.claimed() <= total, "{memory:?} and {}", budget.claimed());
@@ -159,7 +169,11 @@ fn a_token_reads_what_is_not_pinned_and_no_more() {
         let weights: u64 = capsules.iter().filter(|c| c.id != "embed").map(|c| c.stored_bytes()).sum();
         assert!(pinned > weights * (share - 15) / 100, "{share}%: {pinned} of {weights}");
         // Reads are in blocks of 4096 bytes, which weighs more in so small a model.
-        assert!(each <= (weights - pinned) * 115 / 100, "{share}%: {each} where {} would do", weights - pinned);
+        assert!(
+            each <= (weights - pinned) * 115 / 100,
+            "{share}%: {each} where {} would do",
+            weights - pinned
+        );
     }
 }
 
@@ -168,13 +182,15 @@ fn a_budget_that_cannot_work_names_the_smallest_that_can() {
     let files = Converted::new(&shape("q4_k", true));
     let path = files.path("m.cgraph");
     let least = smallest_budget(&path);
-    let refused = open(&path, Some(&Budget::new(least - 1)), 1).and_then(|model| session(&model, 1).map(drop));
+    let refused =
+        open(&path, Some(&Budget::new(least - 1)), 1).and_then(|model| session(&model, 1).map(drop));
     assert_eq!(smallest(refused.unwrap_err()), least);
     // What was refused leaves the model usable, and gives back what it claimed.
     let budget = Budget::new(least);
     let model = open(&path, Some(&budget), 1).unwrap();
     let claimed = budget.claimed();
-    let large = Session::new(Arc::clone(&model), &SessionOptions { context: 4096, ..SessionOptions::default() });
+    let large =
+        Session::new(Arc::clone(&model), &SessionOptions { context: 4096, ..SessionOptions::default() });
     assert!(large.is_err());
     assert_eq!(budget.claimed(), claimed);
     let mut small = session(&model, 1).unwrap();
@@ -338,4 +354,50 @@ fn sessions_stepped_together_have_the_tokens_that_they_have_alone() {
         session.start(&prompt(0), &options(0)).unwrap();
     }
     assert!(Group::new().step(&mut [&mut a, &mut b], &Gate::open()).is_err(), "of two models");
+}
+
+#[test]
+fn parts_of_a_model_give_the_bits_of_the_whole() {
+    for tied in [true, false] {
+        let files = Converted::new(&shape("q8_0", tied));
+        let (path, tokens) = (files.path("m.cgraph"), files.tokens(20));
+        let expected = bits(&mut session(&open(&path, None, 2).unwrap(), 0).unwrap(), &tokens);
+        let whole = std::fs::metadata(&path).unwrap().len();
+        // Ten capsules: the embedding, four blocks of two, the head.
+        for cuts in [vec![0, 10], vec![0, 4, 10], vec![0, 1, 2, 5, 9, 10]] {
+            for total in [None, Some(whole)] {
+                let mut parts: Vec<Part> = Vec::new();
+                for cut in cuts.windows(2) {
+                    let range = Some(cut[0]..cut[1]);
+                    let budget = total.map(Budget::new);
+                    let store = OpenOptions { range, budget, ..OpenOptions::default() };
+                    let options = ModelOptions { store, ..ModelOptions::default() };
+                    let model = Arc::new(Model::open(&Origin::Path(path.clone()), &options).unwrap());
+                    let options = SessionOptions { context: CONTEXT, ..SessionOptions::default() };
+                    parts.push(Part::new(model, &options).unwrap());
+                }
+                let mut found = Vec::new();
+                for (tokens, all) in [(&tokens[..17], true), (&tokens[17..18], false), (&tokens[18..19], false), (&tokens[19..], false)] {
+                    let mut hidden = Vec::new();
+                    for part in &mut parts {
+                        let input = if hidden.is_empty() { Input::Tokens(tokens) } else { Input::Hidden(&hidden) };
+                        match part.eval(input, all, None).unwrap() {
+                            Output::Hidden(values) => hidden = values.to_vec(),
+                            Output::Logits(logits) => found.extend(logits.iter().map(|x| x.to_bits())),
+                        }
+                    }
+                }
+                assert!(found == expected, "{cuts:?}, {total:?}, tied {tied}");
+                assert!(parts[0].eval(Input::Hidden(&[0.0; 512]), false, None).is_err());
+                assert_eq!(parts[0].len(), 20);
+            }
+        }
+        let options = |range| ModelOptions {
+            store: OpenOptions { range: Some(range), ..OpenOptions::default() },
+            ..ModelOptions::default()
+        };
+        for wrong in [3..3, 0..11, 20..30] {
+            assert!(Model::open(&Origin::Path(path.clone()), &options(wrong)).is_err());
+        }
+    }
 }

@@ -50,7 +50,10 @@ fn files(tied: bool) -> Files {
 
 fn open(path: &std::path::Path, mode: Mode, budget: Option<u64>) -> Arc<Model> {
     let store = OpenOptions { mode, budget: budget.map(Budget::new), ..OpenOptions::default() };
-    Arc::new(Model::open(&Origin::Path(path.to_owned()), &ModelOptions { store, ..ModelOptions::default() }).unwrap())
+    Arc::new(
+        Model::open(&Origin::Path(path.to_owned()), &ModelOptions { store, ..ModelOptions::default() })
+            .unwrap(),
+    )
 }
 
 fn session(model: &Arc<Model>, context: usize, without_lookup: bool) -> Session {
@@ -90,7 +93,13 @@ fn samplings() -> [SamplingOptions; 4] {
         SamplingOptions::default(),
         SamplingOptions { repeat_penalty: 1.3, ..SamplingOptions::default() },
         SamplingOptions { temperature: 0.8, seed: 5, top_k: 40, ..SamplingOptions::default() },
-        SamplingOptions { temperature: 0.3, seed: 9, top_p: 0.9, repeat_penalty: 1.1, ..SamplingOptions::default() },
+        SamplingOptions {
+            temperature: 0.3,
+            seed: 9,
+            top_p: 0.9,
+            repeat_penalty: 1.1,
+            ..SamplingOptions::default()
+        },
     ]
 }
 
@@ -101,11 +110,13 @@ fn the_tokens_are_those_of_exact() {
         let prompt = prompt(files.vocab, 12);
         let exact = open(&files.full, Mode::Exact, None);
         let whole = std::fs::metadata(&files.full).unwrap().len();
-        let minis = [None, Some(whole * 3 / 2), Some(4 * whole)].map(|b| open(&files.mini, Mode::Speculative, b));
+        let minis =
+            [None, Some(whole * 3 / 2), Some(4 * whole)].map(|b| open(&files.mini, Mode::Speculative, b));
         let alone = open(&files.full, Mode::Speculative, None);
         let (mut drafted, mut accepted) = (0, 0);
         for sampling in samplings() {
-            let options = GenerateOptions { sampling, max_tokens: 60, ignore_end: true, ..GenerateOptions::default() };
+            let options =
+                GenerateOptions { sampling, max_tokens: 60, ignore_end: true, ..GenerateOptions::default() };
             let expected = generate(&mut session(&exact, 128, false), &prompt, &options, None);
             for (number, model) in minis.iter().chain([&alone]).enumerate() {
                 for (without_lookup, slice) in [(true, None), (false, None), (true, Some(150))] {
@@ -113,7 +124,10 @@ fn the_tokens_are_those_of_exact() {
                     // Twice: what is learnt of the costs changes the rounds, not the tokens.
                     for _ in 0..2 {
                         let found = generate(&mut session, &prompt, &options, slice);
-                        assert_eq!(found, expected, "{sampling:?}, model {number}, {without_lookup}, {slice:?}");
+                        assert_eq!(
+                            found, expected,
+                            "{sampling:?}, model {number}, {without_lookup}, {slice:?}"
+                        );
                         let known: Vec<u32> = prompt.iter().chain(&expected.0).copied().collect();
                         assert_eq!(session.tokens(), &known[..known.len() - 1]);
                     }
@@ -132,8 +146,8 @@ fn the_tokens_are_those_of_exact() {
 fn ends_are_those_of_exact() {
     let files = files(true);
     let prompt = prompt(files.vocab, 12);
-    let [exact, speculative] =
-        [(&files.full, Mode::Exact), (&files.mini, Mode::Speculative)].map(|(path, mode)| open(path, mode, None));
+    let [exact, speculative] = [(&files.full, Mode::Exact), (&files.mini, Mode::Speculative)]
+        .map(|(path, mode)| open(path, mode, None));
     let options = |max_tokens, stop: &[String]| GenerateOptions {
         max_tokens,
         stop: stop.to_vec(),
@@ -143,11 +157,17 @@ fn ends_are_those_of_exact() {
     let (_, text, _) = generate(&mut session(&exact, 64, true), &prompt, &options(30, &[]), None);
     let letters: Vec<char> = text.chars().collect();
     let stop: String = letters[letters.len() / 2..].iter().take(2).collect();
-    for (max_tokens, stop, context) in [(1, vec![], 64), (2, vec![], 64), (7, vec![], 64), (0, vec![stop], 64), (0, vec![], 31)] {
+    for (max_tokens, stop, context) in
+        [(1, vec![], 64), (2, vec![], 64), (7, vec![], 64), (0, vec![stop], 64), (0, vec![], 31)]
+    {
         let options = options(max_tokens, &stop);
         let expected = generate(&mut session(&exact, context, true), &prompt, &options, None);
         let mut session = session(&speculative, context, false);
-        assert_eq!(generate(&mut session, &prompt, &options, None), expected, "{max_tokens}, {stop:?}, {context}");
+        assert_eq!(
+            generate(&mut session, &prompt, &options, None),
+            expected,
+            "{max_tokens}, {stop:?}, {context}"
+        );
         // The session is as one that computed token by token: what follows is the same.
         let [mut a, mut b] = [self::session(&exact, context, true), session];
         generate(&mut a, &prompt, &options, None);

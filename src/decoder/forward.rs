@@ -1,12 +1,14 @@
 //! One batch of tokens on its way through the graph: a state machine that can pause and resume anywhere.
 
+use std::ops::Range;
+
 use super::Decoder;
 use super::kv::KvCache;
 use super::weights::{MatrixRef, Projection};
 use crate::error::{Error, Result};
 use crate::kernels::backend::{Activations, AttentionWork, BatchSize, Product, Queries};
-use crate::kernels::memory::make_room;
 use crate::kernels::kv::KvShape;
+use crate::kernels::memory::make_room;
 use crate::pool::{Gate, Progress, StandardFloats};
 use crate::store::{Pass, Reach, View};
 
@@ -37,7 +39,18 @@ enum Stage {
     Down,
     HeadNorm,
     Head,
+    /// The end of a batch that does not pass the head.
+    Sum,
     Done,
+}
+
+/// What enters a batch.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Token ids, at the first capsule.
+    Tokens(&'a [u32]),
+    /// `[n, embedding_length]`: the activations that the capsule before gave, at any other.
+    Hidden(&'a [f32]),
 }
 
 /// The tokens of one sequence in a batch.
@@ -55,6 +68,12 @@ struct Part {
 pub struct Forward {
     view: View,
     tokens: Vec<u32>,
+    /// Tokens of the batch, whether they are known here or not.
+    n: usize,
+    /// The capsules that the batch passes.
+    capsules: Range<usize>,
+    /// Whether `hidden` is complete: nothing waits in `branch` to be added.
+    complete: bool,
     /// Rows that are still computed: all tokens, or in the last block only those whose logits are wanted.
     rows: usize,
     /// The sequences that the tokens belong to, one after the other.
@@ -89,6 +108,9 @@ impl Default for Forward {
         Self {
             view: View::Promised,
             tokens: Vec::new(),
+            n: 0,
+            capsules: 0..0,
+            complete: true,
             rows: 0,
             parts: Vec::new(),
             part: 0,
@@ -132,6 +154,12 @@ impl Forward {
     #[must_use]
     pub fn logits(&self) -> &[f32] {
         &self.logits
+    }
+
+    /// Activations after the last capsule of a batch that is through and did not pass the head: `[n, embedding_length]`.
+    #[must_use]
+    pub fn hidden(&self) -> &[f32] {
+        &self.hidden
     }
 
     /// The logits, for a sampler that changes them.
@@ -193,51 +221,123 @@ impl Decoder {
         sequences: &[(&KvCache, &[u32])],
         wanted: Logits,
     ) -> Result<()> {
-        for (cache, tokens) in sequences {
-            self.check(cache, tokens)?;
+        for (_, tokens) in sequences {
+            self.check_ids(tokens)?;
         }
+        let sizes: Vec<_> = sequences.iter().map(|(cache, tokens)| (*cache, tokens.len())).collect();
+        self.prepare(forward, &sizes, 0..self.capsule_count(), wanted)?;
+        sequences.iter().for_each(|(_, tokens)| forward.tokens.extend_from_slice(tokens));
+        Ok(())
+    }
+
+    /// Begins a batch that passes `capsules` only; `cache` holds at least their blocks. With the head among them the
+    /// logits that are `wanted` come out ([`Forward::logits`]), else activations ([`Forward::hidden`]): the input of a
+    /// batch that passes the capsules behind, here or elsewhere. The bits are those of a batch that passes all.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for capsules that do not exist, that this model was not opened for, or that do not take
+    /// this input; those of [`begin`](Self::begin).
+    pub fn begin_part(
+        &self,
+        forward: &mut Forward,
+        cache: &KvCache,
+        input: Input<'_>,
+        capsules: Range<usize>,
+        wanted: Logits,
+    ) -> Result<()> {
+        let (count, width) = (self.capsule_count(), self.params.embedding_length as usize);
+        let opened = self.store.range();
+        let wrong = |why: String| Err(Error::InvalidArgument(why));
+        if capsules.is_empty() || capsules.end > count {
+            let (first, end) = (capsules.start, capsules.end);
+            return wrong(format!("the capsules {first} to {end} are no range of the model's {count}"));
+        }
+        if capsules.start < opened.start || capsules.end > opened.end {
+            return wrong(format!("the model was opened for its capsules {} to {} only", opened.start, opened.end));
+        }
+        let blocks = blocks_of(&capsules, count);
+        let held = cache.blocks();
+        if !blocks.is_empty() && (blocks.start < held.start || blocks.end > held.end) {
+            return wrong("the KV cache was made for other blocks".into());
+        }
+        let n = match (input, capsules.start) {
+            (Input::Tokens(tokens), 0) => {
+                self.check_ids(tokens)?;
+                tokens.len()
+            }
+            (Input::Hidden(hidden), 1..) if hidden.len().is_multiple_of(width) => hidden.len() / width,
+            (Input::Hidden(hidden), 1..) => {
+                return wrong(format!("{} activations are no rows of {width}", hidden.len()));
+            }
+            (Input::Tokens(_), _) => return wrong("token ids enter at the first capsule only".into()),
+            (Input::Hidden(_), 0) => return wrong("the first capsule takes token ids".into()),
+        };
+        self.prepare(forward, &[(cache, n)], capsules, wanted)?;
+        match input {
+            Input::Tokens(tokens) => forward.tokens.extend_from_slice(tokens),
+            Input::Hidden(hidden) => {
+                forward.hidden.clear();
+                forward.hidden.extend_from_slice(hidden);
+                self.angles(forward);
+            }
+        }
+        Ok(())
+    }
+
+    /// Capsules of the graph.
+    #[must_use]
+    pub fn capsule_count(&self) -> usize {
+        2 * self.weights.blocks.len() + 2
+    }
+
+    /// Makes room for a batch of sequences, each with its cache and its number of tokens, and puts it at its first stage.
+    fn prepare(
+        &self,
+        forward: &mut Forward,
+        sequences: &[(&KvCache, usize)],
+        capsules: Range<usize>,
+        wanted: Logits,
+    ) -> Result<()> {
         if sequences.is_empty() {
             return Err(Error::InvalidArgument("a batch needs at least one token".into()));
         }
+        for (cache, n) in sequences {
+            check_room(cache, *n)?;
+        }
         forward.abandon();
-        let sizes: Vec<_> =
-            sequences.iter().map(|(cache, tokens)| (*cache.shape(), cache.len(), tokens.len())).collect();
+        let sizes: Vec<_> = sequences.iter().map(|(cache, n)| (*cache.shape(), cache.len(), *n)).collect();
         if let Err(refused) = self.reserve(forward, &sizes, wanted) {
             // What was granted before the refusal is given back.
             *forward = Forward { view: forward.view, ..Forward::default() };
             return Err(refused);
         }
         forward.parts.clear();
-        for (cache, tokens) in sequences {
-            let first = forward.tokens.len();
-            forward.parts.push(Part { first, rows: tokens.len(), start: cache.len() });
-            forward.tokens.extend_from_slice(tokens);
+        forward.n = 0;
+        for (cache, rows) in sequences {
+            forward.parts.push(Part { first: forward.n, rows: *rows, start: cache.len() });
+            forward.n += rows;
         }
-        (forward.rows, forward.wanted) = (forward.tokens.len(), wanted);
-        (forward.stage, forward.block) = (Stage::Embed, 0);
+        let last = self.capsule_count() - 1;
+        forward.stage = match capsules.start {
+            0 => Stage::Embed,
+            head if head == last => Stage::HeadNorm,
+            attn if attn % 2 == 1 => Stage::AttnNorm,
+            _ => Stage::FfnNorm,
+        };
+        forward.block = (capsules.start.saturating_sub(1) / 2).min(self.weights.blocks.len() - 1);
+        (forward.rows, forward.wanted, forward.capsules, forward.complete) = (forward.n, wanted, capsules, true);
         (forward.part, forward.task, forward.reach) = (0, 0, Reach::default());
         Ok(())
     }
 
-    fn check(&self, cache: &KvCache, tokens: &[u32]) -> Result<()> {
+    fn check_ids(&self, tokens: &[u32]) -> Result<()> {
         let vocab = self.params.vocab_size;
-        if tokens.is_empty() {
-            return Err(Error::InvalidArgument("a batch needs at least one token".into()));
-        }
-        if let Some(id) = tokens.iter().find(|id| **id >= vocab) {
-            return Err(Error::InvalidArgument(format!(
+        match tokens.iter().find(|id| **id >= vocab) {
+            Some(id) => Err(Error::InvalidArgument(format!(
                 "token id {id} is out of range; the model has {vocab}"
-            )));
+            ))),
+            None => Ok(()),
         }
-        if tokens.len() > cache.capacity() - cache.len() {
-            return Err(Error::Limit(format!(
-                "{} tokens do not fit a context of {} positions of which {} are used; ask for a larger context",
-                tokens.len(),
-                cache.capacity(),
-                cache.len()
-            )));
-        }
-        Ok(())
     }
 
     /// Bytes of the buffers of a batch of `n` tokens, wherever in `cache` it begins.
@@ -327,7 +427,7 @@ impl Decoder {
             return Err(Error::Internal(format!("{caches} caches for a batch of {parts} sequences")));
         }
         let _floats = StandardFloats::enter();
-        let Some(pass) = self.store.pass(forward.view, self.last_weights(forward.wanted), gate) else {
+        let Some(pass) = self.store.pass(forward.view, self.last_weights(forward), gate) else {
             return Ok(Progress::Paused(forward.task));
         };
         while forward.stage != Stage::Done {
@@ -359,36 +459,50 @@ impl Decoder {
     }
 
     /// The last weights that a batch reads: capsule and tensor.
-    fn last_weights(&self, wanted: Logits) -> [usize; 2] {
-        let last = match (wanted, self.weights.blocks.last()) {
-            (Logits::None, Some(block)) => block.v.weight,
+    fn last_weights(&self, f: &Forward) -> [usize; 2] {
+        let last = match (f.capsules.end.saturating_sub(1), self.weights.blocks.last()) {
+            (0, _) => self.weights.embedding,
+            (capsule, _) if capsule < 2 * self.weights.blocks.len() + 1 => {
+                let block = &self.weights.blocks[(capsule - 1) / 2];
+                if capsule % 2 == 1 { block.attn_output.weight } else { block.down.weight }
+            }
+            (_, Some(block)) if f.wanted == Logits::None => block.v.weight,
             _ => self.weights.head.weight,
         };
         [last.capsule(), last.tensor()]
     }
 
     fn next(&self, f: &mut Forward) {
+        let ends_after = |capsule: usize| f.capsules.end == capsule + 1;
         f.stage = match f.stage {
+            Stage::Embed if ends_after(0) => Stage::Done,
             Stage::Embed => Stage::AttnNorm,
             Stage::AttnNorm => Stage::Qkv,
             Stage::Qkv => Stage::Rope,
             // Past the last block's keys and values only logits are still to be computed.
-            Stage::Rope if self.is_last(f) && f.wanted == Logits::None => Stage::Done,
+            Stage::Rope if self.gives_logits(f) && self.is_last(f) && f.wanted == Logits::None => Stage::Done,
             Stage::Rope => Stage::Attention,
             Stage::Attention => Stage::AttnPrepare,
             Stage::AttnPrepare => Stage::AttnOutput,
+            Stage::AttnOutput if ends_after(1 + 2 * f.block) => Stage::Sum,
             Stage::AttnOutput => Stage::FfnNorm,
             Stage::FfnNorm => Stage::GateUp,
             Stage::GateUp => Stage::Activate,
             Stage::Activate => Stage::Down,
+            Stage::Down if ends_after(2 + 2 * f.block) => Stage::Sum,
             Stage::Down if self.is_last(f) => Stage::HeadNorm,
             Stage::Down => {
                 f.block += 1;
                 Stage::AttnNorm
             }
             Stage::HeadNorm => Stage::Head,
-            Stage::Head | Stage::Done => Stage::Done,
+            Stage::Head | Stage::Sum | Stage::Done => Stage::Done,
         };
+    }
+
+    /// Whether the batch passes the head.
+    fn gives_logits(&self, f: &Forward) -> bool {
+        f.capsules.end == self.capsule_count()
     }
 
     fn is_last(&self, f: &Forward) -> bool {
@@ -411,9 +525,7 @@ impl Decoder {
             // A stage that starts with an addition runs to its end, so resuming never adds twice.
             Stage::AttnNorm => {
                 self.enter(f.view, 1 + 2 * f.block);
-                if f.block > 0 {
-                    backend.add(&mut f.hidden, &f.branch);
-                }
+                self.complete(f);
                 self.normalise(f, &block.attn_norm);
             }
             Stage::Qkv => {
@@ -424,7 +536,7 @@ impl Decoder {
             Stage::Attention => return Ok(self.attend(f, caches, gate)),
             Stage::AttnPrepare => {
                 let attended = p.head_count as usize * p.value_length as usize;
-                if self.is_last(f) && f.wanted == Logits::Last {
+                if self.gives_logits(f) && self.is_last(f) && f.wanted == Logits::Last {
                     f.rows = f.parts.len();
                     for (row, part) in f.parts.iter().enumerate() {
                         let last = part.first + part.rows - 1;
@@ -442,7 +554,7 @@ impl Decoder {
             }
             Stage::FfnNorm => {
                 self.enter(f.view, 2 + 2 * f.block);
-                backend.add(&mut f.hidden, &f.branch);
+                self.complete(f);
                 self.normalise(f, &block.ffn_norm);
             }
             Stage::GateUp => {
@@ -459,16 +571,25 @@ impl Decoder {
             }
             Stage::HeadNorm => {
                 self.enter(f.view, 1 + 2 * self.weights.blocks.len());
-                backend.add(&mut f.hidden, &f.branch);
+                self.complete(f);
                 self.normalise(f, &self.weights.output_norm);
             }
             Stage::Head => {
                 let outs = [(&self.weights.head, &mut f.logits)];
                 return self.project(gate, pass, &mut f.reach, &f.input, outs);
             }
+            Stage::Sum => self.complete(f),
             Stage::Done => {}
         }
         Ok(Progress::Done)
+    }
+
+    /// Adds what the capsule before gave to the residual stream; nothing where the batch begins here.
+    fn complete(&self, f: &mut Forward) {
+        if !f.complete {
+            self.backend.add(&mut f.hidden, &f.branch);
+        }
+        f.complete = false;
     }
 
     /// Capsule `index` is about to be computed with.
@@ -490,12 +611,17 @@ impl Decoder {
         for (id, row) in f.tokens.iter().zip(f.hidden.chunks_exact_mut(width)) {
             self.store.decode_row(f.view, self.weights.embedding, *id as usize, row)?;
         }
+        self.angles(f);
+        Ok(())
+    }
+
+    /// The angles of the batch's positions.
+    fn angles(&self, f: &mut Forward) {
         f.cos.clear();
         f.sin.clear();
         for part in &f.parts {
             self.rope.extend(part.start, part.rows, &mut f.cos, &mut f.sin);
         }
-        Ok(())
     }
 
     /// The hidden rows, normalised, as the input of products.
@@ -571,7 +697,7 @@ impl Decoder {
         let p = &self.params;
         let heads = p.head_count as usize;
         let (query, value) = (heads * p.key_length as usize, heads * p.value_length as usize);
-        f.attended.resize(f.tokens.len() * value, 0.0);
+        f.attended.resize(f.n * value, 0.0);
         let scale = 1.0 / (p.key_length as f32).sqrt();
         while let (Some(part), Some(cache)) = (f.parts.get(f.part), caches.get_mut(f.part)) {
             let rows = part.first..part.first + part.rows;
@@ -587,4 +713,24 @@ impl Decoder {
         f.part = 0;
         Progress::Done
     }
+}
+
+/// The blocks of a model of `count` capsules of which `capsules` are parts.
+pub(crate) fn blocks_of(capsules: &Range<usize>, count: usize) -> Range<usize> {
+    let (start, end) = (capsules.start.max(1), capsules.end.min(count - 1));
+    if start < end { (start - 1) / 2..end / 2 } else { 0..0 }
+}
+
+fn check_room(cache: &KvCache, n: usize) -> Result<()> {
+    if n == 0 {
+        return Err(Error::InvalidArgument("a batch needs at least one token".into()));
+    }
+    if n > cache.capacity() - cache.len() {
+        return Err(Error::Limit(format!(
+            "{n} tokens do not fit a context of {} positions of which {} are used; ask for a larger context",
+            cache.capacity(),
+            cache.len()
+        )));
+    }
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! The KV cache: keys and values of all positions so far.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::graph::params::DecoderParams;
 use crate::kernels::kv::{KvFormat, KvLayer, KvShape};
@@ -10,10 +12,12 @@ const PROBED_BYTES: u64 = 256 << 20;
 /// Bytes of a page of memory, about.
 const PAGE: u64 = 4096;
 
-/// Keys and values of every layer, for one sequence.
+/// Keys and values of every layer that a sequence passes.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<KvLayer>,
+    /// The block of the first of them.
+    first: usize,
     shape: KvShape,
     len: usize,
     /// Most positions that were ever filled.
@@ -26,8 +30,21 @@ impl KvCache {
     /// # Errors
     /// [`Error::Limit`] where it would exceed the address space or the system has no memory for it.
     pub fn new(params: &DecoderParams, capacity: usize, format: KvFormat) -> Result<Self> {
+        Self::of_blocks(params, 0..params.block_count as usize, capacity, format)
+    }
+
+    /// As [`new`](Self::new), for a sequence that passes only these blocks here.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_blocks(
+        params: &DecoderParams,
+        blocks: Range<usize>,
+        capacity: usize,
+        format: KvFormat,
+    ) -> Result<Self> {
         let shape = shape(params, capacity, format);
-        let bytes = Self::bytes_for(params, capacity, format);
+        let bytes = shape.bytes().saturating_mul(blocks.len() as u64);
         let limit = || {
             Error::Limit(format!(
                 "the system has no memory for a KV cache of {capacity} positions, which takes {bytes} bytes; ask for \
@@ -41,8 +58,9 @@ impl KvCache {
             Vec::<u8>::new().try_reserve_exact(whole).map_err(|_| limit())?;
         }
         let layer = |_| KvLayer::new(shape).map_err(|_| limit());
-        let layers = (0..params.block_count).map(layer).collect::<Result<_>>()?;
-        Ok(Self { layers, shape, len: 0, most: 0 })
+        let first = blocks.start;
+        let layers = blocks.map(layer).collect::<Result<_>>()?;
+        Ok(Self { layers, first, shape, len: 0, most: 0 })
     }
 
     /// Bytes of a cache of `capacity` positions.
@@ -91,8 +109,14 @@ impl KvCache {
         self.len = self.len.min(len);
     }
 
+    /// The blocks whose keys and values it holds.
+    pub(super) fn blocks(&self) -> Range<usize> {
+        self.first..self.first + self.layers.len()
+    }
+
+    /// The cache of block `index`, which must be one of [`blocks`](Self::blocks).
     pub(super) fn layer(&mut self, index: usize) -> &mut KvLayer {
-        &mut self.layers[index]
+        &mut self.layers[index - self.first]
     }
 
     /// Bytes that were ever written, in whole pages: the system commits no others.

@@ -41,7 +41,8 @@ impl Decoder {
         let weights = Weights::resolve(&store, &params)?;
         let rope = RopeTable::new(&params.rope, weights.rope_factors.as_deref());
         let read_ahead = ReadAhead::new(&store, weights.capsules_in_use());
-        let uses: Vec<usize> = weights.capsules_in_use().flatten().collect();
+        let used = weights.capsules_in_use().enumerate().filter(|(index, _)| store.range().contains(index));
+        let uses: Vec<usize> = used.filter_map(|(_, capsule)| capsule).collect();
         store.limit(&uses, weights.vector_bytes() as u64)?;
         Ok(Self { store, backend, params, weights, rope, read_ahead })
     }

@@ -6,8 +6,8 @@ use crate::graph::arch::{self, CapsuleRule, TensorKind};
 use crate::graph::params::DecoderParams;
 use crate::kernels::backend::{Matrix, Piece};
 use crate::kernels::pack;
-use crate::store::{Lease, PackedRows, Store, View};
 use crate::store::fetch::{encoding_of, rows_cols};
+use crate::store::{Lease, PackedRows, Store, View};
 
 /// A weight matrix's place: capsule and tensor, by index.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +31,9 @@ impl MatrixRef {
     pub fn pieces<'a>(self, lease: &'a Lease<'_>) -> Result<Vec<Piece<'a>>> {
         let (tensor, rows) = lease.rows(self.tensor)?;
         let (encoding, (_, cols)) = (encoding_of(tensor)?, rows_cols(tensor));
-        let piece = |PackedRows { first, rows, bytes }| {
-            Piece { first, weight: Matrix { encoding, rows, cols, data: bytes } }
+        let piece = |PackedRows { first, rows, bytes }| Piece {
+            first,
+            weight: Matrix { encoding, rows, cols, data: bytes },
         };
         Ok(rows.into_iter().map(piece).collect())
     }
@@ -135,13 +136,7 @@ impl Store {
     }
 
     /// Decodes row `row` of the matrix at `place` into `out`, whatever its layout.
-    pub(super) fn decode_row(
-        &self,
-        view: View,
-        place: MatrixRef,
-        row: usize,
-        out: &mut [f32],
-    ) -> Result<()> {
+    pub(super) fn decode_row(&self, view: View, place: MatrixRef, row: usize, out: &mut [f32]) -> Result<()> {
         let data = self.tensor_in(view, place.capsule, place.tensor)?;
         let (rows, cols) = rows_cols(data.tensor);
         let encoding = encoding_of(data.tensor)?;

@@ -161,7 +161,13 @@ impl State {
     /// One step; keeps the account of the generation.
     fn step(&mut self, gate: &Gate) -> Result<Step, Error> {
         let step = self.session.step(gate)?;
-        match &step {
+        self.account(&step);
+        Ok(step)
+    }
+
+    /// Keeps the account of a step.
+    pub(super) fn account(&mut self, step: &Step) {
+        match step {
             Step::Paused => {}
             Step::Token { id, text } => {
                 if self.tokens.is_empty() {
@@ -172,7 +178,20 @@ impl State {
             }
             Step::Finished(reason) => self.finished = Some(*reason),
         }
-        Ok(step)
+    }
+
+    /// What the host has seen goes, and the next slice is gathered.
+    pub(super) fn begin_slice(&mut self) {
+        if std::mem::take(&mut self.slice.delivered) {
+            self.slice.text.clear();
+            self.slice.tokens.clear();
+        }
+    }
+
+    /// A token for the slice.
+    pub(super) fn gather(&mut self, id: u32, text: &str) {
+        self.slice.text.push_str(text);
+        self.slice.tokens.push(id);
     }
 
     /// Generates to the end, or until `sink` wants no more; that is `None`.
@@ -197,16 +216,12 @@ impl State {
 
     /// Goes on until the gate's deadline, `max_tokens` (0: no limit) or the end.
     fn advance(&mut self, gate: &Gate, max_tokens: usize) -> Result<(), Error> {
-        if std::mem::take(&mut self.slice.delivered) {
-            self.slice.text.clear();
-            self.slice.tokens.clear();
-        }
+        self.begin_slice();
         loop {
             match self.step(gate)? {
                 Step::Paused => return Ok(()),
                 Step::Token { id, text } => {
-                    self.slice.text.push_str(&text);
-                    self.slice.tokens.push(id);
+                    self.gather(id, &text);
                     let enough = max_tokens > 0 && self.slice.tokens.len() >= max_tokens;
                     if enough || gate.deadline.is_some_and(|at| Instant::now() >= at) {
                         return Ok(());
@@ -241,6 +256,13 @@ impl capg_session {
             log.write(CAPG_LOG_INFO, || format!("generation over after {n} tokens: {}", reason.name()));
         }
     }
+}
+
+/// When a slice that began at that moment ends; `None` for 0 microseconds: never.
+pub(super) fn deadline(begun: Instant, max_microseconds: u64) -> Option<Instant> {
+    let limit = Duration::from_micros(max_microseconds).max(SHORTEST_SLICE);
+    // A moment that the clock cannot express is never reached.
+    (max_microseconds > 0).then(|| begun.checked_add(limit)).flatten()
 }
 
 /// Generates after this prompt: each token and its text goes through the callback as it is chosen, until the
@@ -333,15 +355,37 @@ pub unsafe extern "C" fn capg_session_advance(
             let out = StructOut::required(slice, "slice")?;
             (out, share(session, "session")?, token(cancel))
         };
-        let limit = Duration::from_micros(max_microseconds).max(SHORTEST_SLICE);
-        // A moment that the clock cannot express is never reached.
-        let deadline = (max_microseconds > 0).then(|| begun.checked_add(limit)).flatten();
+        let deadline = deadline(begun, max_microseconds);
         let mut state = session.enter()?;
         let was_over = state.finished.is_some();
         state.advance(&Gate { deadline, cancel }, max_tokens)?;
         if !was_over {
             session.log_end(&state);
         }
+        out.set(state.deliver());
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { guard(error, body) }
+}
+
+/// What became complete of a generation that capg_group_advance went on with, since the last slice. Errors:
+/// INVALID_ARGUMENT where there is no generation, BUSY. Thread class: one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_session_slice(
+    session: *const capg_session,
+    slice: *mut capg_slice,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    let body = || {
+        // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+        let (out, session) =
+            unsafe { (StructOut::required(slice, "slice")?, share(session, "session")?) };
+        let mut state = session.enter()?;
+        if !state.generated {
+            return Err(Failure::invalid("the session has no generation; start one first"));
+        }
+        state.begin_slice();
         out.set(state.deliver());
         Ok(())
     };

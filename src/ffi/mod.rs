@@ -20,6 +20,7 @@ pub mod capsule;
 pub mod convert;
 pub mod error;
 pub mod generate;
+pub mod group;
 mod handle;
 pub mod input;
 pub mod inspect;

@@ -13,7 +13,7 @@ use super::options::{Versioned, read};
 use super::output::{HandleOut, Out, ViewOut};
 use super::panic::guard;
 use super::reader::{HostSource, capg_reader};
-use super::status::{CAPG_ERROR_UNSUPPORTED, capg_status};
+use super::status::capg_status;
 use super::text::Utf8;
 use super::threads::{capg_parallel_for_callback, thread_options};
 use crate::generate::model::{Model, ModelOptions};
@@ -169,7 +169,9 @@ impl Opening {
         // SAFETY: passed on.
         let budget = match (unsafe { budget::shared(o.budget) }, o.memory_budget_bytes) {
             (Some(_), 1..) => {
-                return Err(Failure::invalid("options.budget and options.memory_budget_bytes exclude each other"));
+                return Err(Failure::invalid(
+                    "options.budget and options.memory_budget_bytes exclude each other",
+                ));
             }
             (Some(shared), 0) => Some(shared),
             (None, 0) => None,

@@ -141,7 +141,12 @@ impl capg_session_options {
             }
         };
         let without_lookup = flags & CAPG_SESSION_WITHOUT_LOOKUP != 0;
-        Ok(SessionOptions { context: self.context as usize, batch: self.batch as usize, kv_format, without_lookup })
+        Ok(SessionOptions {
+            context: self.context as usize,
+            batch: self.batch as usize,
+            kv_format,
+            without_lookup,
+        })
     }
 }
 

@@ -59,7 +59,9 @@ impl Group {
             }
             let vocab = sessions.first().map_or(0, |s| s.model().decoder().params().vocab_size as usize);
             let batch = std::mem::take(&mut self.batch);
-            for ((index, n), row) in batch.into_iter().zip(self.forward.logits_mut().chunks_exact_mut(vocab.max(1))) {
+            for ((index, n), row) in
+                batch.into_iter().zip(self.forward.logits_mut().chunks_exact_mut(vocab.max(1)))
+            {
                 let session = &mut *sessions[index];
                 if session.evaluated(n) {
                     steps[index] = Some(session.choose_from(row)?);
@@ -80,15 +82,20 @@ impl Group {
         let model = Arc::clone(first.model());
         let decoder = model.decoder();
         if !self.batch.iter().all(|(index, n)| {
-            sessions.get(*index).is_some_and(|session| session.waiting().len() >= *n && wanting.contains(index))
+            sessions
+                .get(*index)
+                .is_some_and(|session| session.waiting().len() >= *n && wanting.contains(index))
         }) {
             self.abandon();
         }
         if self.batch.is_empty() {
             let share = (decoder.backend().max_batch(gate.deadline.is_some()) / wanting.len().max(1)).max(1);
             self.batch = wanting.iter().map(|i| (*i, sessions[*i].waiting().len().min(share))).collect();
-            let parts: Vec<(&KvCache, &[u32])> =
-                self.batch.iter().map(|(i, n)| (sessions[*i].cache(), &sessions[*i].waiting()[..*n])).collect();
+            let parts: Vec<(&KvCache, &[u32])> = self
+                .batch
+                .iter()
+                .map(|(i, n)| (sessions[*i].cache(), &sessions[*i].waiting()[..*n]))
+                .collect();
             if let Err(error) = decoder.begin_many(&mut self.forward, &parts, Logits::Last) {
                 self.abandon();
                 return Err(error);

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod eval;
 pub mod group;
 pub mod model;
+pub mod part;
 pub mod plan;
 mod sampler;
 pub mod session;

@@ -141,8 +141,7 @@ impl Session {
     /// [`Error::Limit`] where the system has no memory for the KV cache or the model's budget no room; it names the
     /// smallest budget that would do.
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self> {
-        let trained = model.decoder().params().context_length as usize;
-        let context = if options.context == 0 { trained.min(DEFAULT_CONTEXT) } else { options.context };
+        let context = context_of(&model, options);
         let cache = KvCache::new(model.decoder().params(), context, options.kv_format)?;
         let store = model.store();
         let speculator = (store.mode() == Mode::Speculative)
@@ -389,7 +388,9 @@ impl Session {
         }
         let begun = Instant::now();
         while speculator.phase == Phase::Drafting {
-            let Some(draft) = speculator.draft.as_mut().filter(|_| speculator.guesses.len() < room) else { break };
+            let Some(draft) = speculator.draft.as_mut().filter(|_| speculator.guesses.len() < room) else {
+                break;
+            };
             let guessed = speculator.guesses.len();
             self.tokens.truncate(known + self.pending.len());
             self.tokens.extend_from_slice(&speculator.guesses);
@@ -633,6 +634,12 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Positions that a sequence has room for.
+pub(super) fn context_of(model: &Model, options: &SessionOptions) -> usize {
+    let trained = model.decoder().params().context_length as usize;
+    if options.context == 0 { trained.min(DEFAULT_CONTEXT) } else { options.context }
 }
 
 /// Share of a budget that the activations of a batch take at most, where its size is the library's choice.

@@ -161,7 +161,8 @@ impl Speculator {
         let pass = self.pass.or(0.0);
         let mini = self.mini.seconds.or(pass / 8.0);
         let tokens = |p: f64, n: usize| 1.0 + series(p, n);
-        let with_mini = (1..=MOST).map(|n| tokens(mini_holds, n) / self.cost(n, mini).max(1e-9)).fold(0.0, f64::max);
+        let with_mini =
+            (1..=MOST).map(|n| tokens(mini_holds, n) / self.cost(n, mini).max(1e-9)).fold(0.0, f64::max);
         let with_mini = if self.draft.is_some() { with_mini } else { tokens(0.0, 0) / pass.max(1e-9) };
         tokens(holds, n) / self.cost(n, 0.0).max(1e-9) >= with_mini
     }

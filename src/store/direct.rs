@@ -21,7 +21,7 @@ const BLOCK: u64 = 4096;
 
 /// Page-aligned memory that a read fills.
 #[derive(Debug)]
-pub(super) struct Buffer(MmapMut);
+pub(crate) struct Buffer(MmapMut);
 
 impl Buffer {
     /// Room for reads of up to `len` bytes.
@@ -55,7 +55,7 @@ impl Buffer {
 
 /// Bytes that were read.
 #[derive(Debug)]
-pub(super) struct Loaded {
+pub(crate) struct Loaded {
     buffer: Buffer,
     range: Range<usize>,
 }
@@ -97,14 +97,6 @@ impl DirectFile {
             direct,
             source,
         }
-    }
-
-    /// Whether reads pass the page cache by.
-    pub fn is_direct(&self) -> bool {
-        #[cfg(target_os = "linux")]
-        return self.direct.is_some();
-        #[cfg(not(target_os = "linux"))]
-        false
     }
 
     /// Reads `range` of the source into `buffer`, which has room for it. Also says how many bytes the disk was asked
@@ -164,9 +156,8 @@ pub(super) fn rate(file: &DirectFile, len: u64) -> Result<f64> {
         Ok(())
     };
     thread::scope(|scope| {
-        let others: Vec<_> = (1..readers)
-            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, read_on).ok())
-            .collect();
+        let others: Vec<_> =
+            (1..readers).filter_map(|_| thread::Builder::new().spawn_scoped(scope, read_on).ok()).collect();
         let own = read_on();
         let all = others.into_iter().map(|other| {
             other.join().unwrap_or_else(|_| Err(Error::Internal("a reading thread panicked".into())))
@@ -190,7 +181,11 @@ fn reopen_direct(file: &File) -> Option<File> {
 /// Reads the blocks that hold `range` and says where it lies in `buffer`; `None` where the file system takes no such
 /// read after all.
 #[cfg(target_os = "linux")]
-fn read_blocks(file: &File, range: &Range<u64>, buffer: &mut [u8]) -> io::Result<Option<(Range<usize>, u64)>> {
+fn read_blocks(
+    file: &File,
+    range: &Range<u64>,
+    buffer: &mut [u8],
+) -> io::Result<Option<(Range<usize>, u64)>> {
     use std::os::unix::fs::FileExt;
 
     let first = range.start / BLOCK * BLOCK;

@@ -153,6 +153,8 @@ mod tests {
         assert!(guessed.tokens_per_pass > 5.0 && guessed.tokens_per_s > 2.0 * exact.tokens_per_s);
         let poor = WeightSizes { agreement: 0.2, ..SIZES };
         let rates = |mode| poor.forecasts(700, 50, &MACHINE).into_iter().find(|f| f.mode == mode);
-        assert!(rates(Mode::Speculative).map(|f| f.tokens_per_s) < rates(Mode::Exact).map(|f| f.tokens_per_s));
+        assert!(
+            rates(Mode::Speculative).map(|f| f.tokens_per_s) < rates(Mode::Exact).map(|f| f.tokens_per_s)
+        );
     }
 }

@@ -75,7 +75,9 @@ impl Store {
     pub fn weight_memory(&self) -> Option<WeightMemory> {
         let limits = self.limits.as_ref()?;
         let budget = limits.budget.total();
-        let Some(residency) = limits.residency.get() else { return Some(WeightMemory { budget, ..WeightMemory::default() }) };
+        let Some(residency) = limits.residency.get() else {
+            return Some(WeightMemory { budget, ..WeightMemory::default() });
+        };
         let stream = residency.stream();
         let [_, peak] = stream.memory();
         Some(WeightMemory {
@@ -112,7 +114,9 @@ impl Store {
     /// [`crate::Error::InvalidArgument`] without a budget; those of reading.
     pub fn disk_rate(&self) -> Result<f64> {
         let Some(limits) = &self.limits else {
-            return Err(Error::InvalidArgument("a model without a budget reads nothing from the disk itself".into()));
+            return Err(Error::InvalidArgument(
+                "a model without a budget reads nothing from the disk itself".into(),
+            ));
         };
         let file = self.full().unwrap_or(&self.primary);
         direct::rate(&limits.files[self.file_number(file)], file.contents().header.file_len)
@@ -127,7 +131,9 @@ impl Store {
         let Some(limits) = &self.limits else { return Ok(()) };
         let count = self.manifest().capsules.len();
         let mut served: Vec<(&MappedFile, &Capsule)> = Vec::with_capacity(2 * count);
-        for (view, index) in [View::Promised, View::Draft].into_iter().flat_map(|v| (0..count).map(move |i| (v, i))) {
+        for (view, index) in
+            [View::Promised, View::Draft].into_iter().flat_map(|v| (0..count).map(move |i| (v, i)))
+        {
             served.push(self.capsule_in(view, index)?);
         }
         let capsules: Vec<&Capsule> = served.iter().map(|(_, capsule)| *capsule).collect();
@@ -144,8 +150,7 @@ impl Store {
         let places = served.iter().map(place).collect();
         let claim = limits.budget.claim("tables", tables + self.held_by_files())?;
         limits.claims.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
-        let residency =
-            Arc::new(Residency::new(segments, Arc::clone(&limits.files), places, limits.whole));
+        let residency = Arc::new(Residency::new(segments, Arc::clone(&limits.files), places, limits.whole));
         limits.budget.add(&residency)?;
         // A store is limited once, by the one graph that is made of it.
         let _ = limits.residency.set(residency);

@@ -104,6 +104,7 @@ pub struct Store {
     fetches: AtomicU64,
     hits: AtomicU64,
     limits: Option<Limits>,
+    range: Range<usize>,
 }
 
 impl Store {
@@ -126,6 +127,12 @@ impl Store {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.primary.contents().manifest
+    }
+
+    /// The capsules that the model was opened to compute with, by index.
+    #[must_use]
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
     }
 
     /// The mode in force, never [`Mode::Auto`].

@@ -1,5 +1,6 @@
 //! Opening: which files serve a model in which mode, and whether a mini and its full file belong together.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -47,13 +48,16 @@ pub struct OpenOptions {
     pub partial: bool,
     /// Bound on the memory of this model and of those that share it; `None`: the map serves, and no bound holds.
     pub budget: Option<Arc<Budget>>,
+    /// The capsules that are computed with, by index, where a model is divided among processes; `None`: all. A budget is
+    /// laid out for these alone.
+    pub range: Option<Range<usize>>,
     /// Where files live.
     pub disk: Arc<dyn Disk>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { mode: Mode::Auto, full: None, partial: false, budget: None, disk: Arc::new(SystemDisk) }
+        Self { mode: Mode::Auto, full: None, partial: false, budget: None, range: None, disk: Arc::new(SystemDisk) }
     }
 }
 
@@ -73,7 +77,8 @@ impl Store {
             Kind::Mini => resolve_mini(&primary, options)?,
         };
         let (fetches, hits) = (AtomicU64::new(0), AtomicU64::new(0));
-        let mut store = Self { primary, full, mode, mode_reason, fetches, hits, limits: None };
+        let range = capsule_range(&primary, options.range.clone())?;
+        let mut store = Self { primary, full, mode, mode_reason, fetches, hits, limits: None, range };
         store.limits = options.budget.clone().map(|budget| store.limits(budget));
         Ok(store)
     }
@@ -82,14 +87,19 @@ impl Store {
 impl Store {
     fn limits(&self, budget: Arc<Budget>) -> Limits {
         let views: &[View] = if self.drafts() { &[View::Promised, View::Draft] } else { &[View::Promised] };
-        let count = self.manifest().capsules.len();
+        let capsules = &self.manifest().capsules;
+        // A tied head reads the embedding's capsule, wherever the range begins.
+        let tied = capsules.get(self.range.clone()).and_then(<[Capsule]>::last).is_some_and(|c| !c.shared.is_empty());
+        let used = move |index: usize| self.range.contains(&index) || tied && index == 0;
         let mapped = |view: View, index: usize| {
             let (file, capsule) = self.capsule_in(view, index).ok()?;
             // Pinned capsules serve both.
             let again = view == View::Draft && self.number(view, index) == index;
             capsule.extent.filter(|_| file.owned_bytes() == 0 && !again)
         };
-        let each = views.iter().flat_map(|view| (0..count).filter_map(move |index| mapped(*view, index)));
+        let each = views.iter().flat_map(|view| {
+            (0..capsules.len()).filter(|index| used(*index)).filter_map(|index| mapped(*view, index))
+        });
         let whole = each.map(|extent| extent.len).sum();
         let files: Vec<&MappedFile> = std::iter::once(&self.primary).chain(&self.full).collect();
         Limits::new(budget, &files, whole)
@@ -109,6 +119,21 @@ fn open_within(source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<MappedF
         }
     }
     MappedFile::open(source)
+}
+
+/// The range that was asked for, or all.
+fn capsule_range(file: &MappedFile, wanted: Option<Range<usize>>) -> Result<Range<usize>> {
+    let count = file.contents().manifest.capsules.len();
+    match wanted {
+        None => Ok(0..count),
+        Some(range) if range.start < range.end && range.end <= count => Ok(range),
+        Some(range) => Err(Error::InvalidArgument(format!(
+            "{}: the capsules {} to {} are no range of the {count} that there are",
+            file.name(),
+            range.start,
+            range.end
+        ))),
+    }
 }
 
 fn mode_of_full(file: &MappedFile, wanted: Mode) -> Result<(Mode, String)> {
@@ -138,7 +163,8 @@ fn choose(mini: &MappedFile, full: &MappedFile, budget: Option<&Budget>) -> (Mod
         return (Mode::Exact, format!("all {} bytes of weights fit the budget", sizes.full));
     }
     let forecasts = sizes.forecasts(room, Residency::usual_ring(sizes.full, room), &MachineRates::default());
-    let speed = |mode| forecasts.iter().find(|f| f.mode == mode).map_or(0.0, |forecast| forecast.tokens_per_s);
+    let speed =
+        |mode| forecasts.iter().find(|f| f.mode == mode).map_or(0.0, |forecast| forecast.tokens_per_s);
     let ratio = speed(Mode::Speculative) / speed(Mode::Exact);
     if ratio > WORTH {
         let share = 100.0 * sizes.agreement;
@@ -151,7 +177,9 @@ fn choose(mini: &MappedFile, full: &MappedFile, budget: Option<&Budget>) -> (Mod
     }
     let why = match speed(Mode::Speculative) {
         0.0 => "the mini cannot guess in it".to_owned(),
-        _ => format!("the mini's guesses are expected to give {ratio:.1} times the tokens, not worth their memory"),
+        _ => format!(
+            "the mini's guesses are expected to give {ratio:.1} times the tokens, not worth their memory"
+        ),
     };
     (Mode::Exact, format!("{} bytes of weights do not fit the budget and are streamed; {why}", sizes.full))
 }

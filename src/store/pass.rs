@@ -47,7 +47,12 @@ pub(crate) struct Lease<'a> {
 enum Held<'a> {
     /// All that was asked for, in the map.
     Mapped,
-    Segments { residency: &'a Residency, first: usize, loaded: Vec<Arc<Loaded>>, is_last: bool },
+    Segments {
+        residency: &'a Residency,
+        first: usize,
+        loaded: Vec<Arc<Loaded>>,
+        is_last: bool,
+    },
 }
 
 /// Rows of a packed matrix that lie together.
@@ -111,7 +116,10 @@ impl Store {
         let (file, served) = self.capsule_in(view, capsule)?;
         let beyond = || {
             let (id, len) = (&served.id, part.len());
-            Error::NotFound(format!("capsule {id}: tensor number {tensor} has no {len} bytes at {}", part.start))
+            Error::NotFound(format!(
+                "capsule {id}: tensor number {tensor} has no {len} bytes at {}",
+                part.start
+            ))
         };
         let in_memory = file.owned_bytes() > 0;
         let Some(limits) = self.limits.as_ref().filter(|limits| !in_memory && !limits.is_mapped()) else {
@@ -221,7 +229,8 @@ impl Lease<'_> {
             let TensorData { tensor, bytes } = self.store.tensor_in(self.view, self.capsule, tensor)?;
             return Ok((tensor, vec![PackedRows { first: 0, rows: rows_cols(tensor).0, bytes }]));
         };
-        let lacking = || Error::NotFound(format!("capsule {}: there is no tensor number {tensor}", served.id));
+        let lacking =
+            || Error::NotFound(format!("capsule {}: there is no tensor number {tensor}", served.id));
         let stored: &Tensor = served.tensors.get(tensor).ok_or_else(lacking)?;
         let plane = plane(served, tensor).ok_or_else(lacking)?;
         let (group, (total, _)) = (group_bytes(stored)?, rows_cols(stored));

@@ -117,7 +117,8 @@ impl Turn {
             if gate.is_closed() {
                 return None;
             }
-            let wait = gate.deadline.map_or(LOOK, |at| LOOK.min(at.saturating_duration_since(Instant::now())));
+            let wait =
+                gate.deadline.map_or(LOOK, |at| LOOK.min(at.saturating_duration_since(Instant::now())));
             taken = self.free.wait_timeout(taken, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
         *taken = true;

@@ -108,11 +108,6 @@ impl Segments {
         all.start + first..all.start + end.max(first)
     }
 
-    /// Bytes of all.
-    pub fn total(&self) -> u64 {
-        self.list.iter().map(Segment::len).sum()
-    }
-
     /// Which segments are pinned where `room` bytes may be, one taking what `cost` says: those of drafts, and of the
     /// others as many bytes as fit, spread evenly over the pass, so that each read from the disk has computing beside it.
     pub fn pins(&self, room: u64, cost: impl Fn(&Segment) -> u64) -> Vec<bool> {
@@ -239,7 +234,7 @@ mod tests {
     fn segments_follow_the_order_of_use() {
         let [a, b] = [capsule(vec![matrix("a", 400, 0)]), capsule(vec![matrix("b", 400, 64)])];
         let segments = Segments::new(&[&a, &b, &a], &[1, 0], &[]).expect("sound shapes");
-        assert_eq!(segments.total(), 800 * 544);
+        assert_eq!(segments.all().iter().map(Segment::len).sum::<u64>(), 800 * 544);
         assert_eq!((segments.of_capsule(1), segments.of_capsule(0)), (0..2, 2..4));
         assert_eq!(segments.of_capsule(2), 0..0);
         assert_eq!(segments.overlapping(1, &(64..65)), 0..1);
@@ -267,7 +262,7 @@ mod tests {
         let parts: Vec<Capsule> = (0..40).map(|i| capsule(vec![matrix("m", 100 + i % 7, 0)])).collect();
         let refs: Vec<&Capsule> = parts.iter().collect();
         let segments = Segments::new(&refs, &(0..40).collect::<Vec<_>>(), &[]).expect("sound shapes");
-        let total = segments.total();
+        let total: u64 = segments.all().iter().map(Segment::len).sum();
         for percent in [0, 1, 10, 25, 50, 75, 90, 99, 100, 200] {
             let room = total * percent / 100;
             let pins = segments.pins(room, Segment::len);

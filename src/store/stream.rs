@@ -74,6 +74,8 @@ struct State {
     free: Vec<Buffer>,
     buffers: usize,
     reading: usize,
+    /// Readers that sleep.
+    idle: usize,
     /// Bytes of all memory that holds segments or is about to.
     memory: u64,
     peak: u64,
@@ -99,7 +101,7 @@ struct Shared {
     /// Of each capsule.
     places: Vec<Place>,
     state: Mutex<State>,
-    /// A segment came, or a reader failed or became idle.
+    /// A segment came, or a reader failed.
     arrived: Condvar,
     /// There is something to read.
     wanted: Condvar,
@@ -137,6 +139,7 @@ impl Stream {
             free: Vec::new(),
             buffers: 0,
             reading: 0,
+            idle: 0,
             memory: 0,
             peak: 0,
             failure: None,
@@ -196,7 +199,7 @@ impl Stream {
         state.halted = false;
         state.arrange(layout);
         state.search = state.cursor;
-        self.shared.wanted.notify_all();
+        self.shared.wake(&mut state);
     }
 
     /// Begins a pass over the first `needed` segments.
@@ -242,7 +245,7 @@ impl Stream {
         let mut state = self.shared.lock();
         state.advance(0);
         state.needed = state.cycle;
-        self.shared.wanted.notify_all();
+        self.shared.wake(&mut state);
     }
 
     /// Bytes read so far.
@@ -313,6 +316,13 @@ impl Shared {
         Buffer::size_for(longest)
     }
 
+    /// Wakes a reader where there is something to read; it wakes the next one.
+    fn wake(&self, state: &mut State) {
+        if state.idle > 0 && state.next_index().is_some() {
+            self.wanted.notify_one();
+        }
+    }
+
     /// Waits until segment `first` is there, and takes what `take` says.
     fn wait_for(
         &self,
@@ -321,7 +331,7 @@ impl Shared {
         gate: &Gate,
         take: impl Fn(&State) -> Lease,
     ) -> Result<Option<Lease>> {
-        self.wanted.notify_all();
+        self.wake(&mut state);
         let mut waiting = None;
         let outcome = loop {
             if matches!(state.held.get(first), Some(Held::Here { .. })) {
@@ -357,9 +367,12 @@ impl Shared {
                 return;
             }
             let Some(job) = state.next_job(&self.segments, ring) else {
+                state.idle += 1;
                 state = self.wanted.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
                 continue;
             };
+            self.wake(&mut state);
             drop(state);
             let Job { index, buffer, ring: in_ring } = job;
             let size = self.size_of(index, in_ring);
@@ -400,18 +413,17 @@ impl State {
         (position % self.count().max(1)) as usize
     }
 
-    /// Finds the next segment to read, and the memory for it.
-    fn next_job(&mut self, segments: &Segments, ring: u64) -> Option<Job> {
+    /// The next segment to read, where there is memory for it.
+    fn next_index(&mut self) -> Option<usize> {
         let count = self.count();
-        if self.halted || self.failure.is_some() {
+        if self.halted || self.stopped || self.failure.is_some() {
             return None;
         }
-        let demanded = self.demanded.clone().find(|index| {
-            self.layout.pinned[*index] && matches!(self.held[*index], Held::Away)
-        });
-        if let Some(index) = demanded {
-            return Some(self.job(index, None, segments, ring));
+        let away = |index: &usize| self.layout.pinned[*index] && matches!(self.held[*index], Held::Away);
+        if let Some(index) = self.demanded.clone().find(away) {
+            return Some(index);
         }
+        self.demanded = 0..0;
         self.search = self.search.max(self.cursor);
         while self.search < self.cursor + count {
             let index = self.index(self.search);
@@ -421,13 +433,9 @@ impl State {
                 continue;
             }
             if matches!(self.held[index], Held::Away) {
-                let pinned = self.layout.pinned[index];
-                let buffer = if pinned { None } else { self.free.pop() };
-                if buffer.is_none() && !pinned && self.buffers >= self.layout.buffers {
-                    return None;
-                }
+                let room = !self.free.is_empty() || self.buffers < self.layout.buffers;
                 self.head = self.head.max(self.search + 1);
-                return Some(self.job(index, buffer, segments, ring));
+                return (room || self.layout.pinned[index]).then_some(index);
             }
             self.search += 1;
         }
@@ -435,8 +443,10 @@ impl State {
     }
 
     /// Begins to read a segment, into a buffer of the ring or new memory.
-    fn job(&mut self, index: usize, buffer: Option<Buffer>, segments: &Segments, ring: u64) -> Job {
+    fn next_job(&mut self, segments: &Segments, ring: u64) -> Option<Job> {
+        let index = self.next_index()?;
         let pinned = self.layout.pinned[index];
+        let buffer = if pinned { None } else { self.free.pop() };
         if buffer.is_none() {
             self.buffers += usize::from(!pinned);
             self.memory += if pinned { Stream::pinned_cost(&segments.all()[index]) } else { ring };
@@ -444,7 +454,7 @@ impl State {
         }
         self.held[index] = Held::Reading;
         self.reading += 1;
-        Job { index, buffer, ring: !pinned }
+        Some(Job { index, buffer, ring: !pinned })
     }
 
     /// A read has ended.

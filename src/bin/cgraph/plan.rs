@@ -11,7 +11,9 @@ use crate::ui::{self, Ui};
 
 pub fn plan(args: &ForecastArgs, ui: &Ui) -> Result<(), Failure> {
     if args.compute.memory.is_none() {
-        return Err(Error::InvalidArgument("name the budget to plan for, such as --memory 1GiB".into()).into());
+        return Err(
+            Error::InvalidArgument("name the budget to plan for, such as --memory 1GiB".into()).into()
+        );
     }
     let inputs = [Some(args.file.as_path()), args.compute.file.full.as_deref()];
     let outputs = Outputs::checked(&[], &inputs)?;

@@ -123,11 +123,15 @@ impl Scratch {
 #[inline(always)]
 pub unsafe fn store<W: Width>(part: &Part<'_>, groups: Range<usize>, column: usize, total: W::Float) {
     let first = groups.start * GROUP;
-    let whole = part.target.bias.is_none() && first + W::GROUPS * GROUP <= part.weight.rows.min(groups.end * GROUP);
+    let whole =
+        part.target.bias.is_none() && first + W::GROUPS * GROUP <= part.weight.rows.min(groups.end * GROUP);
     // SAFETY: passed on to the caller; `Cpu` checked that the output is `[n, rows]`.
     unsafe {
         if whole {
-            let out = part.target.out.part(column * part.target.rows + part.target.first + first, W::GROUPS * GROUP);
+            let out = part
+                .target
+                .out
+                .part(column * part.target.rows + part.target.first + first, W::GROUPS * GROUP);
             return W::store(out.as_mut_ptr(), total);
         }
         for (g, rows) in groups.zip(W::rows(total).iter().take(W::GROUPS)) {
