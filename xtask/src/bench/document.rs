@@ -22,6 +22,16 @@ pub fn write(results: &Results, marks: &[Mark], floors: &Floors) -> Outcome {
     Ok(())
 }
 
+/// Writes tables between their markers on another page of docs.
+pub fn fill(page: &str, tables: &[(&str, String)]) -> Outcome {
+    let path = root().join("docs").join(page);
+    let mut text = fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    for (name, table) in tables {
+        text = replace_between(&text, name, table)?;
+    }
+    fs::write(&path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))
+}
+
 /// The page with every table in its place.
 fn filled(mut text: String, results: &Results, marks: &[Mark], floors: &Floors) -> Outcome<String> {
     let mut tables = tables::all(results);
@@ -34,8 +44,8 @@ fn filled(mut text: String, results: &Results, marks: &[Mark], floors: &Floors) 
 
 fn replace_between(text: &str, name: &str, content: &str) -> Outcome<String> {
     let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
-    let start = text.find(&begin).ok_or_else(|| format!("docs/performance.md lacks {begin}"))? + begin.len();
-    let stop = text[start..].find(&end).ok_or_else(|| format!("docs/performance.md lacks {end}"))? + start;
+    let start = text.find(&begin).ok_or_else(|| format!("the page lacks {begin}"))? + begin.len();
+    let stop = text[start..].find(&end).ok_or_else(|| format!("the page lacks {end}"))? + start;
     Ok(format!("{}{content}{}", &text[..start], &text[stop..]))
 }
 

@@ -3,10 +3,12 @@
 //! [`measure`] runs the engines, [`results`] keeps the samples, [`marks`] says what is demanded of them, [`tables`]
 //! and [`plot`] show them. Nothing is shown that is not in the results.
 
+mod cgroup;
 mod disk;
 mod document;
 mod marks;
 mod measure;
+mod memory;
 mod models;
 mod plot;
 mod results;
@@ -26,6 +28,7 @@ use crate::demo;
 use crate::setup;
 use crate::shell::{Outcome, cache, capture, cargo, root};
 use measure::{Programs, Subject};
+use memory::MemoryResults;
 use models::{MODELS, Model};
 use results::{Measured, Results};
 use run::Run;
@@ -38,6 +41,8 @@ pub struct Options {
     models: Vec<String>,
     /// In place of each model's own number of rounds.
     rounds: Option<usize>,
+    /// Measure under memory limits alone.
+    memory: bool,
     /// Measure nothing: write what the results of earlier runs say.
     tables: bool,
 }
@@ -51,6 +56,7 @@ impl Options {
             match *argument {
                 "--peers" => options.peers = true,
                 "--tables" => (options.peers, options.tables) = (true, true),
+                "--memory" => (options.peers, options.memory) = (true, true),
                 "--models" => options.models = rest.next()?.split(',').map(str::to_owned).collect(),
                 "--rounds" => options.rounds = Some(rest.next()?.parse().ok().filter(|n| *n > 0)?),
                 _ => return None,
@@ -70,8 +76,14 @@ pub fn run(options: &Options) -> Outcome {
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
     let path = folder.join(if options.peers { "results.json" } else { "own.json" });
     let mut results = Results::load(&path)?;
-    if !options.tables {
+    if !options.tables && !options.memory {
         measure_all(options, &folder, &mut results, &path)?;
+    }
+    if options.peers {
+        limited(options, &folder)?;
+    }
+    if options.memory {
+        return Ok(());
     }
     if !options.peers {
         println!(
@@ -117,6 +129,31 @@ fn measure_all(options: &Options, folder: &Path, results: &mut Results, path: &P
     }
     say(begun, &path.display().to_string());
     Ok(())
+}
+
+/// Measures both programs under memory limits where that was asked for or everything is, and writes docs/memory.md's
+/// table.
+fn limited(options: &Options, folder: &Path) -> Outcome {
+    let path = folder.join("memory.json");
+    let mut results = MemoryResults::load(&path);
+    if !options.tables && (options.memory || options.models.is_empty()) {
+        let begun = Instant::now();
+        let programs = Programs { cgraph: demo::build()?, python: Some(setup::peer()?), folder: folder.to_owned() };
+        run::confine()?;
+        results = MemoryResults { run: Run::new(&program("kernels", "--limits")?)?, rows: Vec::new() };
+        for model in MODELS.iter().filter(|model| memory::MODELS.contains(&model.name)) {
+            let converted = folder.join(format!("{}.cgraph", model.name));
+            let subject = Subject { model, source: model.source()?, converted };
+            if !subject.converted.exists() {
+                programs.convert(&subject, false, &mut Measured::default())?;
+            }
+            let weights = programs.weight_bytes(&subject)?;
+            results.rows.extend(programs.limited(&subject, weights, &|what| say(begun, what))?);
+            results.save(&path)?;
+        }
+    }
+    println!("{}", results.table());
+    document::fill("memory.md", &[("limits", results.table())])
 }
 
 /// Says what comes next, and after how many minutes.
@@ -178,7 +215,7 @@ mod tests {
     fn options_are_read() {
         let options = Options::parse(&["--peers", "--models", "smollm2,1b-q4_0", "--rounds", "2"]);
         let models = vec!["smollm2".to_owned(), "1b-q4_0".to_owned()];
-        assert_eq!(options, Some(Options { peers: true, models, rounds: Some(2), tables: false }));
+        assert_eq!(options, Some(Options { peers: true, models, rounds: Some(2), ..Options::default() }));
         assert_eq!(options.map(|o| o.chosen().count()), Some(2));
         assert_eq!(Options::parse(&[]).map(|o| o.chosen().count()), Some(5));
         for wrong in [&["--models", "8b"][..], &["--models"], &["--rounds", "0"], &["peers"]] {

@@ -10,7 +10,7 @@ use super::results::{DEPTHS, Engine, Figure, Measured, PASSES, PROMPTS, Results}
 use super::run::Run;
 
 /// A figure with about three digits; nothing where it was not measured.
-fn show(value: Option<f64>) -> String {
+pub fn show(value: Option<f64>) -> String {
     match value {
         Some(v) if v.abs() >= 100.0 => format!("{v:.0}"),
         Some(v) if v.abs() >= 10.0 => format!("{v:.1}"),
@@ -19,7 +19,7 @@ fn show(value: Option<f64>) -> String {
     }
 }
 
-fn percent(value: Option<f64>) -> String {
+pub fn percent(value: Option<f64>) -> String {
     value.map_or(String::new(), |v| format!("{:.0}%", 100.0 * v))
 }
 
@@ -28,7 +28,7 @@ fn megabytes(value: Option<f64>) -> String {
 }
 
 /// A table from its titles and rows.
-fn table(titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub fn table(titles: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut text = format!("| {} |\n|{}\n", titles.join(" | "), "---|".repeat(titles.len()));
     for row in rows {
         let _ = writeln!(text, "| {} |", row.join(" | ")); // writing to a String cannot fail

@@ -1,0 +1,208 @@
+//! Both programs under a memory limit that the kernel holds: decoding in a cgroup of 120 to 25% of the file.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::cgroup::Cgroup;
+use super::disk;
+use super::measure::{Programs, Subject};
+use super::run::Run;
+use super::tables;
+use crate::shell::{Outcome, root};
+
+/// Limits in percent of our file's length.
+const LIMITS: [u64; 5] = [120, 100, 75, 50, 25];
+/// The models that are measured so.
+pub const MODELS: [&str; 2] = ["1b-q8_0", "7b-q4_k_m"];
+/// Part of the limit that is no part of our budget: what a program needs beside its model.
+const BESIDE: u64 = 24 << 20;
+/// Positions of our context: a few tokens are decoded.
+const CONTEXT: usize = 64;
+/// Tokens of two runs of ours, whose difference tells what a token reads.
+const OURS: [usize; 2] = [3, 9];
+/// Tokens of llama.cpp's run, which takes seconds a token once the file does not fit.
+const THEIRS: usize = 3;
+
+/// One engine under one limit.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Row {
+    pub model: String,
+    /// Of the file's length.
+    pub percent: u64,
+    pub limit_bytes: u64,
+    pub budget_bytes: u64,
+    /// Tokens a second; absent where the process was killed.
+    pub ours: Option<f64>,
+    pub theirs: Option<f64>,
+    /// Bytes that a token of ours reads from the disk, by the kernel's account.
+    pub token_bytes: f64,
+    /// Weights that one token needs, and those that stay.
+    pub weight_bytes: u64,
+    pub pinned_bytes: u64,
+    /// KV cache and activations.
+    pub beside_bytes: u64,
+    /// Time that a token of ours waits for the disk.
+    pub stall_ms: f64,
+    /// Most memory of our cgroup.
+    pub peak_bytes: u64,
+    /// Direct reads of our file, bytes a second.
+    pub disk_read: f64,
+    /// Our decoding without any limit, tokens a second.
+    pub unlimited: f64,
+}
+
+/// What was measured under limits, and by which run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MemoryResults {
+    pub run: Run,
+    pub rows: Vec<Row>,
+}
+
+impl MemoryResults {
+    /// Those of an earlier run, or none.
+    pub fn load(path: &Path) -> Self {
+        fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    }
+
+    pub fn save(&self, path: &Path) -> Outcome {
+        let text = serde_json::to_string_pretty(self).map_err(|e| e.to_string())?;
+        fs::write(path, text + "\n").map_err(|e| format!("cannot write {}: {e}", path.display()))
+    }
+}
+
+impl Row {
+    /// The tokens a second that the disk and computing allow at best with these pins.
+    fn bound(&self) -> f64 {
+        let streamed = self.weight_bytes.saturating_sub(self.pinned_bytes) as f64;
+        self.unlimited.min(self.disk_read / streamed.max(1.0))
+    }
+}
+
+impl MemoryResults {
+    /// The table of docs/memory.md.
+    pub fn table(&self) -> String {
+        if self.rows.is_empty() {
+            return "Nothing is measured yet.\n".to_owned();
+        }
+        let Run { commit, date, machine, peer, .. } = &self.run;
+        let mut text = format!("Commit {commit}, {date} UTC; {machine}; peer: {peer}.\n\n");
+        let titles = [
+            "model",
+            "limit",
+            "CapsuleGraph, tokens/s",
+            "llama.cpp",
+            "ratio",
+            "pinned, MB",
+            "read a token, MB",
+            "of what is not pinned",
+            "of the bound",
+            "waiting, ms a token",
+            "peak over the budget, MB",
+        ];
+        let mega = |bytes: f64| format!("{:.0}", bytes / 1e6);
+        let rows = self.rows.iter().map(|row| {
+            let ours = row.ours.unwrap_or(0.0);
+            let unpinned = row.weight_bytes.saturating_sub(row.pinned_bytes) as f64;
+            vec![
+                row.model.clone(),
+                format!("{}%", row.percent),
+                tables::show(row.ours),
+                row.theirs.map_or_else(|| "killed".to_owned(), |speed| tables::show(Some(speed))),
+                tables::show(row.theirs.map(|theirs| ours / theirs)),
+                mega(row.pinned_bytes as f64),
+                mega(row.token_bytes),
+                if unpinned > 0.0 { tables::percent(Some(row.token_bytes / unpinned)) } else { String::new() },
+                tables::percent(Some(ours / row.bound())),
+                tables::show(Some(row.stall_ms)),
+                format!("{:.1}", (row.peak_bytes as f64 - row.budget_bytes as f64) / 1e6),
+            ]
+        });
+        text += &tables::table(&titles, rows);
+        text
+    }
+}
+
+impl Programs {
+    /// A model under every limit.
+    pub fn limited(&self, subject: &Subject<'_>, weight_bytes: u64, say: &dyn Fn(&str)) -> Outcome<Vec<Row>> {
+        let length = super::measure::length(&subject.converted)?;
+        let disk_read = disk::direct_read(&subject.converted)?;
+        let unlimited = number(&self.ours_in(subject, None, None, OURS[1])?.0, "decode_tokens_per_s")?;
+        let mut rows = Vec::new();
+        for percent in LIMITS {
+            say(&format!("{}: a limit of {percent}%", subject.model.title));
+            let limit_bytes = length * percent / 100;
+            let budget_bytes = limit_bytes - BESIDE;
+            let model = subject.model.name.to_owned();
+            let mut row =
+                Row { model, percent, limit_bytes, budget_bytes, weight_bytes, disk_read, unlimited, ..Row::default() };
+            self.own_row(subject, &mut row)?;
+            row.theirs = self.peer_in(subject, limit_bytes)?;
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    fn own_row(&self, subject: &Subject<'_>, row: &mut Row) -> Outcome {
+        let mut read = [0.0; 2];
+        for (read, tokens) in read.iter_mut().zip(OURS) {
+            let (report, bytes, peak) =
+                self.ours_in(subject, Some(row.limit_bytes), Some(row.budget_bytes), tokens)?;
+            *read = bytes as f64;
+            row.ours = Some(number(&report, "decode_tokens_per_s")?);
+            row.peak_bytes = row.peak_bytes.max(peak);
+            let memory = &report["memory"];
+            row.pinned_bytes = number(memory, "pinned_bytes")? as u64;
+            row.beside_bytes = (number(memory, "kv_bytes")? + number(memory, "buffers_bytes")?) as u64;
+            // The run that is not measured decodes as many tokens first, and reads the pins.
+            row.stall_ms = number(&report["capsules"], "stall_ms")? / (2 * tokens) as f64;
+        }
+        row.token_bytes = (read[1] - read[0]) / (2 * (OURS[1] - OURS[0])) as f64;
+        Ok(())
+    }
+
+    /// Our report, the bytes read and the peak of the cgroup.
+    fn ours_in(
+        &self,
+        subject: &Subject<'_>,
+        limit: Option<u64>,
+        budget: Option<u64>,
+        tokens: usize,
+    ) -> Outcome<(Value, u64, u64)> {
+        let mut command = Command::new(&self.cgraph);
+        command.arg("bench").arg(&subject.converted).args(["--mode", "exact", "--threads", "2", "--json"]);
+        command.args(["--repeat", "1", "-p", "0", "-n", &tokens.to_string(), "--ctx", &CONTEXT.to_string()]);
+        if let Some(budget) = budget {
+            command.args(["--memory", &budget.to_string()]);
+        }
+        disk::evict(&subject.converted)?;
+        // Without a limit of its own the process gets one that binds nothing.
+        let finished = Cgroup::new(limit.unwrap_or(1 << 40))?.run(&command)?;
+        let output = finished.output.ok_or_else(|| {
+            format!("cgraph did not end well with a budget of {budget:?} bytes in a cgroup of {limit:?}")
+        })?;
+        let report = serde_json::from_str(&output).map_err(|e| format!("no JSON ({e}): {output}"))?;
+        Ok((report, finished.read_bytes, finished.peak_bytes))
+    }
+
+    /// llama.cpp's tokens a second, the file mapped; `None` where it was killed.
+    fn peer_in(&self, subject: &Subject<'_>, limit: u64) -> Outcome<Option<f64>> {
+        let Some(python) = &self.python else { return Ok(None) };
+        let mut command = Command::new(python);
+        command.arg(root().join("xtask/python/peer.py")).arg("speed").arg(&subject.source);
+        command.args(["--no-repack", "--threads", "2", "--depth", "0", "--generate", &THEIRS.to_string()]);
+        disk::evict(&subject.source)?;
+        let finished = Cgroup::new(limit)?.run(&command)?;
+        let Some(output) = finished.output else { return Ok(None) };
+        let report: Value = serde_json::from_str(output.trim()).map_err(|e| format!("no JSON ({e}): {output}"))?;
+        Ok(Some(number(&report["decode"], "0")?))
+    }
+}
+
+fn number(report: &Value, key: &str) -> Outcome<f64> {
+    report[key].as_f64().ok_or_else(|| format!("the report has no number {key}: {report}"))
+}
