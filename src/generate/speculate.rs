@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::decoder::forward::Forward;
 
 /// Guesses of one round at most.
-pub(super) const MOST: usize = 16;
+pub(super) const MOST: usize = 24;
 /// Guesses of a round of which nothing is known yet.
 const FIRST: usize = 4;
 /// Weight of the newest measurement in a running mean.

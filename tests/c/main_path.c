@@ -115,6 +115,42 @@ static void slices(const capg_model *model, uint64_t microseconds, size_t max_to
     capg_tokens_free(prompt);
 }
 
+/* Two sessions together, the second with half the tokens. */
+static void together(const capg_model *model, uint64_t microseconds, size_t max_tokens, const output *wanted) {
+    output out[2];
+    memset(out, 0, sizeof out);
+    capg_tokens *prompt = question(model);
+    const uint32_t *ids;
+    size_t count, running;
+    OK(capg_tokens_view(prompt, &ids, &count, &error));
+    capg_session *sessions[2];
+    for (int i = 0; i < 2; i++) {
+        capg_generate_options options = generation(24 / (uint64_t)(i + 1));
+        OK(capg_session_new(model, NULL, &sessions[i], &error));
+        OK(capg_session_start(sessions[i], ids, count, &options, &error));
+    }
+    capg_group *group;
+    OK(capg_group_new(&group, &error));
+    capg_slice slice;
+    memset(&slice, 0, sizeof slice);
+    slice.struct_size = sizeof slice;
+    do {
+        OK(capg_group_advance(group, (const capg_session *const *)sessions, 2, microseconds, max_tokens, NULL, &running,
+                              &error));
+        for (int i = 0; i < 2; i++) {
+            OK(capg_session_slice(sessions[i], &slice, &error));
+            CHECK(max_tokens == 0 || slice.token_count <= max_tokens);
+            for (size_t k = 0; k < slice.token_count; k++) collect(&out[i], slice.tokens[k], "", 0);
+            collect(&out[i], NO_TOKEN, slice.text, slice.text_len);
+        }
+    } while (running > 0);
+    CHECK(same(&out[0], wanted) && out[1].count == 12);
+    CHECK(memcmp(out[1].ids, wanted->ids, 12 * sizeof(uint32_t)) == 0);
+    capg_group_free(group);
+    for (int i = 0; i < 2; i++) capg_session_free(sessions[i]);
+    capg_tokens_free(prompt);
+}
+
 /* A callback that stops, a generation that goes on, and a prefix that is kept. */
 static void stop_and_go_on(const capg_model *model, const output *wanted) {
     output out;
@@ -501,7 +537,7 @@ int main(int argc, char **argv) {
     make_files(gguf, full, mini);
     verify(mini);
 
-    const uint32_t modes[2] = {CAPG_MODE_EXACT, CAPG_MODE_FAST};
+    const uint32_t modes[3] = {CAPG_MODE_EXACT, CAPG_MODE_FAST, CAPG_MODE_SPECULATIVE};
     output reference, out;
     capg_model *model;
     capg_model_options options = opening(CAPG_MODE_AUTO);
@@ -509,7 +545,7 @@ int main(int argc, char **argv) {
     generate(model, &reference);
     facts(model, full, gguf);
     capg_model_free(model);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         options = opening(modes[i]);
         OK(capg_model_open(mini, strlen(mini), &options, &model, &error));
         uint32_t mode;
@@ -521,6 +557,9 @@ int main(int argc, char **argv) {
         slices(model, 2000, 0, &out);
         slices(model, 0, 1, &out);
         slices(model, UINT64_MAX, 0, &out);
+        together(model, 0, 0, &out);
+        together(model, 0, 1, &out);
+        together(model, 1500, 0, &out);
         stop_and_go_on(model, &out);
         stop_string(model, &out);
         logits(model);

@@ -173,6 +173,31 @@ static void option_values(const char *gguf, const char *full, const capg_session
     INVALID(capg_session_start(session, &id, 1, &generate, &error));
 }
 
+static void groups(capg_session *session) {
+    capg_group *group = (capg_group *)(void *)&size;
+    const capg_session *twice[2] = {session, session};
+    const capg_session *none[1] = {NULL};
+    size_t running;
+    capg_slice slice;
+    memset(&slice, 0, sizeof slice);
+    INVALID(capg_session_slice(session, &slice, &error)); /* no struct_size */
+    slice.struct_size = sizeof slice;
+    INVALID(capg_session_slice(session, &slice, &error)); /* nothing started */
+    INVALID(capg_session_slice(NULL, &slice, &error));
+    INVALID(capg_session_slice(session, NULL, &error));
+    INVALID(capg_group_new(NULL, &error));
+    OK(capg_group_new(&group, &error));
+    INVALID(capg_group_advance(NULL, twice, 1, 0, 0, NULL, &running, &error));
+    INVALID(capg_group_advance(group, NULL, 1, 0, 0, NULL, &running, &error));
+    INVALID(capg_group_advance(group, none, 1, 0, 0, NULL, &running, &error));
+    INVALID(capg_group_advance(group, twice, 2, 0, 0, NULL, &running, &error));
+    INVALID(capg_group_advance(group, twice, 1, 0, 0, NULL, &running, &error)); /* nothing started */
+    OK(capg_group_advance(group, NULL, 0, 0, 0, NULL, &running, &error));
+    CHECK(running == 0);
+    capg_group_free(group);
+    capg_group_free(NULL);
+}
+
 static void budgets(const char *full, size_t f, capg_model_options options) {
     capg_budget *budget = (capg_budget *)(void *)&size;
     capg_model *model = NULL;
@@ -361,6 +386,7 @@ static void sessions(const capg_model *model) {
     INVALID(capg_session_advance(NULL, 0, 0, NULL, &slice, &error));
     INVALID(capg_session_advance(session, 0, 0, NULL, NULL, &error));
     INVALID(capg_session_advance(session, 0, 0, NULL, &slice, &error)); /* nothing started */
+    groups(session);
     INVALID(capg_session_eval(NULL, &id, 1, 0, NULL, &error));
     INVALID(capg_session_eval(session, NULL, 1, 0, NULL, &error));
     INVALID(capg_session_eval(session, NULL, 0, 0, NULL, &error));
