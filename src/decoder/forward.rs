@@ -1,5 +1,6 @@
 //! One batch of tokens on its way through the graph: a state machine that can pause and resume anywhere.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::Decoder;
@@ -101,6 +102,8 @@ pub struct Forward {
     logits: Vec<f32>,
     input: Activations,
     attention: AttentionWork,
+    /// Sums of the squares of what matrices are multiplied with, by capsule and tensor; `None`: nobody asks.
+    recorded: Option<BTreeMap<[usize; 2], Vec<f64>>>,
 }
 
 impl Default for Forward {
@@ -133,6 +136,7 @@ impl Default for Forward {
             logits: Vec::new(),
             input: Activations::default(),
             attention: AttentionWork::default(),
+            recorded: None,
         }
     }
 }
@@ -142,6 +146,21 @@ impl Forward {
     #[must_use]
     pub fn draft() -> Self {
         Self { view: View::Draft, ..Self::default() }
+    }
+
+    /// One that adds up the squares of what each matrix is multiplied with, column by column.
+    pub(crate) fn recording() -> Self {
+        Self { recorded: Some(BTreeMap::new()), ..Self::default() }
+    }
+
+    /// The sums so far, by capsule and tensor index.
+    pub(crate) fn recorded(&self) -> impl Iterator<Item = (&[usize; 2], &Vec<f64>)> {
+        self.recorded.iter().flatten()
+    }
+
+    /// One that computes with the mini's form of one capsule, and with all others at full precision.
+    pub(crate) fn probe(capsule: usize) -> Self {
+        Self { view: View::Only(capsule), ..Self::default() }
     }
 
     /// Whether the last batch is through.
@@ -530,7 +549,8 @@ impl Decoder {
             }
             Stage::Qkv => {
                 let outs = [(&block.q, &mut f.q), (&block.k, &mut f.k), (&block.v, &mut f.v)];
-                return self.project(gate, pass, &mut f.reach, &f.input, outs);
+                let state = (&mut f.reach, &mut f.recorded);
+                return self.project(gate, pass, state, &f.input, outs);
             }
             Stage::Rope => self.rope_and_store(f, caches),
             Stage::Attention => return Ok(self.attend(f, caches, gate)),
@@ -550,7 +570,8 @@ impl Decoder {
             }
             Stage::AttnOutput => {
                 let outs = [(&block.attn_output, &mut f.branch)];
-                return self.project(gate, pass, &mut f.reach, &f.input, outs);
+                let state = (&mut f.reach, &mut f.recorded);
+                return self.project(gate, pass, state, &f.input, outs);
             }
             Stage::FfnNorm => {
                 self.enter(f.view, 2 + 2 * f.block);
@@ -559,7 +580,8 @@ impl Decoder {
             }
             Stage::GateUp => {
                 let outs = [(&block.gate, &mut f.gate), (&block.up, &mut f.up)];
-                return self.project(gate, pass, &mut f.reach, &f.input, outs);
+                let state = (&mut f.reach, &mut f.recorded);
+                return self.project(gate, pass, state, &f.input, outs);
             }
             Stage::Activate => {
                 backend.swiglu(&mut f.gate, &f.up);
@@ -567,7 +589,8 @@ impl Decoder {
             }
             Stage::Down => {
                 let outs = [(&block.down, &mut f.branch)];
-                return self.project(gate, pass, &mut f.reach, &f.input, outs);
+                let state = (&mut f.reach, &mut f.recorded);
+                return self.project(gate, pass, state, &f.input, outs);
             }
             Stage::HeadNorm => {
                 self.enter(f.view, 1 + 2 * self.weights.blocks.len());
@@ -576,7 +599,8 @@ impl Decoder {
             }
             Stage::Head => {
                 let outs = [(&self.weights.head, &mut f.logits)];
-                return self.project(gate, pass, &mut f.reach, &f.input, outs);
+                let state = (&mut f.reach, &mut f.recorded);
+                return self.project(gate, pass, state, &f.input, outs);
             }
             Stage::Sum => self.complete(f),
             Stage::Done => {}
@@ -638,7 +662,7 @@ impl Decoder {
         &self,
         gate: &Gate,
         pass: &Pass<'_>,
-        reach: &mut Reach,
+        (reach, recorded): (&mut Reach, &mut Option<BTreeMap<[usize; 2], Vec<f64>>>),
         input: &Activations,
         mut pairs: [(&Projection, &mut Vec<f32>); N],
     ) -> Result<Progress> {
@@ -649,6 +673,11 @@ impl Decoder {
         let tensors = places.map(MatrixRef::tensor);
         // The architecture puts what is projected together into one capsule.
         let capsule = places[0].capsule();
+        if let Some(recorded) = recorded.as_mut().filter(|_| reach.is_at_start()) {
+            for place in places {
+                input.add_squares(recorded.entry([place.capsule(), place.tensor()]).or_default());
+            }
+        }
         loop {
             let Some(lease) = pass.take(capsule, &tensors, reach, gate)? else {
                 return Ok(Progress::Paused(reach.task));

@@ -59,6 +59,16 @@ impl Activations {
         self.n
     }
 
+    /// Adds the squares of each feature over all tokens to `sums`, which becomes `[k]`.
+    pub(crate) fn add_squares(&self, sums: &mut Vec<f64>) {
+        sums.resize(self.k, 0.0);
+        for row in self.values.chunks_exact(self.k.max(1)) {
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += f64::from(*value) * f64::from(*value);
+            }
+        }
+    }
+
     /// Bytes of the buffers.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::options::SplitOptions;
 use crate::container::disk::ReadAt;
-use crate::container::manifest::{Residence, SplitPlan};
 use crate::error::{Error, Result};
 use crate::generate::model::{Model, ModelOptions};
 use crate::generate::session::{Session, SessionOptions};
@@ -27,31 +26,24 @@ const MAX_UNASKED: u64 = 1 << 30;
 /// Tokens that are compared at most.
 const MAX_TOKENS: usize = 256;
 
-/// A measurement that can begin: the full file runs on this machine, and the text has tokens.
+/// The text that is measured on, and the full file that runs on this machine.
 #[derive(Debug)]
-pub(super) struct Measurement {
-    exact: Arc<Model>,
-    tokens: Vec<u32>,
+pub(super) struct Text {
+    pub exact: Arc<Model>,
+    /// Its tokens, at least one.
+    pub tokens: Vec<u32>,
 }
 
-impl Measurement {
-    /// `None` where agreement cannot be measured (linked-only capsules, no tokenizer) or was not asked for and would
-    /// take long.
+impl Text {
+    /// `None` where nothing can be measured (no tokenizer), or was not asked for and would take long.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] where the text has no tokens; those of [`Model::open`].
-    pub(super) fn prepare(
-        full_path: &Path,
-        full: &MappedFile,
-        plan: &SplitPlan,
-        options: &SplitOptions,
-    ) -> Result<Option<Self>> {
-        let linked = plan.capsules.iter().any(|c| c.residence == Residence::Linked);
-        let long = options.calibrate.is_none() && full.contents().header.file_len > MAX_UNASKED;
-        if linked || long {
+    pub(super) fn prepare(full_path: &Path, full: &MappedFile, options: &SplitOptions) -> Result<Option<Self>> {
+        if options.calibrate.is_none() && full.contents().header.file_len > MAX_UNASKED {
             return Ok(None);
         }
-        let exact = open(Origin::Path(full_path.to_owned()), Mode::Exact, options)?;
+        let exact = open(Origin::Path(full_path.to_owned()), None, Mode::Exact, options)?;
         if exact.tokenizer().is_err() {
             return Ok(None);
         }
@@ -69,8 +61,8 @@ impl Measurement {
     ///
     /// # Errors
     /// [`Error::Cancelled`]; those of running both.
-    pub(super) fn take(self, mini: Arc<dyn ReadAt>, options: &SplitOptions) -> Result<f64> {
-        let fast = open(Origin::Source(mini), Mode::Fast, options)?;
+    pub(super) fn agreement(self, mini: Arc<dyn ReadAt>, options: &SplitOptions) -> Result<f64> {
+        let fast = open(Origin::Source(mini), None, Mode::Fast, options)?;
         let exact = most_likely(self.exact, &self.tokens, options)?;
         let fast = most_likely(fast, &self.tokens, options)?;
         let same = exact.iter().zip(&fast).filter(|(x, y)| x == y).count();
@@ -78,8 +70,15 @@ impl Measurement {
     }
 }
 
-fn open(origin: Origin, mode: Mode, options: &SplitOptions) -> Result<Arc<Model>> {
-    let store = OpenOptions { mode, disk: Arc::clone(&options.disk), ..OpenOptions::default() };
+/// Opens a model; a mini with the full file at `full`.
+pub(super) fn open(
+    origin: Origin,
+    full: Option<&Path>,
+    mode: Mode,
+    options: &SplitOptions,
+) -> Result<Arc<Model>> {
+    let full = full.map(|path| Origin::Path(path.to_owned()));
+    let store = OpenOptions { mode, full, disk: Arc::clone(&options.disk), ..OpenOptions::default() };
     Model::open(&origin, &ModelOptions { store, ..ModelOptions::default() }).map(Arc::new)
 }
 

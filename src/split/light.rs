@@ -44,12 +44,14 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Squared error of `target`'s codes relative to the weights, on rows spread over the tensor.
+/// Squared error of `target`'s codes relative to the weights, on rows spread over the tensor; each column counts by its
+/// `importance`.
 pub fn sampled_error(
     file: &MappedFile,
     capsule: &Capsule,
     tensor: &Tensor,
     target: &Encoding,
+    importance: Option<&[f32]>,
 ) -> Result<f64> {
     let _floats = StandardFloats::enter();
     let source = Rows::new(file, capsule, tensor)?;
@@ -61,11 +63,12 @@ pub fn sampled_error(
     let (mut error, mut power) = (0.0, 0.0);
     for i in 0..sampled {
         source.decode(i * source.rows / sampled, &mut exact)?;
-        target.encode(&exact, None, &mut codes)?;
+        target.encode(&exact, importance, &mut codes)?;
         target.decode(&codes, &mut coarse)?;
-        for (a, b) in exact.iter().zip(&coarse) {
-            error += f64::from(a - b).powi(2);
-            power += f64::from(*a).powi(2);
+        for (column, (a, b)) in exact.iter().zip(&coarse).enumerate() {
+            let weight = importance.and_then(|weights| weights.get(column)).map_or(1.0, |w| f64::from(*w));
+            error += weight * f64::from(a - b).powi(2);
+            power += weight * f64::from(*a).powi(2);
         }
     }
     Ok(if power > 0.0 { error / power } else { 0.0 })
@@ -78,6 +81,7 @@ pub fn stream(
     capsule: &Capsule,
     tensor: &Tensor,
     target: &'static Encoding,
+    importance: Option<&[f32]>,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     let _floats = StandardFloats::enter();
@@ -91,7 +95,7 @@ pub fn stream(
     while first < source.rows {
         let n = step.min(source.rows - first);
         codes.resize(n * row, 0);
-        encode_rows(&pool, &source, first, target, row, &mut codes)?;
+        encode_rows(&pool, &source, first, (target, importance), &mut codes)?;
         match tensor.layout {
             Layout::Rows => sink(&codes)?,
             Layout::Packed8 => {
@@ -110,10 +114,10 @@ fn encode_rows(
     pool: &Pool,
     source: &Rows<'_>,
     first: usize,
-    target: &Encoding,
-    row: usize,
+    (target, importance): (&Encoding, Option<&[f32]>),
     codes: &mut [u8],
 ) -> Result<()> {
+    let row = pack::row_bytes(target, source.cols).unwrap_or(codes.len()).max(1);
     let share = (codes.len() / row).div_ceil(pool.threads()).max(1);
     let parts: Vec<Mutex<&mut [u8]>> = codes.chunks_mut(share * row).map(Mutex::new).collect();
     let encode = |i: usize| -> Result<()> {
@@ -121,7 +125,7 @@ fn encode_rows(
         let mut exact = vec![0.0; source.cols];
         for (j, out) in part.chunks_exact_mut(row).enumerate() {
             source.decode(first + i * share + j, &mut exact)?;
-            target.encode(&exact, None, out)?;
+            target.encode(&exact, importance, out)?;
         }
         Ok(())
     };

@@ -5,10 +5,12 @@
 //! by running) and everything below. May be called by `bin` and `ffi`. Must not know: the command line.
 
 pub mod agreement;
+mod importance;
 pub mod job;
 mod light;
 mod options;
 pub mod plan;
+mod sensitivity;
 pub mod verify;
 mod write;
 

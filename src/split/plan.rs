@@ -5,12 +5,14 @@
 //! length allows, the step that repairs the most damage per byte.
 //!
 //! Damage of a light form: for each weight matrix the squared error of its codes relative to its weights,
-//! measured on a sample of its rows with the very quantiser that will write it, times a weight for the place
-//! of the capsule in the graph.
+//! measured on a sample of its rows with the very quantiser that will write it, times what such an error costs in the
+//! capsule: measured by running ([`super::sensitivity`]), or else a rough weight for its place in the graph.
 
 use std::str::FromStr;
 
 use super::light;
+use super::importance::Importance;
+use super::options::SplitOptions;
 use crate::container::manifest::{Capsule, Layout, Manifest, PlannedCapsule, Residence, SplitPlan, Tensor};
 use crate::container::{EXTENT_ALIGN, PLANE_ALIGN, align_up};
 use crate::error::{Error, Result};
@@ -69,7 +71,7 @@ pub fn light_names() -> Vec<&'static str> {
 }
 
 /// Encodings that [`Light::Auto`] chooses among.
-const AUTO: &[&str] = &["q2_k", "q3_k", "iq4_nl", "q4_k", "q5_0", "q5_k", "q6_k", "q8_0"];
+const AUTO: &[&str] = &["q2_k", "q3_k", "iq4_nl", "q4_k", "q4_1", "q5_0", "q5_k", "q5_1", "q6_k", "q8_0"];
 
 /// Encoding with blocks of 32 that stands in where a row is no multiple of 256.
 const STAND_INS: &[(&str, &str)] = &[
@@ -126,25 +128,30 @@ pub(super) fn is_weight(tensor: &Tensor) -> bool {
     tensor.shape.len() > 1
 }
 
-/// Plans a mini of at most `size` bytes; 0: [`default_size`], or where no mini is that short, the shortest.
-/// `length_of` gives the exact file length of a plan.
+/// Plans a mini of at most `options.size` bytes; 0: [`default_size`], or where no mini is that short, the shortest.
+/// `weights` say what an error costs in each capsule; `None`: by its place in the graph. `length_of` gives the exact file
+/// length of a plan.
 ///
 /// # Errors
 /// [`Error::Limit`] naming the smallest possible length where `size` is below it; [`Error::Cancelled`].
 pub(super) fn plan(
     full: &MappedFile,
-    size: u64,
-    light: Light,
-    cancel: Option<&CancelToken>,
+    weights: Option<&[f64]>,
+    importance: Option<&Importance>,
+    options: &SplitOptions,
     length_of: &dyn Fn(&SplitPlan) -> Result<u64>,
 ) -> Result<SplitPlan> {
     let manifest = &full.contents().manifest;
+    let SplitOptions { size, light, .. } = *options;
     let mut forms = Vec::with_capacity(manifest.capsules.len());
     for (index, capsule) in manifest.capsules.iter().enumerate() {
-        if cancel.is_some_and(CancelToken::is_cancelled) {
+        if options.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
             return Err(Error::Cancelled);
         }
-        forms.push(capsule_forms(full, index, capsule, light)?);
+        let measured = weights.and_then(|weights| weights.get(index)).copied();
+        let weight = measured.unwrap_or_else(|| place_weight(manifest, index));
+        let columns = |tensor: usize| importance.and_then(|importance| importance.of(index, tensor));
+        forms.push(capsule_forms(full, capsule, (weight, &columns), light)?);
     }
     let mut chosen = vec![0; forms.len()];
     let describe = |size: u64, chosen: &[usize]| SplitPlan {
@@ -221,8 +228,13 @@ fn best_step(forms: &[Vec<Form>], chosen: &[usize], room: u64) -> Option<(usize,
 }
 
 /// Forms of a capsule in ascending order of bytes, each less damaging than the one before.
-fn capsule_forms(full: &MappedFile, index: usize, capsule: &Capsule, light: Light) -> Result<Vec<Form>> {
-    let place = place_weight(&full.contents().manifest, index);
+/// An error of 1 in its weights does `weight` of damage, and the columns of its matrices have an importance.
+fn capsule_forms<'a>(
+    full: &MappedFile,
+    capsule: &Capsule,
+    (weight, importance): (f64, &dyn Fn(usize) -> Option<&'a [f32]>),
+    light: Light,
+) -> Result<Vec<Form>> {
     let own: CapsuleForm = capsule.tensors.iter().map(|t| encoding_of(t).map(Some)).collect::<Result<_>>()?;
     let mut forms = vec![Form {
         residence: Residence::Pinned,
@@ -238,21 +250,21 @@ fn capsule_forms(full: &MappedFile, index: usize, capsule: &Capsule, light: Ligh
     for candidate in candidates {
         let mut encodings = own.clone();
         let mut damage = 0.0;
-        for (tensor, slot) in capsule.tensors.iter().zip(&mut encodings) {
+        for (number, (tensor, slot)) in capsule.tensors.iter().zip(&mut encodings).enumerate() {
             let Some(smaller) = light_encoding(tensor, candidate)? else { continue };
-            damage += light::sampled_error(full, capsule, tensor, smaller)?;
+            damage += light::sampled_error(full, capsule, tensor, smaller, importance(number))?;
             *slot = Some(smaller);
         }
         if encodings != own {
             let bytes = extent_bytes(capsule, &encodings);
-            forms.push(Form { residence: Residence::Light, encodings, bytes, damage: damage * place });
+            forms.push(Form { residence: Residence::Light, encodings, bytes, damage: damage * weight });
         }
     }
     if light == Light::None && capsule.tensors.iter().any(is_weight) {
         let encodings: CapsuleForm =
             capsule.tensors.iter().zip(&own).map(|(t, e)| e.filter(|_| !is_weight(t))).collect();
         let bytes = extent_bytes(capsule, &encodings);
-        forms.push(Form { residence: Residence::Linked, encodings, bytes, damage: ABSENT * place });
+        forms.push(Form { residence: Residence::Linked, encodings, bytes, damage: ABSENT * weight });
     }
     forms.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.damage.total_cmp(&b.damage)));
     // Only forms that buy something for their bytes remain.
@@ -281,7 +293,7 @@ fn place_weight(manifest: &Manifest, index: usize) -> f64 {
 
 /// The encoding that `tensor` takes in a light form of `wanted`: a stand-in where its rows do not suit, and
 /// `None` where nothing smaller than its own fits (it then stays bit for bit).
-fn light_encoding(tensor: &Tensor, wanted: &'static Encoding) -> Result<Option<&'static Encoding>> {
+pub(super) fn light_encoding(tensor: &Tensor, wanted: &'static Encoding) -> Result<Option<&'static Encoding>> {
     let own = encoding_of(tensor)?;
     if !is_weight(tensor) {
         return Ok(None);

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::importance::{self, Importance};
 use super::options::SplitOptions;
 use super::write;
+use crate::container::checksum::xxh3_hex;
 use crate::container::disk::{Disk, SystemDisk};
+use crate::container::manifest::Manifest;
 use crate::container::reader::{Contents, Damage, check_payload};
 use crate::convert::import::{ProgressFn, assets};
 use crate::decoder::Decoder;
@@ -197,8 +200,17 @@ pub fn repair(path: &Path, options: &VerifyOptions, progress: &mut ProgressFn<'_
         disk: Arc::clone(&options.disk),
         cancel: options.cancel.clone(),
     };
-    match write::write(&full, path, plan, &split_options, progress) {
+    let importance = recorded_importance(&manifest, path, options);
+    match write::write(&full, path, plan, importance.as_ref(), &split_options, progress) {
         Err(Error::Mismatch(_)) => Ok(write::split(&source, path, &split_options, progress)?.bytes),
         other => other,
     }
+}
+
+/// The importance that the light forms of a mini were fitted with, where its asset is whole.
+fn recorded_importance(manifest: &Manifest, path: &Path, options: &VerifyOptions) -> Option<Importance> {
+    let asset = manifest.asset(importance::ASSET)?;
+    let mut bytes = vec![0; usize::try_from(asset.len).ok()?];
+    options.disk.open(path).ok()?.read_exact_at(asset.offset, &mut bytes).ok()?;
+    (xxh3_hex(&bytes) == asset.xxh3).then(|| Importance::read(&manifest.capsules, &bytes))?
 }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, json};
 
-use super::agreement::Measurement;
-use super::light;
+use super::agreement::Text;
 use super::options::SplitOptions;
-use super::plan::{self, CapsuleForm};
+use super::plan::{self, CapsuleForm, Light};
+use super::importance::{self, Importance};
+use super::{light, sensitivity};
 use crate::container::disk::Disk;
 use crate::container::header::Kind;
 use crate::container::manifest::{
@@ -57,12 +58,23 @@ pub fn split(
 ) -> Result<SplitSummary> {
     refuse_overwriting(&[source], &[target])?;
     let full = open_full(source, options.disk.as_ref())?;
-    let chosen = plan::plan(&full, options.size, options.light, options.cancel.as_ref(), &|candidate| {
-        length_of(&full, candidate)
+    let text = Text::prepare(source, &full, options)?;
+    let (importance, weights) = match &text {
+        Some(text) if options.light != Light::None => {
+            let importance = Importance::measure(&full.contents().manifest, text, options)?;
+            let weights = sensitivity::measure(source, &full, target, text, &importance, options)?;
+            (Some(importance), weights)
+        }
+        _ => (None, None),
+    };
+    let importance = importance.as_ref();
+    let chosen = plan::plan(&full, weights.as_deref(), importance, options, &|candidate| {
+        length_of(&full, candidate, importance)
     })?;
-    let measurement = Measurement::prepare(source, &full, &chosen, options)?;
-    let (mut mini, mut manifest) = compose(&full, target, &chosen, options, progress)?;
-    let expected_agreement = measurement.map(|m| m.take(mini.source()?, options)).transpose()?;
+    let linked = chosen.capsules.iter().any(|capsule| capsule.residence == Residence::Linked);
+    let (mut mini, mut manifest) = compose(&full, target, &chosen, importance, options, progress)?;
+    let measured = text.filter(|_| !linked);
+    let expected_agreement = measured.map(|text| text.agreement(mini.source()?, options)).transpose()?;
     if let (Some(plan), Some(_)) = (&mut manifest.plan, expected_agreement) {
         plan.agreement = expected_agreement;
         mini.amend(&manifest)?;
@@ -96,17 +108,19 @@ pub(super) fn write(
     full: &MappedFile,
     target: &Path,
     plan: &SplitPlan,
+    importance: Option<&Importance>,
     options: &SplitOptions,
     progress: &mut ProgressFn<'_>,
 ) -> Result<u64> {
-    compose(full, target, plan, options, progress)?.0.commit()
+    compose(full, target, plan, importance, options, progress)?.0.commit()
 }
 
 /// As [`write`], up to the mini's name. Also gives the manifest that was written.
-fn compose(
+pub(super) fn compose(
     full: &MappedFile,
     target: &Path,
     plan: &SplitPlan,
+    importance: Option<&Importance>,
     options: &SplitOptions,
     progress: &mut ProgressFn<'_>,
 ) -> Result<(Sealed, Manifest)> {
@@ -116,9 +130,11 @@ fn compose(
     let mut writer = Writer::new(options.disk.create(target)?)?;
     let mut manifest = outline(full, plan)?;
     let mut done = 0;
-    for ((capsule, form), slot) in source.capsules.iter().zip(&forms).zip(&mut manifest.capsules) {
+    let slots = source.capsules.iter().zip(&forms).zip(&mut manifest.capsules).enumerate();
+    for (index, ((capsule, form), slot)) in slots {
         writer.begin_capsule()?;
-        for ((tensor, encoding), out) in capsule.tensors.iter().zip(form).zip(&mut slot.tensors) {
+        let tensors = capsule.tensors.iter().zip(form).zip(&mut slot.tensors).enumerate();
+        for (number, ((tensor, encoding), out)) in tensors {
             let Some(encoding) = encoding else { continue };
             // The mini gets checksums of its own, which must not cover up damage of the full file.
             let bytes = full.checked_plane(capsule, tensor)?;
@@ -132,7 +148,8 @@ fn compose(
                 if *encoding == encoding_of(tensor)? {
                     copy(bytes, &mut checked)
                 } else {
-                    light::stream(full, capsule, tensor, encoding, &mut checked)
+                    let columns = importance.and_then(|importance| importance.of(index, number));
+                    light::stream(full, capsule, tensor, encoding, columns, &mut checked)
                 }
             })?;
             out.planes = vec![plane];
@@ -144,6 +161,9 @@ fn compose(
     manifest.assets.clear();
     for asset in &source.assets {
         manifest.assets.push(writer.asset(&asset.name, full.checked_asset(asset)?)?);
+    }
+    if let Some(importance) = importance {
+        manifest.assets.push(writer.asset(importance::ASSET, &importance.bytes())?);
     }
     Ok((writer.seal(Kind::Mini, &manifest, SPARE)?, manifest))
 }
@@ -218,7 +238,7 @@ fn link(full: &MappedFile, capsule: &Capsule) -> Result<Link> {
 
 /// The exact length of the mini that `plan` describes, without writing it: the same layout with checksums of
 /// the same width.
-fn length_of(full: &MappedFile, plan: &SplitPlan) -> Result<u64> {
+fn length_of(full: &MappedFile, plan: &SplitPlan, importance: Option<&Importance>) -> Result<u64> {
     const CHECKSUM: &str = "0000000000000000";
     let overflow = || Error::Limit("the mini would exceed the largest possible length".into());
     let align = |at: u64, to: u64| align_up(at, to).ok_or_else(overflow);
@@ -243,6 +263,13 @@ fn length_of(full: &MappedFile, plan: &SplitPlan) -> Result<u64> {
         at = align(at, PLANE_ALIGN)?;
         manifest.assets.push(Asset { offset: at, ..asset.clone() });
         at += asset.len;
+    }
+    if let Some(importance) = importance {
+        at = align(at, PLANE_ALIGN)?;
+        let len = importance.bytes().len() as u64;
+        let name = importance::ASSET.to_owned();
+        manifest.assets.push(Asset { name, offset: at, len, xxh3: CHECKSUM.into() });
+        at += len;
     }
     Ok(align(at, PLANE_ALIGN)? + (manifest_bytes(&manifest)?.len() + SPARE) as u64)
 }

@@ -57,6 +57,8 @@ pub(crate) enum View {
     Promised,
     /// Those of the mini, for a draft.
     Draft,
+    /// Of one capsule, by index, those of the mini, of all others those at full precision: to learn what the one costs.
+    Only(usize),
 }
 
 impl Mode {
@@ -162,7 +164,7 @@ impl Store {
     /// Counts one use of capsule `index`: by a batch on its way through the graph, or by a fetch.
     pub(crate) fn count_use(&self, index: usize) {
         let own = self.manifest().capsules.get(index);
-        let from_full = own.is_some_and(|capsule| self.is_from_full(capsule, View::Promised));
+        let from_full = own.is_some_and(|capsule| self.is_from_full(index, capsule, View::Promised));
         let counter = if from_full { &self.fetches } else { &self.hits };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -207,10 +209,13 @@ impl Store {
     }
 
     /// Whether the full file serves this capsule of the mini in the mode in force.
-    fn is_from_full(&self, own: &Capsule, view: View) -> bool {
-        self.mode != Mode::Fast
-            && view == View::Promised
-            && matches!(own.residence, Some(Residence::Light | Residence::Linked))
+    fn is_from_full(&self, index: usize, own: &Capsule, view: View) -> bool {
+        let exact = match view {
+            View::Promised => self.mode != Mode::Fast,
+            View::Draft => false,
+            View::Only(one) => index != one,
+        };
+        exact && matches!(own.residence, Some(Residence::Light | Residence::Linked))
     }
 
     /// Whether a draft can be computed, from the mini alone, where the mode promises more than that.
@@ -246,7 +251,7 @@ impl Store {
                 self.manifest().capsules.len()
             ))
         })?;
-        match (&self.full, self.is_from_full(own, view)) {
+        match (&self.full, self.is_from_full(index, own, view)) {
             (Some(full), true) => {
                 // Opening held the link index against the full file: same capsules in the same order.
                 let capsule = full

@@ -26,6 +26,13 @@ pub(crate) struct Reach {
     pub task: usize,
 }
 
+impl Reach {
+    /// Whether nothing of the stage is computed.
+    pub fn is_at_start(&self) -> bool {
+        self.through == 0 && self.taken == 0 && self.task == 0
+    }
+}
+
 /// The right to read weights; other passes wait meanwhile, where weights are streamed.
 #[derive(Debug)]
 pub(crate) struct Pass<'a> {
@@ -198,7 +205,8 @@ impl<'a> Pass<'a> {
         let end = if reach.taken > 0 { (first + reach.taken).min(all.end) } else { all.end };
         let taken = match view {
             View::Promised => residency.stream().take(first, end, CALL, gate)?,
-            View::Draft => residency.stream().take_pinned(first, end, gate)?,
+            // A store that is limited drafts from what is pinned; single capsules are tried without a budget only.
+            View::Draft | View::Only(_) => residency.stream().take_pinned(first, end, gate)?,
         };
         let Some(loaded) = taken else { return Ok(None) };
         if loaded.len() != reach.taken {
