@@ -16,7 +16,8 @@ use super::panic::guard;
 use super::status::{CAPG_ERROR_NOT_FOUND, capg_status};
 use super::text::Utf8;
 use crate::generate::model::Model;
-use crate::store::fetch::{FetchLayout, FetchedTensor};
+use crate::store::budget::Claim;
+use crate::store::fetch::{FetchLayout, FetchedCapsule, FetchedTensor};
 
 /// Layout: the source's own bytes, row after row in its own encoding.
 pub const CAPG_LAYOUT_SOURCE: u32 = 0;
@@ -29,8 +30,21 @@ pub const CAPG_LAYOUT_F32: u32 = 2;
 pub struct capg_capsule {
     precision: Utf8,
     tensors: Vec<Tensor>,
+    /// What the tensors take of a budget.
+    _claim: Option<Claim>,
     /// Keeps mapped tensors where they are.
     _model: Arc<Model>,
+}
+
+impl capg_capsule {
+    pub(super) fn new(fetched: FetchedCapsule<'_>, model: &Arc<Model>) -> Self {
+        Self {
+            precision: fetched.precision.into(),
+            tensors: fetched.tensors.into_iter().map(Tensor::from).collect(),
+            _claim: fetched.claim,
+            _model: Arc::clone(model),
+        }
+    }
 }
 
 impl Handle for capg_capsule {}
@@ -126,6 +140,15 @@ fn out_of_range(what: &str, index: usize, count: usize) -> Failure {
     Failure::new(CAPG_ERROR_NOT_FOUND, format!("there is no {what} number {index}; there are {count}"))
 }
 
+pub(super) fn fetch_layout(layout: u32) -> Result<FetchLayout, Failure> {
+    match layout {
+        CAPG_LAYOUT_SOURCE => Ok(FetchLayout::Source),
+        CAPG_LAYOUT_STORED => Ok(FetchLayout::Stored),
+        CAPG_LAYOUT_F32 => Ok(FetchLayout::F32),
+        other => Err(Failure::invalid(format!("layout is {other}, no CAPG_LAYOUT_*"))),
+    }
+}
+
 /// Number of capsules, in the order of computation. Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_capsule_count(
@@ -183,23 +206,14 @@ pub unsafe extern "C" fn capg_model_fetch(
             let out = HandleOut::required(capsule, "capsule")?;
             (out, share(model, "model")?, text(id, id_len, "id")?)
         };
-        let layout = match layout {
-            CAPG_LAYOUT_SOURCE => FetchLayout::Source,
-            CAPG_LAYOUT_STORED => FetchLayout::Stored,
-            CAPG_LAYOUT_F32 => FetchLayout::F32,
-            other => return Err(Failure::invalid(format!("layout is {other}, no CAPG_LAYOUT_*"))),
-        };
+        let layout = fetch_layout(layout)?;
         let fetched = model.model.store().fetch(id, layout)?;
         if let Some(log) = &model.log {
             log.write(CAPG_LOG_DEBUG, || {
                 format!("capsule {id} fetched from {} ({})", fetched.file, fetched.precision)
             });
         }
-        out.set(capg_capsule {
-            precision: fetched.precision.into(),
-            tensors: fetched.tensors.into_iter().map(Tensor::from).collect(),
-            _model: Arc::clone(&model.model),
-        });
+        out.set(capg_capsule::new(fetched, &model.model));
         Ok(())
     };
     // SAFETY: as above.

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::Store;
+use super::budget::Claim;
+use super::{Store, View};
 use crate::container::manifest::{Layout, Tensor};
 use crate::error::{Error, Result};
 use crate::kernels::encoding::{self, Encoding};
@@ -58,6 +59,8 @@ pub struct FetchedCapsule<'a> {
     pub precision: &'static str,
     /// Its tensors, in the order of use.
     pub tensors: Vec<FetchedTensor<'a>>,
+    /// What the tensors' own memory takes of the model's budget, where it has one.
+    pub claim: Option<Claim>,
 }
 
 impl Store {
@@ -65,7 +68,8 @@ impl Store {
     /// plane is held against its checksum.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Corrupt`] naming capsule and tensor.
+    /// [`Error::NotFound`], [`Error::Corrupt`] naming capsule and tensor; [`Error::Limit`] where a budget has no room for
+    /// it.
     pub fn fetch(&self, id: &str, layout: FetchLayout) -> Result<FetchedCapsule<'_>> {
         let index = self.find(id)?;
         let (file, capsule) = self.capsule(index)?;
@@ -75,11 +79,30 @@ impl Store {
         };
         self.count_use(index);
         self.ask_for(index, 0..usize::MAX);
+        let mut claim = match self.budget() {
+            Some(budget) => Some(budget.claim("a fetched capsule", capsule.stored_bytes())?),
+            None => None,
+        };
         let mut tensors = Vec::with_capacity(capsule.tensors.len());
-        for tensor in &capsule.tensors {
-            tensors.push(lay_out(tensor, file.checked_plane(capsule, tensor)?, layout)?);
+        for (number, tensor) in capsule.tensors.iter().enumerate() {
+            let bytes = if self.is_mapped() {
+                Cow::Borrowed(file.checked_plane(capsule, tensor)?)
+            } else {
+                let plane = tensor.planes.first().ok_or_else(|| file.not_stored(capsule, tensor))?;
+                let stored = self.stored(View::Promised, index, number, 0..plane.len as usize)?;
+                file.check_plane(capsule, tensor, stored.as_ref())?;
+                Cow::Owned(stored.as_ref().to_vec())
+            };
+            tensors.push(lay_out(tensor, bytes, layout)?);
         }
-        Ok(FetchedCapsule { id: &capsule.id, file: file.name(), precision, tensors })
+        if let Some(claim) = &mut claim {
+            let own = |tensor: &FetchedTensor<'_>| match &tensor.bytes {
+                Cow::Borrowed(_) => 0,
+                Cow::Owned(bytes) => bytes.len() as u64,
+            };
+            claim.resize(tensors.iter().map(own).sum())?;
+        }
+        Ok(FetchedCapsule { id: &capsule.id, file: file.name(), precision, tensors, claim })
     }
 }
 
@@ -101,26 +124,26 @@ pub fn encoding_of(tensor: &Tensor) -> Result<&'static Encoding> {
         .ok_or_else(|| Error::Internal(format!("encoding {} passed the reader", tensor.encoding)))
 }
 
-fn lay_out<'a>(tensor: &'a Tensor, bytes: &'a [u8], layout: FetchLayout) -> Result<FetchedTensor<'a>> {
+fn lay_out<'a>(tensor: &'a Tensor, bytes: Cow<'a, [u8]>, layout: FetchLayout) -> Result<FetchedTensor<'a>> {
     let encoding = encoding_of(tensor)?;
     let (rows, cols) = rows_cols(tensor);
-    let source_rows = || -> Result<Cow<'a, [u8]>> {
+    let source_rows = |bytes: Cow<'a, [u8]>| -> Result<Cow<'a, [u8]>> {
         match tensor.layout {
-            Layout::Rows => Ok(Cow::Borrowed(bytes)),
+            Layout::Rows => Ok(bytes),
             Layout::Packed8 => {
                 let row = pack::row_bytes(encoding, cols)
                     .ok_or_else(|| Error::Internal(format!("shape of {} passed the reader", tensor.name)))?;
                 let mut out = vec![0; rows * row];
-                pack::unpack(encoding, cols, rows, bytes, &mut out)?;
+                pack::unpack(encoding, cols, rows, &bytes, &mut out)?;
                 Ok(Cow::Owned(out))
             }
         }
     };
     let (name_of_encoding, name_of_layout, bytes) = match layout {
-        FetchLayout::Stored => (encoding.name, tensor.layout.name(), Cow::Borrowed(bytes)),
-        FetchLayout::Source => (encoding.name, "rows", source_rows()?),
+        FetchLayout::Stored => (encoding.name, tensor.layout.name(), bytes),
+        FetchLayout::Source => (encoding.name, "rows", source_rows(bytes)?),
         FetchLayout::F32 => {
-            let source = source_rows()?;
+            let source = source_rows(bytes)?;
             let mut out = Vec::with_capacity(rows * cols * 4);
             let mut decoded = vec![0f32; cols];
             for row in source.chunks_exact(source.len() / rows) {

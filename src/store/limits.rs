@@ -64,6 +64,11 @@ impl Store {
         Some(self.limits.as_ref()?.residency.get()?)
     }
 
+    /// Whether the map serves every tensor.
+    pub(super) fn is_mapped(&self) -> bool {
+        self.limits.as_ref().is_none_or(Limits::is_mapped)
+    }
+
     /// The budget, where there is one.
     #[must_use]
     pub fn budget(&self) -> Option<&Arc<Budget>> {

@@ -167,14 +167,16 @@ impl MappedFile {
         let place = capsule.extent.zip(tensor.planes.first());
         place
             .and_then(|(extent, plane)| self.slice(extent.offset.checked_add(plane.offset)?, plane.len))
-            .ok_or_else(|| {
-                Error::NotFound(format!(
-                    "{}: capsule {}: tensor {} is not stored in this file (a mini only links it: its full file is needed)",
-                    self.name(),
-                    capsule.id,
-                    tensor.name
-                ))
-            })
+            .ok_or_else(|| self.not_stored(capsule, tensor))
+    }
+
+    pub(super) fn not_stored(&self, capsule: &Capsule, tensor: &Tensor) -> Error {
+        Error::NotFound(format!(
+            "{}: capsule {}: tensor {} is not stored in this file (a mini only links it: its full file is needed)",
+            self.name(),
+            capsule.id,
+            tensor.name
+        ))
     }
 
     /// As [`plane`](Self::plane), held against its checksum: for bytes that leave the file.
@@ -183,8 +185,14 @@ impl MappedFile {
     /// Those of [`plane`](Self::plane); [`Error::Corrupt`] naming capsule and tensor.
     pub fn checked_plane(&self, capsule: &Capsule, tensor: &Tensor) -> Result<&[u8]> {
         let bytes = self.plane(capsule, tensor)?;
+        self.check_plane(capsule, tensor, bytes)?;
+        Ok(bytes)
+    }
+
+    /// Holds `bytes`, read from where `tensor` is stored, against its checksum.
+    pub(super) fn check_plane(&self, capsule: &Capsule, tensor: &Tensor, bytes: &[u8]) -> Result<()> {
         if tensor.planes.first().map(|p| &p.xxh3) == Some(&xxh3_hex(bytes)) {
-            return Ok(bytes);
+            return Ok(());
         }
         Err(self.damaged(&format!("capsule {}: tensor {}", capsule.id, tensor.name)))
     }

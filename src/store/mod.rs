@@ -8,6 +8,7 @@ pub mod budget;
 mod direct;
 pub mod fetch;
 pub mod fetch_files;
+pub mod fetch_job;
 pub mod forecast;
 mod limits;
 pub mod mapped;
@@ -183,7 +184,7 @@ impl Store {
     /// Asks the system for `part` of capsule `index`, which is about to be read, and does not wait for it. Only a
     /// hint: it can fail unseen and changes no result.
     fn ask_for(&self, index: usize, part: Range<usize>) {
-        if self.limits.as_ref().is_some_and(|limits| !limits.is_mapped()) {
+        if !self.is_mapped() {
             // What the system would bring into its cache nobody reads.
             return;
         }
@@ -263,6 +264,14 @@ impl Store {
                 Ok((full, capsule))
             }
             _ => Ok((&self.primary, own)),
+        }
+    }
+
+    /// Says that the capsules at these indices are needed next, so that the system may bring them in meanwhile. Only a
+    /// hint, which changes no result; weights that are streamed come ahead of their use anyway.
+    pub fn prefetch(&self, capsules: &[usize]) {
+        for index in capsules {
+            self.ask_for(*index, 0..usize::MAX);
         }
     }
 

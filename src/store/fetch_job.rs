@@ -1,0 +1,106 @@
+//! Taking capsules out on a thread of its own, for hosts that look now and then whether they have come.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use super::Store;
+use super::fetch::{FetchLayout, FetchedCapsule};
+use crate::error::{Error, Result};
+
+/// Capsules on their way. Dropped, it fetches no further one, and waits for the one that it is about.
+#[derive(Debug)]
+pub struct FetchJob<T> {
+    shared: Arc<Shared<T>>,
+    thread: Option<JoinHandle<()>>,
+    count: usize,
+}
+
+#[derive(Debug)]
+struct Shared<T> {
+    /// One entry a capsule that is there, until it is taken; the last may be the failure that ended the job.
+    fetched: Mutex<Vec<Option<Result<T>>>>,
+    stopped: AtomicBool,
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<Result<T>>>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Send + 'static> FetchJob<T> {
+    /// Begins to fetch the capsules called `ids`, in that order, each as `Store::fetch` does. `keep` makes of each what is
+    /// kept of it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an id that does not exist; [`Error::Limit`] where no thread can be started.
+    pub fn start(
+        store: Arc<Store>,
+        ids: Vec<String>,
+        layout: FetchLayout,
+        keep: impl Fn(FetchedCapsule<'_>) -> T + Send + 'static,
+    ) -> Result<Self> {
+        ids.iter().try_for_each(|id| store.find(id).map(drop))?;
+        let shared = Arc::new(Shared { fetched: Mutex::new(Vec::new()), stopped: AtomicBool::new(false) });
+        let count = ids.len();
+        let own = Arc::clone(&shared);
+        let fetch_all = move || {
+            for id in ids {
+                if own.stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let fetched = store.fetch(&id, layout).map(&keep);
+                let failed = fetched.is_err();
+                own.lock().push(Some(fetched));
+                if failed {
+                    return;
+                }
+            }
+        };
+        let thread = thread::Builder::new()
+            .name("capsulegraph-fetch".into())
+            .spawn(fetch_all)
+            .map_err(|e| Error::Limit(format!("cannot start a thread that fetches capsules: {e}")))?;
+        Ok(Self { shared, thread: Some(thread), count })
+    }
+
+    /// Capsules that were asked for.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Capsules that have come, whether they were taken or not. A failure counts as one: taking it says which.
+    #[must_use]
+    pub fn come(&self) -> usize {
+        self.shared.lock().len()
+    }
+
+    /// Takes the capsule at `index` of those that were asked for; `None` where it has not come yet.
+    ///
+    /// # Errors
+    /// Those of `Store::fetch`, once; [`Error::NotFound`] for an index past the end or a capsule that was taken before.
+    pub fn take(&self, index: usize) -> Result<Option<T>> {
+        if index >= self.count {
+            let count = self.count;
+            return Err(Error::NotFound(format!("there is no capsule number {index}; {count} were asked for")));
+        }
+        match self.shared.lock().get_mut(index) {
+            None => Ok(None),
+            Some(place) => place.take().transpose()?.map(Some).ok_or_else(|| {
+                Error::NotFound(format!("capsule number {index} was taken before"))
+            }),
+        }
+    }
+}
+
+impl<T> Drop for FetchJob<T> {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It does not panic; and if it did, there is nobody left to tell.
+            let _ = thread.join();
+        }
+    }
+}
