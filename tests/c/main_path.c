@@ -115,6 +115,44 @@ static void slices(const capg_model *model, uint64_t microseconds, size_t max_to
     capg_tokens_free(prompt);
 }
 
+/* Capsules that come on a thread of their own: the tensors of those that are fetched at once. */
+static void fetch_meanwhile(const capg_model *model) {
+    const capg_string ids[2] = {{"block.0.attn", 12}, {"head", 4}};
+    const size_t numbers[2] = {1, 1000000};
+    const capg_string wrong[1] = {{"nowhere", 7}};
+    capg_fetch *fetch = NULL;
+    FAILS(CAPG_ERROR_NOT_FOUND, capg_model_fetch_begin(model, wrong, 1, CAPG_LAYOUT_F32, &fetch, &error));
+    CHECK(fetch == NULL);
+    OK(capg_model_prefetch(model, numbers, 2, &error));
+    OK(capg_model_fetch_begin(model, ids, 2, CAPG_LAYOUT_F32, &fetch, &error));
+    size_t come = 0;
+    do OK(capg_fetch_poll(fetch, &come, &error)); while (come < 2);
+    for (size_t i = 0; i < 2; i++) {
+        capg_capsule *now, *later;
+        size_t tensors, wanted;
+        OK(capg_model_fetch(model, ids[i].data, ids[i].len, CAPG_LAYOUT_F32, &now, &error));
+        OK(capg_fetch_take(fetch, i, &later, &error));
+        OK(capg_capsule_tensor_count(now, &wanted, &error));
+        OK(capg_capsule_tensor_count(later, &tensors, &error));
+        CHECK(tensors == wanted);
+        for (size_t t = 0; t < tensors; t++) {
+            capg_tensor_view a, b;
+            a.struct_size = b.struct_size = sizeof a;
+            OK(capg_capsule_tensor(now, t, &a, &error));
+            OK(capg_capsule_tensor(later, t, &b, &error));
+            CHECK(a.data_len == b.data_len && memcmp(a.data, b.data, a.data_len) == 0);
+        }
+        capg_capsule_free(now);
+        capg_capsule_free(later);
+        FAILS(CAPG_ERROR_NOT_FOUND, capg_fetch_take(fetch, i, &now, &error));
+        CHECK(now == NULL);
+    }
+    capg_capsule *beyond;
+    FAILS(CAPG_ERROR_NOT_FOUND, capg_fetch_take(fetch, 2, &beyond, &error));
+    capg_fetch_free(fetch);
+    capg_fetch_free(NULL);
+}
+
 /* Two sessions together, the second with half the tokens. */
 static void together(const capg_model *model, uint64_t microseconds, size_t max_tokens, const output *wanted) {
     output out[2];
@@ -557,6 +595,7 @@ int main(int argc, char **argv) {
         slices(model, 2000, 0, &out);
         slices(model, 0, 1, &out);
         slices(model, UINT64_MAX, 0, &out);
+        fetch_meanwhile(model);
         together(model, 0, 0, &out);
         together(model, 0, 1, &out);
         together(model, 1500, 0, &out);
