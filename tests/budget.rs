@@ -377,10 +377,16 @@ fn parts_of_a_model_give_the_bits_of_the_whole() {
                     parts.push(Part::new(model, &options).unwrap());
                 }
                 let mut found = Vec::new();
-                for (tokens, all) in [(&tokens[..17], true), (&tokens[17..18], false), (&tokens[18..19], false), (&tokens[19..], false)] {
+                for (tokens, all) in [
+                    (&tokens[..17], true),
+                    (&tokens[17..18], false),
+                    (&tokens[18..19], false),
+                    (&tokens[19..], false),
+                ] {
                     let mut hidden = Vec::new();
                     for part in &mut parts {
-                        let input = if hidden.is_empty() { Input::Tokens(tokens) } else { Input::Hidden(&hidden) };
+                        let input =
+                            if hidden.is_empty() { Input::Tokens(tokens) } else { Input::Hidden(&hidden) };
                         match part.eval(input, all, None).unwrap() {
                             Output::Hidden(values) => hidden = values.to_vec(),
                             Output::Logits(logits) => found.extend(logits.iter().map(|x| x.to_bits())),

@@ -234,8 +234,8 @@ fn structs_have_one_layout() {
         capg_reader { struct_size, read, user_data, name, name_len, size }
         capg_model_options { struct_size, full_path, full_path_len, full_reader, log, offset, length, full_offset,
             full_length, memory_budget_bytes, mode, threads, processors, processors_len, parallel_for,
-            parallel_for_data, priority, reserved }
-        capg_session_options { struct_size, context, batch, kv_type, reserved }
+            parallel_for_data, priority, reserved, budget }
+        capg_session_options { struct_size, context, batch, kv_type, flags }
         capg_generate_options { struct_size, stop, stop_count, max_tokens, seed, temperature, top_p, min_p,
             repeat_penalty, top_k, repeat_window, ignore_end, reserved }
         capg_slice { struct_size, text, text_len, tokens, token_count, more, finish_reason }

@@ -272,7 +272,10 @@ impl Decoder {
             return wrong(format!("the capsules {first} to {end} are no range of the model's {count}"));
         }
         if capsules.start < opened.start || capsules.end > opened.end {
-            return wrong(format!("the model was opened for its capsules {} to {} only", opened.start, opened.end));
+            return wrong(format!(
+                "the model was opened for its capsules {} to {} only",
+                opened.start, opened.end
+            ));
         }
         let blocks = blocks_of(&capsules, count);
         let held = cache.blocks();
@@ -344,7 +347,8 @@ impl Decoder {
             _ => Stage::FfnNorm,
         };
         forward.block = (capsules.start.saturating_sub(1) / 2).min(self.weights.blocks.len() - 1);
-        (forward.rows, forward.wanted, forward.capsules, forward.complete) = (forward.n, wanted, capsules, true);
+        (forward.rows, forward.wanted, forward.capsules, forward.complete) =
+            (forward.n, wanted, capsules, true);
         (forward.part, forward.task, forward.reach) = (0, 0, Reach::default());
         Ok(())
     }
@@ -352,9 +356,9 @@ impl Decoder {
     fn check_ids(&self, tokens: &[u32]) -> Result<()> {
         let vocab = self.params.vocab_size;
         match tokens.iter().find(|id| **id >= vocab) {
-            Some(id) => Err(Error::InvalidArgument(format!(
-                "token id {id} is out of range; the model has {vocab}"
-            ))),
+            Some(id) => {
+                Err(Error::InvalidArgument(format!("token id {id} is out of range; the model has {vocab}")))
+            }
             None => Ok(()),
         }
     }

@@ -379,8 +379,7 @@ pub unsafe extern "C" fn capg_session_slice(
 ) -> capg_status {
     let body = || {
         // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
-        let (out, session) =
-            unsafe { (StructOut::required(slice, "slice")?, share(session, "session")?) };
+        let (out, session) = unsafe { (StructOut::required(slice, "slice")?, share(session, "session")?) };
         let mut state = session.enter()?;
         if !state.generated {
             return Err(Failure::invalid("the session has no generation; start one first"));

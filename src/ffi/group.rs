@@ -69,7 +69,8 @@ pub unsafe extern "C" fn capg_group_advance(
             // SAFETY: as above.
             shared.push(unsafe { share(*handle, "sessions") }?);
         }
-        let named_twice = (1..shared.len()).any(|i| shared[..i].iter().any(|other| Arc::ptr_eq(other, &shared[i])));
+        let named_twice =
+            (1..shared.len()).any(|i| shared[..i].iter().any(|other| Arc::ptr_eq(other, &shared[i])));
         if named_twice {
             return Err(Failure::invalid("sessions names one twice"));
         }
@@ -102,7 +103,9 @@ fn advance(
     max_tokens: usize,
 ) -> Result<(), Error> {
     states.iter_mut().for_each(|state| state.begin_slice());
-    let wants = |state: &State| state.finished.is_none() && (max_tokens == 0 || state.slice.tokens.len() < max_tokens);
+    let wants = |state: &State| {
+        state.finished.is_none() && (max_tokens == 0 || state.slice.tokens.len() < max_tokens)
+    };
     loop {
         let mut wanting: Vec<&mut State> =
             states.iter_mut().map(|state| &mut **state).filter(|state| wants(state)).collect();

@@ -39,7 +39,11 @@ impl Text {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] where the text has no tokens; those of [`Model::open`].
-    pub(super) fn prepare(full_path: &Path, full: &MappedFile, options: &SplitOptions) -> Result<Option<Self>> {
+    pub(super) fn prepare(
+        full_path: &Path,
+        full: &MappedFile,
+        options: &SplitOptions,
+    ) -> Result<Option<Self>> {
         if options.calibrate.is_none() && full.contents().header.file_len > MAX_UNASKED {
             return Ok(None);
         }

@@ -10,8 +10,8 @@
 
 use std::str::FromStr;
 
-use super::light;
 use super::importance::Importance;
+use super::light;
 use super::options::SplitOptions;
 use crate::container::manifest::{Capsule, Layout, Manifest, PlannedCapsule, Residence, SplitPlan, Tensor};
 use crate::container::{EXTENT_ALIGN, PLANE_ALIGN, align_up};
@@ -293,7 +293,10 @@ fn place_weight(manifest: &Manifest, index: usize) -> f64 {
 
 /// The encoding that `tensor` takes in a light form of `wanted`: a stand-in where its rows do not suit, and
 /// `None` where nothing smaller than its own fits (it then stays bit for bit).
-pub(super) fn light_encoding(tensor: &Tensor, wanted: &'static Encoding) -> Result<Option<&'static Encoding>> {
+pub(super) fn light_encoding(
+    tensor: &Tensor,
+    wanted: &'static Encoding,
+) -> Result<Option<&'static Encoding>> {
     let own = encoding_of(tensor)?;
     if !is_weight(tensor) {
         return Ok(None);

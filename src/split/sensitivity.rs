@@ -5,7 +5,6 @@
 //! what any form of it costs. What comes before the capsule is computed once.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::agreement::{Text, open};
 use super::importance::Importance;
@@ -94,7 +93,9 @@ fn plan(capsules: &[Capsule], forms: &[Vec<Option<&'static Encoding>>]) -> Resul
     for (capsule, form) in capsules.iter().zip(forms) {
         let light = form.iter().any(Option::is_some);
         let mut encodings = Vec::new();
-        for (tensor, tried) in capsule.tensors.iter().zip(form).filter(|(tensor, _)| light && is_weight(tensor)) {
+        for (tensor, tried) in
+            capsule.tensors.iter().zip(form).filter(|(tensor, _)| light && is_weight(tensor))
+        {
             encodings.push(tried.map_or(encoding_of(tensor)?, |encoding| encoding).name.to_owned());
         }
         let residence = if light { Residence::Light } else { Residence::Pinned };

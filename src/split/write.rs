@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde_json::{Map, json};
 
 use super::agreement::Text;
+use super::importance::{self, Importance};
 use super::options::SplitOptions;
 use super::plan::{self, CapsuleForm, Light};
-use super::importance::{self, Importance};
 use super::{light, sensitivity};
 use crate::container::disk::Disk;
 use crate::container::header::Kind;

@@ -49,7 +49,7 @@ pub struct FetchedTensor<'a> {
 }
 
 /// A capsule that was taken out.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct FetchedCapsule<'a> {
     /// The capsule.
     pub id: &'a str,

@@ -84,13 +84,17 @@ impl<T: Send + 'static> FetchJob<T> {
     pub fn take(&self, index: usize) -> Result<Option<T>> {
         if index >= self.count {
             let count = self.count;
-            return Err(Error::NotFound(format!("there is no capsule number {index}; {count} were asked for")));
+            return Err(Error::NotFound(format!(
+                "there is no capsule number {index}; {count} were asked for"
+            )));
         }
         match self.shared.lock().get_mut(index) {
             None => Ok(None),
-            Some(place) => place.take().transpose()?.map(Some).ok_or_else(|| {
-                Error::NotFound(format!("capsule number {index} was taken before"))
-            }),
+            Some(place) => place
+                .take()
+                .transpose()?
+                .map(Some)
+                .ok_or_else(|| Error::NotFound(format!("capsule number {index} was taken before"))),
         }
     }
 }

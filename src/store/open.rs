@@ -57,7 +57,14 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { mode: Mode::Auto, full: None, partial: false, budget: None, range: None, disk: Arc::new(SystemDisk) }
+        Self {
+            mode: Mode::Auto,
+            full: None,
+            partial: false,
+            budget: None,
+            range: None,
+            disk: Arc::new(SystemDisk),
+        }
     }
 }
 
@@ -89,7 +96,10 @@ impl Store {
         let views: &[View] = if self.drafts() { &[View::Promised, View::Draft] } else { &[View::Promised] };
         let capsules = &self.manifest().capsules;
         // A tied head reads the embedding's capsule, wherever the range begins.
-        let tied = capsules.get(self.range.clone()).and_then(<[Capsule]>::last).is_some_and(|c| !c.shared.is_empty());
+        let tied = capsules
+            .get(self.range.clone())
+            .and_then(<[Capsule]>::last)
+            .is_some_and(|c| !c.shared.is_empty());
         let used = move |index: usize| self.range.contains(&index) || tied && index == 0;
         let mapped = |view: View, index: usize| {
             let (file, capsule) = self.capsule_in(view, index).ok()?;

@@ -115,7 +115,11 @@ impl MemoryResults {
                 tables::show(row.theirs.map(|theirs| ours / theirs)),
                 mega(row.pinned_bytes as f64),
                 mega(row.token_bytes),
-                if unpinned > 0.0 { tables::percent(Some(row.token_bytes / unpinned)) } else { String::new() },
+                if unpinned > 0.0 {
+                    tables::percent(Some(row.token_bytes / unpinned))
+                } else {
+                    String::new()
+                },
                 tables::percent(Some(ours / row.bound())),
                 tables::show(Some(row.stall_ms)),
                 format!("{:.1}", (row.peak_bytes as f64 - row.budget_bytes as f64) / 1e6),
@@ -138,8 +142,16 @@ impl Programs {
             let limit_bytes = length * percent / 100;
             let budget_bytes = limit_bytes - BESIDE;
             let model = subject.model.name.to_owned();
-            let mut row =
-                Row { model, percent, limit_bytes, budget_bytes, weight_bytes, disk_read, unlimited, ..Row::default() };
+            let mut row = Row {
+                model,
+                percent,
+                limit_bytes,
+                budget_bytes,
+                weight_bytes,
+                disk_read,
+                unlimited,
+                ..Row::default()
+            };
             self.own_row(subject, &mut row)?;
             row.theirs = self.peer_in(subject, limit_bytes)?;
             rows.push(row);
@@ -198,7 +210,8 @@ impl Programs {
         disk::evict(&subject.source)?;
         let finished = Cgroup::new(limit)?.run(&command)?;
         let Some(output) = finished.output else { return Ok(None) };
-        let report: Value = serde_json::from_str(output.trim()).map_err(|e| format!("no JSON ({e}): {output}"))?;
+        let report: Value =
+            serde_json::from_str(output.trim()).map_err(|e| format!("no JSON ({e}): {output}"))?;
         Ok(Some(number(&report["decode"], "0")?))
     }
 }

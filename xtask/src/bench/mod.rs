@@ -138,7 +138,8 @@ fn limited(options: &Options, folder: &Path) -> Outcome {
     let mut results = MemoryResults::load(&path);
     if !options.tables && (options.memory || options.models.is_empty()) {
         let begun = Instant::now();
-        let programs = Programs { cgraph: demo::build()?, python: Some(setup::peer()?), folder: folder.to_owned() };
+        let programs =
+            Programs { cgraph: demo::build()?, python: Some(setup::peer()?), folder: folder.to_owned() };
         run::confine()?;
         results = MemoryResults { run: Run::new(&program("kernels", "--limits")?)?, rows: Vec::new() };
         for model in MODELS.iter().filter(|model| memory::MODELS.contains(&model.name)) {
