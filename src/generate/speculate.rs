@@ -158,7 +158,7 @@ impl Speculator {
 
     /// Whether `n` guesses from repeated text give more tokens a second than the mini's.
     fn repeats_win(&self, n: usize, holds: f64, mini_holds: f64) -> bool {
-        let pass = self.pass.or(0.0);
+        let pass = self.pass.or(1.0);
         let mini = self.mini.seconds.or(pass / 8.0);
         let tokens = |p: f64, n: usize| 1.0 + series(p, n);
         let with_mini =

@@ -54,7 +54,11 @@ impl Limits {
 
     /// Whether the map serves every tensor.
     pub fn is_mapped(&self) -> bool {
-        self.residency.get().map_or(self.whole <= self.budget.available(), |residency| residency.is_mapped())
+        match self.residency.get() {
+            // A pass asks, whose turn a claim may wait for: the budget is not locked here.
+            Some(residency) => residency.is_mapped(),
+            None => self.whole <= self.budget.available(),
+        }
     }
 }
 

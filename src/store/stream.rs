@@ -19,6 +19,8 @@ use crate::pool::Gate;
 const READERS: usize = 4;
 /// How long a wait may last before its gate is looked at again.
 const LOOK: Duration = Duration::from_micros(500);
+/// Passes of others for which a segment is kept that a pass waits for.
+const PATIENCE: u32 = 64;
 /// Bytes a second that all reads together are held to, for tests.
 const TEST_RATE: &str = "CAPSULEGRAPH_TEST_READ_RATE";
 
@@ -70,6 +72,9 @@ struct State {
     cycle: usize,
     /// Pinned segments that are read before all others.
     demanded: Range<usize>,
+    /// Segments that a pass waited for when its gate closed, the oldest first, and how many passes have ended since: they
+    /// stay through the passes of others, or two that take turns would never get on.
+    kept: Vec<(usize, u32)>,
     /// Buffers of the ring that hold nothing, and those that exist.
     free: Vec<Buffer>,
     buffers: usize,
@@ -79,7 +84,8 @@ struct State {
     /// Bytes of all memory that holds segments or is about to.
     memory: u64,
     peak: u64,
-    failure: Option<Error>,
+    /// What could not be read, and why; readers wait until a pass has looked at it.
+    failure: Option<(usize, Error)>,
     /// No reader begins anything.
     halted: bool,
     stopped: bool,
@@ -136,6 +142,7 @@ impl Stream {
             needed: cycle,
             cycle,
             demanded: 0..0,
+            kept: Vec::new(),
             free: Vec::new(),
             buffers: 0,
             reading: 0,
@@ -207,6 +214,8 @@ impl Stream {
         let mut state = self.shared.lock();
         state.needed = needed;
         state.search = state.cursor;
+        // It may be mended by now.
+        state.failure = None;
     }
 
     /// Waits for segment `first`, and takes it and as many of those behind it, up to `end`, as are there and together
@@ -222,6 +231,7 @@ impl Stream {
             state.needed = state.cycle;
             state.search = state.cursor;
         }
+        state.kept.retain(|(index, _)| *index != first);
         state.advance(first);
         shared.wait_for(state, first, gate, |state| state.lease(first, end, most, &shared.segments))
     }
@@ -244,6 +254,7 @@ impl Stream {
     pub fn finish(&self) {
         let mut state = self.shared.lock();
         state.advance(0);
+        state.age();
         state.needed = state.cycle;
         self.shared.wake(&mut state);
     }
@@ -337,11 +348,21 @@ impl Shared {
             if matches!(state.held.get(first), Some(Held::Here { .. })) {
                 break Ok(Some(take(&state)));
             }
-            if let Some(failure) = state.failure.take() {
-                state.search = state.cursor;
-                break Err(failure);
+            match (state.failure.take(), state.held.get(first)) {
+                (Some((index, error)), _) if index == first => {
+                    state.search = state.cursor;
+                    break Err(error);
+                }
+                // It is on its way: what failed further on is looked at when its turn comes.
+                (failure, Some(Held::Reading)) => state.failure = failure,
+                (Some(_), _) => {
+                    state.search = state.cursor;
+                    self.wake(&mut state);
+                }
+                (None, _) => {}
             }
             if gate.is_closed() {
+                state.keep(first);
                 break Ok(None);
             }
             waiting.get_or_insert_with(Instant::now);
@@ -464,12 +485,10 @@ impl State {
         match read {
             Ok(loaded) => {
                 self.held[index] = Held::Here { loaded: Arc::new(loaded), ring };
-                if !self.is_ahead(index) {
-                    self.release(index);
-                }
+                self.drop_unless_ahead(index);
             }
             Err(error) => {
-                self.failure.get_or_insert(error);
+                self.failure.get_or_insert((index, error));
                 self.memory -= size;
                 if ring {
                     self.buffers -= 1;
@@ -498,12 +517,41 @@ impl State {
         self.cursor = target;
     }
 
-    /// The segment is used up: unless it is pinned its memory is free.
+    /// Keeps segment `index`, or its place while it is read, until it is taken: a pass waits for it. The ring needs a
+    /// buffer beside those that are kept.
+    fn keep(&mut self, index: usize) {
+        if self.layout.pinned[index] || self.kept.iter().any(|(kept, _)| *kept == index) {
+            return;
+        }
+        self.kept.push((index, 0));
+        while self.kept.len() >= self.layout.buffers.max(1) {
+            let (oldest, _) = self.kept.remove(0);
+            self.drop_unless_ahead(oldest);
+        }
+    }
+
+    /// A pass has ended: what was kept for one that never came back goes after a while.
+    fn age(&mut self) {
+        self.kept.iter_mut().for_each(|(_, age)| *age += 1);
+        while self.kept.first().is_some_and(|(_, age)| *age > PATIENCE) {
+            let (oldest, _) = self.kept.remove(0);
+            self.drop_unless_ahead(oldest);
+        }
+    }
+
+    fn drop_unless_ahead(&mut self, index: usize) {
+        if !self.is_ahead(index) {
+            self.release(index);
+        }
+    }
+
+    /// The segment is used up: unless it is pinned or kept its memory is free.
     fn release(&mut self, index: usize) {
         let keep = match &self.held[index] {
             Held::Here { ring, .. } => self.layout.pinned[index] && !ring,
             _ => true,
         };
+        let keep = keep || self.kept.iter().any(|(kept, _)| *kept == index);
         if keep {
             return;
         }
@@ -537,6 +585,7 @@ impl State {
 
     fn arrange(&mut self, layout: Layout) {
         self.layout = layout;
+        self.kept.clear();
         while self.buffers > self.layout.buffers {
             let Some(buffer) = self.free.pop() else { break };
             self.memory -= buffer.size();
