@@ -91,7 +91,9 @@ impl Job {
         let claimed = self.next.swap(CLOSED, Ordering::Relaxed).min(self.tasks);
         let done = || self.finished.load(Ordering::SeqCst) == claimed - from;
         if !spin_until(done) {
-            self.caller_waits.store(true, Ordering::SeqCst);
+            // An exchange, no store: emulators of aarch64 (qemu's TCG) let a store pass the load behind it, and the
+            // last worker would wake nobody.
+            self.caller_waits.swap(true, Ordering::SeqCst);
             while !done() {
                 thread::park();
             }
