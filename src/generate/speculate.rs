@@ -83,8 +83,9 @@ pub(super) struct Speculator {
 struct Pace {
     /// Seconds of a guess.
     seconds: Mean,
-    /// Share of guesses that hold.
+    /// Share of guesses that hold, and the probability that the mini gave them on average.
     holds: Mean,
+    confidence: Mean,
 }
 
 /// A running mean.
@@ -98,6 +99,16 @@ impl Mean {
 
     fn or(self, other: f64) -> f64 {
         self.0.unwrap_or(other)
+    }
+}
+
+impl Pace {
+    /// The probability that a guess holds to which the mini gave `confidence`: of what it doubts on average, only so much
+    /// fails.
+    fn chance(&self, confidence: f64) -> f64 {
+        let (fails, doubt) = (1.0 - self.holds.or(0.7), 1.0 - self.confidence.or(0.7));
+        let scale = (fails / doubt.max(0.01)).clamp(0.05, 2.0);
+        (1.0 - scale * (1.0 - confidence)).clamp(0.01, 0.995)
     }
 }
 
@@ -170,7 +181,12 @@ impl Speculator {
     /// Seconds of a round of `n` guesses of `each` seconds.
     fn cost(&self, n: usize, each: f64) -> f64 {
         let pass = self.pass.or(1.0);
-        pass + n as f64 * (each + self.each.or(0.05 * pass))
+        pass + n as f64 * (each + self.share())
+    }
+
+    /// Seconds that one guess more adds to a pass. Passes differ by more than that, so the mean may fall below 0.
+    fn share(&self) -> f64 {
+        self.each.or(0.05 * self.pass.or(1.0)).max(0.0)
     }
 
     /// Whether a guess of the mini is worth its time at all. Now and then it is tried again.
@@ -193,14 +209,15 @@ impl Speculator {
         let Some(seconds) = self.mini.seconds.0.filter(|_| self.pass.0.is_some()) else { return n < FIRST };
         // The next guess holds only where all before it do; what it adds a second must beat what the round has.
         let next = self.chance * self.mini.holds.or(0.7);
-        let cost = seconds + self.each.or(0.05 * self.pass.or(1.0));
+        let cost = seconds + self.share();
         next / cost.max(1e-9) > (1.0 + self.hope) / self.cost(n, seconds).max(1e-9)
     }
 
     /// The mini's next guess is `id`, with probability `confidence`.
     pub fn guess(&mut self, id: u32, confidence: f64) {
         self.guesses.push(id);
-        self.chance *= confidence;
+        self.chance *= self.mini.chance(confidence);
+        self.mini.confidence.add(confidence);
         self.hope += self.chance;
         self.stats.drafted += 1;
     }
@@ -229,7 +246,7 @@ impl Speculator {
         }
         match self.pass.0 {
             // What a longer pass takes beyond the usual is the guesses' share.
-            Some(pass) if n > 0 => self.each.add(((seconds - pass) / n as f64).max(0.0)),
+            Some(pass) if n > 0 => self.each.add((seconds - pass) / n as f64),
             _ => self.pass.add(seconds),
         }
         if n > 0 && self.pass.0.is_some_and(|pass| seconds < pass) {
@@ -300,7 +317,8 @@ mod tests {
     /// A speculator whose mini guesses in `guess` seconds what holds with probability `holds`.
     fn paced(pass: f64, guess: f64, holds: f64) -> Speculator {
         let mut speculator = Speculator::new(Some(Forward::draft()), false);
-        speculator.mini = Pace { seconds: Mean(Some(guess)), holds: Mean(Some(holds)) };
+        speculator.mini =
+            Pace { seconds: Mean(Some(guess)), holds: Mean(Some(holds)), confidence: Mean(Some(holds)) };
         (speculator.pass, speculator.each) = (Mean(Some(pass)), Mean(Some(0.01 * pass)));
         speculator
     }
