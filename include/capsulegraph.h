@@ -162,7 +162,7 @@
 #define CAPG_MODE_FAST 2
 
 /**
- * Run mode: the mini drafts, the full file verifies. Not built yet: CAPG_ERROR_UNSUPPORTED.
+ * Run mode: the tokens of exact; the mini drafts some, and one pass at full precision verifies them together.
  */
 #define CAPG_MODE_SPECULATIVE 3
 
@@ -195,6 +195,11 @@
  * KV type: 8-bit codes with a scale for every 32, about half the memory. Logits differ a little.
  */
 #define CAPG_KV_Q8_0 1
+
+/**
+ * Session flag: in mode speculative the mini drafts alone; text that repeats is not guessed to go on as before.
+ */
+#define CAPG_SESSION_WITHOUT_LOOKUP 1
 
 /**
  * Eval flag: compute the logits of every token given, not of the last alone.
@@ -247,6 +252,12 @@
 #define CAPG_LAYOUT_F32 2
 
 /**
+ * A bound on all memory that the library holds for the models that were opened with it, and for their sessions. It
+ * lives as long as they do, whether the handle is freed or not.
+ */
+typedef struct capg_budget capg_budget;
+
+/**
  * A flag that any thread puts up to stop the calls that were given it.
  */
 typedef struct capg_cancel capg_cancel;
@@ -260,6 +271,17 @@ typedef struct capg_capsule capg_capsule;
  * Why a call failed. Owned by the host, immutable.
  */
 typedef struct capg_error capg_error;
+
+/**
+ * Capsules on their way. Owned by the host.
+ */
+typedef struct capg_fetch capg_fetch;
+
+/**
+ * Steps sessions of one model together, so that they share each pass over the weights. Owned by the host; used by one
+ * call at a time.
+ */
+typedef struct capg_group capg_group;
 
 /**
  * A queue of log lines.
@@ -551,8 +573,9 @@ typedef struct capg_model_options {
    */
   uint64_t full_length;
   /**
-   * Upper bound on the library's memory for the model. Not built yet: anything but 0 is
-   * CAPG_ERROR_UNSUPPORTED.
+   * Upper bound in bytes on all memory that the library holds for the model and its sessions: weights, KV caches,
+   * activations, tables. 0: none, and the file is mapped. A bound that cannot work is CAPG_ERROR_LIMIT, from the call
+   * that needs more than there is; its message names the smallest one that can.
    */
   uint64_t memory_budget_bytes;
   /**
@@ -592,6 +615,10 @@ typedef struct capg_model_options {
    * Must be 0.
    */
   uint32_t reserved;
+  /**
+   * A budget that the model shares with others; excludes memory_budget_bytes. Nullable.
+   */
+  const struct capg_budget *budget;
 } capg_model_options;
 
 /**
@@ -638,9 +665,9 @@ typedef struct capg_session_options {
    */
   uint32_t kv_type;
   /**
-   * Must be 0.
+   * CAPG_SESSION_* flags.
    */
-  uint32_t reserved;
+  uint32_t flags;
 } capg_session_options;
 
 /**
@@ -871,6 +898,35 @@ capg_status capg_tokens_view(const struct capg_tokens *tokens,
 void capg_tokens_free(struct capg_tokens *tokens);
 
 /**
+ * Makes a budget of that many bytes. Errors: INVALID_ARGUMENT for 0. Thread class: any.
+ */
+capg_status capg_budget_new(uint64_t bytes, struct capg_budget **budget, struct capg_error **error);
+
+/**
+ * Another bound from now on. Where it is less, weights are given up before the call returns, which waits for passes in
+ * progress; where it is more, weights stay as they are read again. Errors: LIMIT where the open models and sessions
+ * cannot work in it (the message names the smallest bound that they can work in; the bound is then as it was),
+ * INVALID_ARGUMENT for 0. Thread class: any.
+ */
+capg_status capg_budget_resize(const struct capg_budget *budget,
+                               uint64_t bytes,
+                               struct capg_error **error);
+
+/**
+ * The bound, and of it the bytes that KV caches, activations and tables claim; the rest holds weights. claimed:
+ * nullable. Thread class: any.
+ */
+capg_status capg_budget_bytes(const struct capg_budget *budget,
+                              uint64_t *bytes,
+                              uint64_t *claimed,
+                              struct capg_error **error);
+
+/**
+ * Frees a budget; does nothing for NULL. Models that were opened with it keep it. Thread class: free.
+ */
+void capg_budget_free(struct capg_budget *budget);
+
+/**
  * Makes a token that is not triggered. Thread class: any.
  */
 capg_status capg_cancel_new(struct capg_cancel **cancel, struct capg_error **error);
@@ -990,7 +1046,7 @@ capg_status capg_model_inspect(const struct capg_model *model,
  * read. The files must not be truncated or overwritten while the model lives.
  *
  * options: nullable. Errors: IO, MALFORMED, MISMATCH (the mode cannot be had from these files; mini and full do
- * not belong together), UNSUPPORTED. Thread class: any.
+ * not belong together), LIMIT (the budget), UNSUPPORTED. Thread class: any.
  */
 capg_status capg_model_open(const char *path,
                             size_t path_len,
@@ -1123,7 +1179,7 @@ capg_status capg_model_chat_tokens(const struct capg_model *model,
                                    struct capg_error **error);
 
 /**
- * Makes a session; it keeps its model alive. options: nullable. Errors: LIMIT where the KV cache does not fit.
+ * Makes a session; it keeps its model alive. options: nullable. Errors: LIMIT where the KV cache does not fit memory or budget.
  * Thread class: any.
  */
 capg_status capg_session_new(const struct capg_model *model,
@@ -1247,6 +1303,41 @@ capg_status capg_session_advance(const struct capg_session *session,
                                  struct capg_error **error);
 
 /**
+ * What became complete of a generation that capg_group_advance went on with, since the last slice. Errors:
+ * INVALID_ARGUMENT where there is no generation, BUSY. Thread class: one.
+ */
+capg_status capg_session_slice(const struct capg_session *session,
+                               struct capg_slice *slice,
+                               struct capg_error **error);
+
+/**
+ * Makes a group. Thread class: any.
+ */
+capg_status capg_group_new(struct capg_group **group, struct capg_error **error);
+
+/**
+ * Goes on with the generations of these sessions, which capg_session_start began, for about max_microseconds and for
+ * max_tokens tokens of each at most (0 each: no limit), one pass over the weights for all of them. Each has the tokens
+ * that it would have alone; capg_session_slice gives what came of it. running: how many are not at their end; nullable.
+ *
+ * cancel: nullable. After CANCELLED nothing is lost. Errors: INVALID_ARGUMENT (a session without a generation, one named
+ * twice, sessions of several models), CANCELLED, BUSY. Thread class: one.
+ */
+capg_status capg_group_advance(const struct capg_group *group,
+                               const struct capg_session *const *sessions,
+                               size_t count,
+                               uint64_t max_microseconds,
+                               size_t max_tokens,
+                               const struct capg_cancel *cancel,
+                               size_t *running,
+                               struct capg_error **error);
+
+/**
+ * Frees a group; does nothing for NULL. Thread class: free.
+ */
+void capg_group_free(struct capg_group *group);
+
+/**
  * Number of capsules, in the order of computation. Thread class: any.
  */
 capg_status capg_model_capsule_count(const struct capg_model *model,
@@ -1302,6 +1393,48 @@ capg_status capg_capsule_tensor(const struct capg_capsule *capsule,
  * Frees a capsule; does nothing for NULL. Thread class: free.
  */
 void capg_capsule_free(struct capg_capsule *capsule);
+
+/**
+ * Begins to take capsules out, in this order, on a thread of its own; each as capg_model_fetch does. Errors: NOT_FOUND for
+ * an id that does not exist, LIMIT where the system starts no thread. Thread class: any.
+ */
+capg_status capg_model_fetch_begin(const struct capg_model *model,
+                                   const struct capg_string *ids,
+                                   size_t count,
+                                   uint32_t layout,
+                                   struct capg_fetch **fetch,
+                                   struct capg_error **error);
+
+/**
+ * How many of the capsules have come by now; a failure counts as one, and ends the rest. Never waits. Thread class: any.
+ */
+capg_status capg_fetch_poll(const struct capg_fetch *fetch,
+                            size_t *come,
+                            struct capg_error **error);
+
+/**
+ * Takes capsule number index of those that were asked for; once. Errors: BUSY where it has not come yet, NOT_FOUND past
+ * the end or the second time, and those of capg_model_fetch. Thread class: any.
+ */
+capg_status capg_fetch_take(const struct capg_fetch *fetch,
+                            size_t index,
+                            struct capg_capsule **capsule,
+                            struct capg_error **error);
+
+/**
+ * Says that these capsules, by number, are needed next, so that the system may bring them in meanwhile. Only a hint; numbers
+ * past the end are ignored. Thread class: any.
+ */
+capg_status capg_model_prefetch(const struct capg_model *model,
+                                const size_t *capsules,
+                                size_t count,
+                                struct capg_error **error);
+
+/**
+ * Frees a fetch; does nothing for NULL. Capsules that have not come are given up; the one that is on its way is waited
+ * for. Thread class: free.
+ */
+void capg_fetch_free(struct capg_fetch *fetch);
 
 #ifdef __cplusplus
 }  // extern "C"

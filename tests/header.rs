@@ -14,8 +14,8 @@ use std::path::Path;
 
 /// The sources in the order of the header.
 const SOURCES: &[&str] = &[
-    "version", "status", "error", "text", "cancel", "log", "input", "convert", "split", "verify", "inspect",
-    "reader", "threads", "model", "tokenize", "session", "generate", "capsule",
+    "version", "status", "error", "text", "budget", "cancel", "log", "input", "convert", "split", "verify",
+    "inspect", "reader", "threads", "model", "tokenize", "session", "generate", "group", "capsule", "fetch",
 ];
 
 fn root() -> &'static Path {

@@ -173,6 +173,31 @@ static void option_values(const char *gguf, const char *full, const capg_session
     INVALID(capg_session_start(session, &id, 1, &generate, &error));
 }
 
+static void fetches(capg_model *model) {
+    capg_fetch *fetch = (capg_fetch *)(void *)&size;
+    capg_capsule *capsule;
+    const capg_string head[1] = {{"head", 4}};
+    size_t come;
+    INVALID(capg_model_fetch_begin(NULL, head, 1, 0, &fetch, &error));
+    CHECK(fetch == NULL);
+    INVALID(capg_model_fetch_begin(model, NULL, 1, 0, &fetch, &error));
+    INVALID(capg_model_fetch_begin(model, head, 1, 3, &fetch, &error));
+    INVALID(capg_model_fetch_begin(model, head, 1, 0, NULL, &error));
+    OK(capg_model_fetch_begin(model, head, 0, 0, &fetch, &error));
+    INVALID(capg_fetch_poll(NULL, &come, &error));
+    INVALID(capg_fetch_poll(fetch, NULL, &error));
+    OK(capg_fetch_poll(fetch, &come, &error));
+    CHECK(come == 0);
+    INVALID(capg_fetch_take(NULL, 0, &capsule, &error));
+    INVALID(capg_fetch_take(fetch, 0, NULL, &error));
+    FAILS(CAPG_ERROR_NOT_FOUND, capg_fetch_take(fetch, 0, &capsule, &error));
+    capg_fetch_free(fetch);
+    capg_fetch_free(NULL);
+    INVALID(capg_model_prefetch(NULL, NULL, 0, &error));
+    INVALID(capg_model_prefetch(model, NULL, 1, &error));
+    OK(capg_model_prefetch(model, NULL, 0, &error));
+}
+
 static void groups(capg_session *session) {
     capg_group *group = (capg_group *)(void *)&size;
     const capg_session *twice[2] = {session, session};
@@ -221,6 +246,7 @@ static void budgets(const char *full, size_t f, capg_model_options options) {
     OK(capg_model_open(full, f, &options, &model, &error));
     OK(capg_budget_bytes(budget, &bytes, &claimed, &error));
     CHECK(claimed > 0 && claimed < bytes);
+    fetches(model);
     FAILS(CAPG_ERROR_LIMIT, capg_budget_resize(budget, claimed - 1, &error));
     capg_budget_free(budget); /* the model keeps it */
     capg_budget_free(NULL);
