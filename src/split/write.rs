@@ -75,10 +75,7 @@ pub fn split(
     let (mut mini, mut manifest) = compose(&full, target, &chosen, importance, options, progress)?;
     let measured = text.filter(|_| !linked);
     let expected_agreement = measured.map(|text| text.agreement(mini.source()?, options)).transpose()?;
-    if let (Some(plan), Some(_)) = (&mut manifest.plan, expected_agreement) {
-        plan.agreement = expected_agreement;
-        mini.amend(&manifest)?;
-    }
+    record(&mut mini, &mut manifest, expected_agreement)?;
     Ok(SplitSummary {
         path: target.to_owned(),
         bytes: mini.commit()?,
@@ -112,7 +109,21 @@ pub(super) fn write(
     options: &SplitOptions,
     progress: &mut ProgressFn<'_>,
 ) -> Result<u64> {
-    compose(full, target, plan, importance, options, progress)?.0.commit()
+    let unmeasured = SplitPlan { agreement: None, ..plan.clone() };
+    let (mut mini, mut manifest) = compose(full, target, &unmeasured, importance, options, progress)?;
+    record(&mut mini, &mut manifest, plan.agreement)?;
+    mini.commit()
+}
+
+/// Puts a measured agreement into a mini that was written without, so that its length does not depend on it.
+fn record(mini: &mut Sealed, manifest: &mut Manifest, agreement: Option<f64>) -> Result<()> {
+    match &mut manifest.plan {
+        Some(plan) if agreement.is_some() => {
+            plan.agreement = agreement;
+            mini.amend(manifest)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// As [`write`], up to the mini's name. Also gives the manifest that was written.
