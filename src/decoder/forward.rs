@@ -45,6 +45,9 @@ enum Stage {
     Done,
 }
 
+/// Sums of squares, column by column, by capsule and tensor.
+type Squares = BTreeMap<[usize; 2], Vec<f64>>;
+
 /// What enters a batch.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
@@ -103,7 +106,7 @@ pub struct Forward {
     input: Activations,
     attention: AttentionWork,
     /// Sums of the squares of what matrices are multiplied with, by capsule and tensor; `None`: nobody asks.
-    recorded: Option<BTreeMap<[usize; 2], Vec<f64>>>,
+    recorded: Option<Squares>,
 }
 
 impl Default for Forward {
@@ -666,7 +669,7 @@ impl Decoder {
         &self,
         gate: &Gate,
         pass: &Pass<'_>,
-        (reach, recorded): (&mut Reach, &mut Option<BTreeMap<[usize; 2], Vec<f64>>>),
+        (reach, recorded): (&mut Reach, &mut Option<Squares>),
         input: &Activations,
         mut pairs: [(&Projection, &mut Vec<f32>); N],
     ) -> Result<Progress> {

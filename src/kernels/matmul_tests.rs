@@ -252,7 +252,7 @@ fn pieces_give_the_bits_of_the_whole() {
     for name in ["q4_0", "q6_k", "q8_0", "f16", "iq2_xs"] {
         let weights = Weights::random(by_name(name).expect("known"), 85, 512, true, &mut random);
         let bias = random.floats(85);
-        for (isa, n) in isas().into_iter().flat_map(|isa| [(isa, 1), (isa, 5), (isa, 19)]) {
+        for (isa, n) in isas().flat_map(|isa| [(isa, 1), (isa, 5), (isa, 19)]) {
             let cpu = cpu(2, isa);
             let x = random.floats(n * 512);
             for bias in [None, Some(&bias[..])] {
