@@ -7,8 +7,10 @@ use crate::graph::params::DecoderParams;
 
 /// Feature name of the packed weight layout in `requires`.
 pub const REQUIRES_PACKED8: &str = "packed8";
+/// Feature name of tensors that are divided into two planes.
+pub const REQUIRES_PLANES: &str = "planes";
 /// Features in `requires` that this library knows.
-pub const KNOWN_FEATURES: &[&str] = &[REQUIRES_PACKED8];
+pub const KNOWN_FEATURES: &[&str] = &[REQUIRES_PACKED8, REQUIRES_PLANES];
 
 /// What a `.cgraph` file holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,7 +101,11 @@ pub struct Tensor {
     pub encoding: String,
     /// How rows are arranged.
     pub layout: Layout,
-    /// The stored bytes; empty where a mini does not hold the tensor.
+    /// How the elements' bits are divided into two planes, `5+3`; absent where they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub division: Option<String>,
+    /// The stored bytes: one plane, two of a divided tensor, of which a mini may hold the first alone; none where a mini
+    /// does not hold the tensor.
     pub planes: Vec<Plane>,
 }
 
@@ -156,6 +162,8 @@ pub enum Residence {
     Pinned,
     /// A lower-precision form of its weights.
     Light,
+    /// The first planes of its divided tensors, the others bit for bit: a coarser form that is part of the full one.
+    Nested,
     /// Only the link into the full file (and its small tensors).
     Linked,
 }
@@ -167,6 +175,7 @@ impl Residence {
         match self {
             Self::Pinned => "pinned",
             Self::Light => "light",
+            Self::Nested => "nested",
             Self::Linked => "linked",
         }
     }
@@ -272,6 +281,12 @@ impl Capsule {
     pub fn checksum(&self) -> Option<String> {
         let planes = self.tensors.iter().flat_map(|t| &t.planes).map(|p| p.xxh3.as_str());
         super::checksum::capsule_checksum(planes)
+    }
+
+    /// All planes in the order in which they lie in the extent: the first of all tensors, then the second ones.
+    pub fn planes_in_order(&self) -> impl Iterator<Item = (&Tensor, &Plane)> {
+        let number = |k: usize| self.tensors.iter().filter_map(move |t| Some((t, t.planes.get(k)?)));
+        number(0).chain(number(1))
     }
 
     /// Bytes of all planes.

@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use super::checksum::{Running, blake3_hex, parse_hex64};
 use super::disk::ReadAt;
 use super::header::{HEADER_LEN, Header, Kind};
-use super::manifest::{Capsule, KNOWN_FEATURES, Layout, Manifest, Residence, Tensor};
+use super::manifest::{Capsule, KNOWN_FEATURES, Layout, Manifest, Plane, Residence, Tensor};
 use super::{EXTENT_ALIGN, PLANE_ALIGN};
 use crate::error::{Error, Result};
 use crate::graph::arch;
+use crate::kernels::division::Division;
 use crate::kernels::{encoding, pack};
 use crate::pool::CancelToken;
 
@@ -167,45 +168,32 @@ impl Contents {
         let mut names = HashSet::new();
         let mut at = 0;
         for tensor in &capsule.tensors {
+            let bad = |detail: String| bad(format!("tensor {}: {detail}", tensor.name));
             if !names.insert(tensor.name.as_str()) {
-                return Err(bad(format!("tensor {} is listed twice", tensor.name)));
+                return Err(bad("it is listed twice".into()));
             }
-            self.check_tensor(tensor, room, &mut at)
+            let expected = plane_bytes(tensor).map_err(bad)?;
+            let needed = match capsule.residence {
+                Some(Residence::Linked) => 0..=expected.len(),
+                Some(Residence::Nested) => 1..=1,
+                _ => expected.len()..=expected.len(),
+            };
+            if !needed.contains(&tensor.planes.len()) {
+                return Err(bad(format!("{} planes where {needed:?} belong", tensor.planes.len())));
+            }
+            for (plane, expected) in tensor.planes.iter().zip(expected) {
+                if plane.len != expected {
+                    let len = plane.len;
+                    return Err(bad(format!("{len} stored bytes where its shape and encoding need {expected}")));
+                }
+            }
+        }
+        for (tensor, plane) in capsule.planes_in_order() {
+            check_plane(plane, room, &mut at)
                 .map_err(|detail| bad(format!("tensor {}: {detail}", tensor.name)))?;
-            let needed = capsule.residence != Some(Residence::Linked);
-            if needed && tensor.planes.is_empty() {
-                return Err(bad(format!("tensor {} has no stored plane", tensor.name)));
-            }
         }
         Ok(())
     }
-
-    fn check_tensor(&self, tensor: &Tensor, room: u64, at: &mut u64) -> Result<(), String> {
-        let expected = tensor_bytes(tensor)?;
-        for plane in &tensor.planes {
-            let stop = plane.offset.checked_add(plane.len).filter(|s| *s <= room);
-            let (Some(stop), true) = (stop, plane.offset >= *at && plane.offset.is_multiple_of(PLANE_ALIGN))
-            else {
-                return Err(format!(
-                    "its plane ({} bytes at {}) is misaligned, overlaps another or leaves the extent of {room} bytes",
-                    plane.len, plane.offset
-                ));
-            };
-            if parse_hex64(&plane.xxh3).is_none() {
-                return Err("its plane has no valid checksum".into());
-            }
-            *at = stop;
-        }
-        match tensor.planes.as_slice() {
-            [] => Ok(()),
-            [plane] if plane.len == expected => Ok(()),
-            [plane] => {
-                Err(format!("{} stored bytes where its shape and encoding need {expected}", plane.len))
-            }
-            more => Err(format!("{} planes where its encoding has one", more.len())),
-        }
-    }
-
     fn check_shared(&self) -> Result<()> {
         let mut by_id: HashMap<&str, &Capsule> = HashMap::new();
         for capsule in &self.manifest.capsules {
@@ -223,6 +211,45 @@ impl Contents {
             by_id.insert(&capsule.id, capsule);
         }
         Ok(())
+    }
+}
+
+/// Holds a plane's place against those before it and the room of its extent.
+fn check_plane(plane: &Plane, room: u64, at: &mut u64) -> Result<(), String> {
+    let stop = plane.offset.checked_add(plane.len).filter(|s| *s <= room);
+    let (Some(stop), true) = (stop, plane.offset >= *at && plane.offset.is_multiple_of(PLANE_ALIGN)) else {
+        return Err(format!(
+            "its plane ({} bytes at {}) is misaligned, overlaps another or leaves the extent of {room} bytes",
+            plane.len, plane.offset
+        ));
+    };
+    if parse_hex64(&plane.xxh3).is_none() {
+        return Err("its plane has no valid checksum".into());
+    }
+    *at = stop;
+    Ok(())
+}
+
+/// Bytes of each plane that a tensor's shape, encoding, layout and division need.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn plane_bytes(tensor: &Tensor) -> Result<Vec<u64>, String> {
+    let whole = tensor_bytes(tensor)?;
+    let Some(name) = &tensor.division else { return Ok(vec![whole]) };
+    let division = encoding::by_name(&tensor.encoding).and_then(|encoding| encoding.division);
+    match division.filter(|division| division.name == name && tensor.layout == Layout::Packed8) {
+        // Whole blocks, by `tensor_bytes`.
+        Some(Division { bytes: [first, second], .. }) => {
+            let blocks = whole / (first + second) as u64;
+            Ok(vec![blocks * *first as u64, blocks * *second as u64])
+        }
+        None => Err(format!(
+            "a division "{name}" where {} in layout {} has {}",
+            tensor.encoding,
+            tensor.layout.name(),
+            division.map_or("none", |division| division.name)
+        )),
     }
 }
 
@@ -280,19 +307,17 @@ pub fn check_payload(
             report("bytes between extents are not zero".into());
         }
         at = extent.offset;
-        for tensor in &capsule.tensors {
-            for plane in &tensor.planes {
-                let start = extent.offset + plane.offset;
-                if !scan.zeros(at, start)? {
-                    report(format!("padding before tensor {} is not zero", tensor.name));
-                }
-                at = start + plane.len;
-                if scan.checksum(start, at)? != plane.xxh3 {
-                    report(format!(
-                        "tensor {} ({} bytes at {start}) does not match its checksum",
-                        tensor.name, plane.len
-                    ));
-                }
+        for (tensor, plane) in capsule.planes_in_order() {
+            let start = extent.offset + plane.offset;
+            if !scan.zeros(at, start)? {
+                report(format!("padding before tensor {} is not zero", tensor.name));
+            }
+            at = start + plane.len;
+            if scan.checksum(start, at)? != plane.xxh3 {
+                report(format!(
+                    "tensor {} ({} bytes at {start}) does not match its checksum",
+                    tensor.name, plane.len
+                ));
             }
         }
         if !scan.zeros(at, extent.offset + extent.len)? {

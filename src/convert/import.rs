@@ -246,13 +246,20 @@ struct Job<'a, 'p> {
 impl Job<'_, '_> {
     fn capsule(&mut self, rule: &CapsuleRule, sources: &[&TensorInfo]) -> Result<Capsule> {
         self.writer.begin_capsule()?;
-        let mut tensors = Vec::with_capacity(sources.len());
+        let mut tensors: Vec<Tensor> = Vec::with_capacity(sources.len());
+        let mut second_planes = Vec::new();
         for source in sources {
             let wanted = rule.tensors.iter().find(|t| t.name == source.name);
             let (kind, shape) = wanted
                 .map(|t| (t.kind, t.shape.iter().map(|d| *d as u64).collect()))
                 .ok_or_else(|| Error::Internal(format!("{} matched no rule", source.name)))?;
-            tensors.push(self.tensor(source, kind, shape)?);
+            let (tensor, second) = self.tensor(source, kind, shape)?;
+            second_planes.extend(second.map(|bytes| (tensors.len(), bytes)));
+            tensors.push(tensor);
+        }
+        for (number, bytes) in second_planes {
+            let plane = self.writer.plane(&mut |sink| sink(&bytes))?;
+            tensors[number].planes.push(plane);
         }
         let shared = |(capsule, tensor): &(String, String)| SharedTensor {
             capsule: capsule.clone(),
@@ -271,29 +278,49 @@ impl Job<'_, '_> {
         })
     }
 
-    fn tensor(&mut self, source: &TensorInfo, kind: TensorKind, shape: Vec<u64>) -> Result<Tensor> {
+    /// Writes a tensor; of a divided one the first plane, and gives the second, which belongs behind those of all others.
+    fn tensor(
+        &mut self,
+        source: &TensorInfo,
+        kind: TensorKind,
+        shape: Vec<u64>,
+    ) -> Result<(Tensor, Option<Vec<u8>>)> {
         let layout = match kind {
             TensorKind::Matrix => Layout::Packed8,
             TensorKind::Table | TensorKind::Vector => Layout::Rows,
         };
         let Self { gguf, writer, cancel, done, total, progress } = self;
+        let division = source.encoding.division.filter(|_| layout == Layout::Packed8);
+        let (mut first, mut second) = (Vec::new(), Vec::new());
         let plane = writer.plane(&mut |sink| {
             weights::stream(gguf, source, layout, &mut |bytes| {
                 if cancel.is_some_and(CancelToken::is_cancelled) {
                     return Err(Error::Cancelled);
                 }
-                sink(bytes)?;
+                match division {
+                    None => sink(bytes)?,
+                    Some(division) => {
+                        let [len, rest] = division.bytes.map(|part| bytes.len() / (division.bytes[0] + division.bytes[1]) * part);
+                        first.resize(len, 0);
+                        let at = second.len();
+                        second.resize(at + rest, 0);
+                        division.divide(bytes, &mut first, &mut second[at..]);
+                        sink(&first)?;
+                    }
+                }
                 *done += bytes.len() as u64;
                 progress((*done).min(*total), *total);
                 Ok(())
             })
         })?;
-        Ok(Tensor {
+        let tensor = Tensor {
             name: source.name.clone(),
             shape,
             encoding: source.encoding.name.to_owned(),
             layout,
+            division: division.map(|division| division.name.to_owned()),
             planes: vec![plane],
-        })
+        };
+        Ok((tensor, division.map(|_| second)))
     }
 }

@@ -5,24 +5,12 @@
 //! where they were interrupted never changes a bit of the result.
 
 use super::aligned::Aligned;
+use super::division::Planes;
 use super::encoding::Encoding;
 use super::kv::{KvLayer, KvShape};
 use super::panel::Panel;
 use crate::error::Result;
 use crate::pool::{Gate, Progress};
-
-/// A packed weight matrix: rows in groups of [`super::pack::GROUP`], see [`super::pack`].
-#[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
-    /// The encoding of every row.
-    pub encoding: &'static Encoding,
-    /// Output features.
-    pub rows: usize,
-    /// Input features (k), a multiple of the encoding's block length.
-    pub cols: usize,
-    /// `pack::packed_len(encoding, rows, cols)` bytes; no alignment is demanded.
-    pub data: &'a [u8],
-}
 
 /// Input of matrix products, prepared once and shared by every product that reads it: the f32 values
 /// (for f32, f16 and bf16 weights) and their int8 form (for all others), one scale per 32 elements.
@@ -86,8 +74,14 @@ impl Activations {
 pub struct Piece<'a> {
     /// The first of them, a multiple of [`super::pack::GROUP`].
     pub first: usize,
-    /// These rows, `[rows, k]`.
-    pub weight: Matrix<'a>,
+    /// The encoding of every row.
+    pub encoding: &'static Encoding,
+    /// So many rows, `[rows, k]`.
+    pub rows: usize,
+    /// Input features (k), a multiple of the encoding's block length.
+    pub cols: usize,
+    /// Their bytes; no alignment is demanded.
+    pub planes: Planes<'a>,
 }
 
 /// One product of a [`Backend::matmul`] call: `out[t, r] = sum over c of weight[r, c] * x[t, c] (+ bias[r])` for the

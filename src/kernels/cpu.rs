@@ -1,16 +1,19 @@
 //! The processor as a [`Backend`]: chooses the instruction set, cuts work into tasks, checks shapes.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 
 #[cfg(target_arch = "aarch64")]
 use super::aarch64 as native;
 use super::attention::{self, Call, state_len};
 use super::backend::{Activations, AttentionWork, Backend, BatchSize, Piece, Product, Queries};
+use super::division::Planes;
 use super::encoding::TILE;
 use super::kv::{self, BLOCK, KvLayer, KvShape, Rounding, Rows};
-use super::layout::{Part, Shared, Target, float, group_bytes};
+use super::layout::{GROUP, Matrix, Part, Shared, Target, float, group_bytes};
 use super::panel::{DIRECT, Panel, SPAN, WIDTH, panels, weave};
-use super::plan::{AttentionCut, AttentionPart, AttentionSize, Cut, ProductSize};
+use super::plan::{AttentionCut, AttentionPart, AttentionSize, Cut, ProductSize, TOGETHER};
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 use super::scalar::native;
 use super::scalar::{self, attention::Scalar, elementwise::Row};
@@ -117,6 +120,14 @@ impl fmt::Display for Isa {
     }
 }
 
+/// Bytes of weights that are joined at a time: the second cache holds them beside what is read.
+const JOINED: usize = 64 << 10;
+
+thread_local! {
+    /// Row groups of divided weights as the kernels read them, kept between tasks.
+    static JOINED_GROUPS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Elements above which an element-wise operation is shared between threads (about 10 us of work).
 const SHARED_ELEMENTS: usize = 1 << 15;
 
@@ -218,6 +229,48 @@ impl Cpu {
                 isa => native::matmul(isa, part, x),
             }
         }
+    }
+
+    /// Computes the row groups and columns of one task, whose weights are joined first where they are divided.
+    ///
+    /// # Safety
+    /// `layout::is_sound` holds for `piece`; groups and columns lie inside the product, and no other task computes them.
+    unsafe fn multiply_piece(
+        &self,
+        piece: &Piece<'_>,
+        target: Target<'_>,
+        groups: Range<usize>,
+        columns: Range<usize>,
+        x: &Activations,
+    ) {
+        let Piece { encoding, rows, cols, planes, .. } = *piece;
+        let [first, second] = match planes {
+            Planes::Whole(data) => {
+                let weight = Matrix { encoding, rows, cols, data };
+                // SAFETY: passed on to the caller.
+                return unsafe { self.multiply(&Part { weight, target, groups, columns }, x) };
+            }
+            Planes::First(first) => [first, &[]],
+            Planes::Both(planes) => planes,
+        };
+        let Some(division) = encoding.division else { return };
+        let ([coarse, fine], group) = (division.group_bytes(cols), group_bytes(encoding, cols));
+        let step = (JOINED / group.max(1)).next_multiple_of(TOGETHER).max(TOGETHER);
+        JOINED_GROUPS.with_borrow_mut(|joined| {
+            if joined.len() < step * group {
+                joined.resize(step * group, 0);
+            }
+            for g in groups.clone().step_by(step) {
+                let n = step.min(groups.end - g);
+                let second = (!second.is_empty()).then(|| &second[g * fine..][..n * fine]);
+                let data = &mut joined[..n * group];
+                native::join(self.isa, division, &first[g * coarse..][..n * coarse], second, data);
+                let weight = Matrix { encoding, rows: (rows - g * GROUP).min(n * GROUP), cols, data };
+                let target = Target { first: target.first + g * GROUP, ..target };
+                // SAFETY: passed on to the caller: these groups of the part, with the bytes that were just joined.
+                unsafe { self.multiply(&Part { weight, target, groups: 0..n, columns: columns.clone() }, x) };
+            }
+        });
     }
 
     /// Computes one task of attention.
@@ -385,24 +438,22 @@ impl Backend for Cpu {
                 continue;
             }
             let (bias, rows, out) = (product.bias, product.rows, Shared::new(&mut *product.out));
-            for Piece { first, weight } in product.pieces.iter().copied() {
-                let (k, encoding) = (weight.cols, weight.encoding);
-                let size =
-                    ProductSize { rows: weight.rows, k, n: x.n, group_bytes: group_bytes(encoding, k) };
+            for piece in product.pieces.iter().copied() {
+                let Piece { first, encoding, rows: own_rows, cols: k, .. } = piece;
+                let size = ProductSize { rows: own_rows, k, n: x.n, group_bytes: group_bytes(encoding, k) };
                 let budget =
                     if float(encoding).is_some() { self.isa.float_budget() } else { self.isa.budget() };
                 let cut = Cut::new(size, budget, self.threads());
-                planned.push((tasks, cut, weight, Target { bias, out, rows, first }));
+                planned.push((tasks, cut, piece, Target { bias, out, rows, first }));
                 tasks += cut.tasks();
             }
         }
         self.pool.run(gate, from, tasks, &|task| {
             let at = planned.partition_point(|p| p.0 <= task) - 1;
-            let (before, cut, weight, target) = planned[at];
+            let (before, cut, piece, target) = planned[at];
             let [groups, columns] = cut.part(task - before);
-            let part = Part { weight, target, groups, columns };
             // SAFETY: the shapes fit, the pieces of a product and the parts of a cut are disjoint.
-            unsafe { self.multiply(&part, x) };
+            unsafe { self.multiply_piece(&piece, target, groups, columns, x) };
         })
     }
 

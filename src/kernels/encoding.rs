@@ -1,5 +1,6 @@
 //! The registry of weight encodings: one [`Encoding`] per ggml tensor type, each defined in its own file.
 
+use super::division::Division;
 use super::encodings::ALL;
 use crate::error::{Error, Result};
 
@@ -78,6 +79,8 @@ pub struct Encoding {
     pub tile: Option<fn(block: &[u8], t: usize, out: &mut Tile)>,
     /// How products with it accumulate.
     pub scheme: Scheme,
+    /// How its packed bytes are divided into two planes, where that serves drafts.
+    pub division: Option<&'static Division>,
 }
 
 impl PartialEq for Encoding {

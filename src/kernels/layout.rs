@@ -1,7 +1,7 @@
 //! What the kernels must know of packed data: strides, soundness, and the parts that
 //! tasks write.
 
-use super::backend::{Activations, Matrix, Piece, Product};
+use super::backend::{Activations, Piece, Product};
 use super::encoding::{Encoding, TILE};
 use super::memory::make_room;
 pub(super) use super::pack::GROUP;
@@ -30,18 +30,30 @@ pub(super) fn float(encoding: &Encoding) -> Option<Float> {
     }
 }
 
+/// A packed weight matrix: rows in groups of [`GROUP`], see [`super::pack`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Matrix<'a> {
+    /// The encoding of every row.
+    pub encoding: &'static Encoding,
+    /// Output features.
+    pub rows: usize,
+    /// Input features (k).
+    pub cols: usize,
+    /// `pack::packed_len(encoding, rows, cols)` bytes.
+    pub data: &'a [u8],
+}
+
 /// Whether `weight` is what a kernel may read: k of the activations, enough bytes, whole blocks, and an
 /// encoding that has an integer form or is a float. Everything unsafe relies on it.
-fn is_sound(weight: &Matrix<'_>, x: &Activations) -> bool {
+fn is_sound(weight: &Piece<'_>, x: &Activations) -> bool {
     let e = weight.encoding;
-    let bytes = weight.rows.div_ceil(GROUP).checked_mul(group_bytes(e, weight.cols));
     let form = match float(e) {
         Some(f) => e.block_len == 1 && e.block_bytes == if f == Float::F32 { 4 } else { 2 },
         None => e.tile.is_some() && e.block_len.is_multiple_of(TILE),
     };
     form && weight.cols == x.k
         && weight.cols.is_multiple_of(e.block_len)
-        && bytes.is_some_and(|b| weight.data.len() >= b)
+        && weight.planes.hold(e, weight.rows, weight.cols)
         && x.is_sound()
 }
 
@@ -50,12 +62,12 @@ impl Product<'_> {
     pub(super) fn is_sound(&self, x: &Activations) -> bool {
         let mut end = 0;
         let mut in_order = |piece: &Piece<'_>| {
-            let begin = std::mem::replace(&mut end, piece.first.saturating_add(piece.weight.rows));
+            let begin = std::mem::replace(&mut end, piece.first.saturating_add(piece.rows));
             piece.first.is_multiple_of(GROUP) && begin <= piece.first && end <= self.rows
         };
         self.rows.checked_mul(x.n) == Some(self.out.len())
             && self.bias.is_none_or(|bias| bias.len() == self.rows)
-            && self.pieces.iter().all(|piece| is_sound(&piece.weight, x) && in_order(piece))
+            && self.pieces.iter().all(|piece| is_sound(piece, x) && in_order(piece))
     }
 }
 

@@ -4,8 +4,9 @@
 
 use std::io::Write;
 
-use super::backend::{Activations, Backend, Matrix, Piece, Product};
+use super::backend::{Activations, Backend, Piece, Product};
 use super::cpu::{Cpu, Isa};
+use super::division::Planes;
 use super::encoding::{Encoding, all, by_name};
 use super::pack;
 use crate::pool::{CancelToken, Gate, Progress};
@@ -103,8 +104,8 @@ impl Weights {
     fn rows(&self, first: usize, end: usize) -> Piece<'_> {
         let at = |row: usize| pack::packed_len(self.encoding, row, self.cols).expect("a length");
         let data = &self.packed[1..][at(first)..at(end)];
-        let weight = Matrix { encoding: self.encoding, rows: end - first, cols: self.cols, data };
-        Piece { first, weight }
+        let (encoding, cols) = (self.encoding, self.cols);
+        Piece { first, encoding, rows: end - first, cols, planes: Planes::Whole(data) }
     }
 
     fn piece(&self) -> Piece<'_> {
@@ -360,4 +361,42 @@ fn every_buffer_of_activations_is_accounted_for() {
     let a = prepare(&cpu(1, Isa::Scalar), &vec![1.0; n * k], k);
     let tiles = 3 * n;
     assert!(a.bytes() >= 4 * n * k + 32 * tiles + 3 * 4 * tiles + 2 * 8 * tiles, "{}", a.bytes());
+}
+
+#[test]
+fn divided_weights_are_multiplied_as_if_they_were_whole() {
+    let mut random = Random(21);
+    for encoding in all() {
+        let Some(division) = encoding.division else { continue };
+        let (rows, cols) = (85, 96);
+        let weights = Weights::random(encoding, rows, cols, true, &mut random);
+        let packed = &weights.packed[1..];
+        let groups = rows.div_ceil(pack::GROUP);
+        let [mut first, mut second] = division.group_bytes(cols).map(|len| vec![0; groups * len]);
+        division.divide(packed, &mut first, &mut second);
+        let mut coarse = packed.to_vec();
+        division.join(&first, None, &mut coarse);
+        assert_ne!(coarse, packed);
+        let piece = |planes| Piece { first: 0, encoding, rows, cols, planes };
+        let pairs = [
+            (Planes::Whole(packed), Planes::Both([&first, &second])),
+            (Planes::Whole(&coarse), Planes::First(&first)),
+        ];
+        for (isa, threads) in isas().flat_map(|isa| [(isa, 1), (isa, 3)]) {
+            let cpu = Cpu::with_isa(threads, isa).expect("available");
+            for n in [1, 3, 40] {
+                let x = random.floats(n * cols);
+                let a = prepare(&cpu, &x, cols);
+                for (whole, divided) in pairs {
+                    let outs = [whole, divided].map(|planes| {
+                        let mut out = vec![f32::NAN; n * rows];
+                        let product = Product { pieces: &[piece(planes)], bias: None, rows, out: &mut out };
+                        assert_eq!(cpu.matmul(&Gate::open(), 0, &a, &mut [product]), Progress::Done);
+                        out.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+                    });
+                    assert_eq!(outs[0], outs[1], "{} on {isa}, {n} columns", encoding.name);
+                }
+            }
+        }
+    }
 }

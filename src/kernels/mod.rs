@@ -17,6 +17,7 @@ mod attention;
 mod attention_tests;
 pub mod backend;
 pub mod cpu;
+pub mod division;
 pub mod encoding;
 pub(crate) mod encodings;
 pub mod kv;

@@ -10,7 +10,7 @@ use super::layout::GROUP;
 const SMALLEST: usize = 1 << 16;
 
 /// Row groups that the widest kernels multiply together.
-const TOGETHER: usize = 4;
+pub(super) const TOGETHER: usize = 4;
 
 /// Columns of one task at most: weights are expanded once for that many.
 const COLUMNS: usize = 256;

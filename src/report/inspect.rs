@@ -146,7 +146,7 @@ fn graph_facts(contents: Contents, details: bool) -> GraphFacts {
         encodings.entry(tensor.encoding.clone()).or_default().add(bytes);
     }
     let residences = manifest.full.is_some().then(|| {
-        let all = [Residence::Pinned, Residence::Light, Residence::Linked];
+        let all = [Residence::Pinned, Residence::Light, Residence::Nested, Residence::Linked];
         let mut groups: BTreeMap<_, _> = all.map(|r| (r.name(), Group::default())).into();
         for capsule in &manifest.capsules {
             let residence = capsule.residence.map_or("pinned", Residence::name);

@@ -158,6 +158,8 @@ pub struct CapsuleReport {
     pub pinned: usize,
     /// Held in a light form.
     pub light: usize,
+    /// Held as first planes.
+    pub nested: usize,
     /// Only linked.
     pub linked: usize,
     /// Uses of a capsule that went to the full file.
@@ -195,6 +197,7 @@ impl Report {
                 total: counts.total,
                 pinned: counts.pinned,
                 light: counts.light,
+                nested: counts.nested,
                 linked: counts.linked,
                 fetches: store.fetches(),
                 hits: Some(store.hits()),

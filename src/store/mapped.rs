@@ -10,6 +10,7 @@ use crate::container::disk::ReadAt;
 use crate::container::manifest::{Asset, Capsule, Tensor};
 use crate::container::reader::Contents;
 use crate::error::{Error, Result};
+use crate::kernels::division::Planes;
 
 /// Bytes of one request to read ahead. Linux silently leaves out what exceeds its window of read-ahead or the
 /// device's best length of a transfer, whichever is more: with nothing set that is 128 KiB.
@@ -159,12 +160,25 @@ impl MappedFile {
         false
     }
 
-    /// The stored bytes of `tensor`, which belongs to `capsule` of this file.
+    /// The stored planes of `tensor`, which belongs to `capsule` of this file.
     ///
     /// # Errors
     /// [`Error::NotFound`] where this file holds no plane of the tensor.
-    pub fn plane(&self, capsule: &Capsule, tensor: &Tensor) -> Result<&[u8]> {
-        let place = capsule.extent.zip(tensor.planes.first());
+    pub fn planes(&self, capsule: &Capsule, tensor: &Tensor) -> Result<Planes<'_>> {
+        let first = self.plane(capsule, tensor, 0)?;
+        match (&tensor.division, tensor.planes.len()) {
+            (None, _) => Ok(Planes::Whole(first)),
+            (Some(_), 1) => Ok(Planes::First(first)),
+            (Some(_), _) => Ok(Planes::Both([first, self.plane(capsule, tensor, 1)?])),
+        }
+    }
+
+    /// The bytes of plane `number` of `tensor`, which belongs to `capsule` of this file.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where this file does not hold it.
+    pub fn plane(&self, capsule: &Capsule, tensor: &Tensor, number: usize) -> Result<&[u8]> {
+        let place = capsule.extent.zip(tensor.planes.get(number));
         place
             .and_then(|(extent, plane)| self.slice(extent.offset.checked_add(plane.offset)?, plane.len))
             .ok_or_else(|| self.not_stored(capsule, tensor))
@@ -183,15 +197,21 @@ impl MappedFile {
     ///
     /// # Errors
     /// Those of [`plane`](Self::plane); [`Error::Corrupt`] naming capsule and tensor.
-    pub fn checked_plane(&self, capsule: &Capsule, tensor: &Tensor) -> Result<&[u8]> {
-        let bytes = self.plane(capsule, tensor)?;
-        self.check_plane(capsule, tensor, bytes)?;
+    pub fn checked_plane(&self, capsule: &Capsule, tensor: &Tensor, number: usize) -> Result<&[u8]> {
+        let bytes = self.plane(capsule, tensor, number)?;
+        self.check_plane(capsule, tensor, number, bytes)?;
         Ok(bytes)
     }
 
-    /// Holds `bytes`, read from where `tensor` is stored, against its checksum.
-    pub(super) fn check_plane(&self, capsule: &Capsule, tensor: &Tensor, bytes: &[u8]) -> Result<()> {
-        if tensor.planes.first().map(|p| &p.xxh3) == Some(&xxh3_hex(bytes)) {
+    /// Holds `bytes`, read from where plane `number` of `tensor` is stored, against its checksum.
+    pub(super) fn check_plane(
+        &self,
+        capsule: &Capsule,
+        tensor: &Tensor,
+        number: usize,
+        bytes: &[u8],
+    ) -> Result<()> {
+        if tensor.planes.get(number).map(|p| &p.xxh3) == Some(&xxh3_hex(bytes)) {
             return Ok(());
         }
         Err(self.damaged(&format!("capsule {}: tensor {}", capsule.id, tensor.name)))

@@ -30,6 +30,7 @@ pub use open::{OpenOptions, Origin};
 use crate::container::header::Kind;
 use crate::container::manifest::{Capsule, Manifest, Residence, Tensor};
 use crate::error::{Error, Result};
+use crate::kernels::division::Planes;
 use limits::Limits;
 use mapped::MappedFile;
 pub(crate) use pass::{Lease, PackedRows, Pass, Reach};
@@ -80,8 +81,8 @@ impl Mode {
 pub struct TensorData<'a> {
     /// Shape, encoding and layout.
     pub tensor: &'a Tensor,
-    /// Its plane.
-    pub bytes: &'a [u8],
+    /// Its bytes.
+    pub planes: Planes<'a>,
 }
 
 /// How many capsules come from where.
@@ -93,6 +94,8 @@ pub struct CapsuleCounts {
     pub pinned: usize,
     /// Held by the mini in a light form.
     pub light: usize,
+    /// Held by the mini as first planes.
+    pub nested: usize,
     /// Only linked by the mini.
     pub linked: usize,
 }
@@ -203,7 +206,7 @@ impl Store {
     /// As [`ask_for`](Self::ask_for), for `part` of the stored bytes of a tensor.
     pub(crate) fn ask_for_tensor(&self, capsule: usize, tensor: usize, part: Range<usize>) {
         let served = self.capsule(capsule).ok().and_then(|(_, capsule)| capsule.tensors.get(tensor));
-        if let Some(plane) = served.and_then(|tensor| tensor.planes.first()) {
+        for plane in served.iter().flat_map(|tensor| &tensor.planes) {
             let at = |offset: usize| plane.offset.saturating_add(plane.len.min(offset as u64)) as usize;
             self.ask_for(capsule, at(part.start)..at(part.end));
         }
@@ -216,23 +219,24 @@ impl Store {
             View::Draft => false,
             View::Only(one) => index != one,
         };
-        exact && matches!(own.residence, Some(Residence::Light | Residence::Linked))
+        exact && !matches!(own.residence, None | Some(Residence::Pinned))
     }
 
     /// Whether a draft can be computed, from the mini alone, where the mode promises more than that.
     #[must_use]
     pub fn drafts(&self) -> bool {
         let counts = self.counts();
-        self.mode == Mode::Speculative && counts.light > 0 && counts.linked == 0
+        self.mode == Mode::Speculative && counts.light + counts.nested > 0 && counts.linked == 0
     }
 
-    /// How many capsules the mini pins, holds light, links.
+    /// How many capsules the mini pins, holds light or as first planes, links.
     #[must_use]
     pub fn counts(&self) -> CapsuleCounts {
         let capsules = &self.manifest().capsules;
         let count = |wanted| capsules.iter().filter(|c| c.residence == Some(wanted)).count();
-        let (light, linked) = (count(Residence::Light), count(Residence::Linked));
-        CapsuleCounts { total: capsules.len(), pinned: capsules.len() - light - linked, light, linked }
+        let [light, nested, linked] = [Residence::Light, Residence::Nested, Residence::Linked].map(count);
+        let total = capsules.len();
+        CapsuleCounts { total, pinned: total - light - nested - linked, light, nested, linked }
     }
 
     /// The file that serves capsule `index` in the mode in force, and the capsule there.
@@ -306,7 +310,7 @@ impl Store {
         let tensor = capsule.tensors.get(tensor).ok_or_else(|| {
             Error::NotFound(format!("capsule {}: there is no tensor number {tensor}", capsule.id))
         })?;
-        Ok(TensorData { tensor, bytes: file.plane(capsule, tensor)? })
+        Ok(TensorData { tensor, planes: file.planes(capsule, tensor)? })
     }
 
     /// Bytes of an asset.

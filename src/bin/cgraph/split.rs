@@ -84,7 +84,7 @@ pub fn print_summary(summary: &SplitSummary, ui: &Ui) -> Result<(), Failure> {
         for capsule in &summary.plan.capsules {
             let forms = match capsule.residence {
                 Residence::Light => capsule.encodings.join(" "),
-                Residence::Pinned | Residence::Linked => String::new(),
+                Residence::Pinned | Residence::Nested | Residence::Linked => String::new(),
             };
             text.push_str(format!("  {:24} {:7} {forms}", capsule.id, capsule.residence.name()).trim_end());
             text.push('\n');

@@ -18,6 +18,12 @@ pub(super) use dispatch::matmul;
 pub(super) use vector::{add, swiglu};
 
 use super::cpu::Isa;
+use super::division::Division;
+
+/// [`Division::join`]: every processor of this architecture has vectors that the compiler may use.
+pub(super) fn join(_: Isa, division: &Division, first: &[u8], second: Option<&[u8]>, packed: &mut [u8]) {
+    division.join(first, second, packed);
+}
 
 /// Whether this processor has `isa`.
 pub(super) fn is_available(isa: Isa) -> bool {

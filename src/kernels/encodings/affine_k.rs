@@ -14,6 +14,7 @@ pub(super) static Q2_K: Encoding = Encoding {
     quantize: Some(quantize_q2_k),
     tile: Some(tile_q2_k),
     scheme: Scheme::GENERAL,
+    division: None,
 };
 
 /// Four-bit codes, sub-blocks of 32 with six-bit scales and offsets.
@@ -27,6 +28,7 @@ pub(super) static Q4_K: Encoding = Encoding {
     quantize: Some(quantize_q4_k),
     tile: Some(tile_q4_k),
     scheme: Scheme::OFFSET,
+    division: None,
 };
 
 /// Five-bit codes, sub-blocks of 32 with six-bit scales and offsets; the fifth bits apart.
@@ -40,6 +42,7 @@ pub(super) static Q5_K: Encoding = Encoding {
     quantize: Some(quantize_q5_k),
     tile: Some(tile_q5_k),
     scheme: Scheme::OFFSET,
+    division: None,
 };
 
 /// Scale and offset of sub-block `j` of 8 in the twelve bytes of Q4_K and Q5_K. Bytes 0..4 and 4..8 hold six

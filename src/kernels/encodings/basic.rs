@@ -1,5 +1,6 @@
 //! Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0: blocks of 32 elements with an f16 scale, and an f16 offset in the `_1` forms.
 
+use super::super::division;
 use super::{Encoding, Scheme, TILE, Tile, affine, f16_at, field, fit, put_f16, symmetric, u32_at};
 
 /// Four-bit codes minus 8.
@@ -13,6 +14,7 @@ pub(super) static Q4_0: Encoding = Encoding {
     quantize: Some(quantize_q4_0),
     tile: Some(tile_q4_0),
     scheme: Scheme::PLAIN,
+    division: None,
 };
 
 /// Four-bit codes and an offset.
@@ -26,6 +28,7 @@ pub(super) static Q4_1: Encoding = Encoding {
     quantize: Some(quantize_q4_1),
     tile: Some(tile_q4_1),
     scheme: Scheme::OFFSET,
+    division: Some(&division::Q4_1),
 };
 
 /// Five-bit codes minus 16; the fifth bits in a word of their own.
@@ -39,6 +42,7 @@ pub(super) static Q5_0: Encoding = Encoding {
     quantize: Some(quantize_q5_0),
     tile: Some(tile_q5_0),
     scheme: Scheme::PLAIN,
+    division: None,
 };
 
 /// Five-bit codes and an offset.
@@ -52,6 +56,7 @@ pub(super) static Q5_1: Encoding = Encoding {
     quantize: Some(quantize_q5_1),
     tile: Some(tile_q5_1),
     scheme: Scheme::OFFSET,
+    division: None,
 };
 
 /// Eight-bit codes. The quantiser does not use -128.
@@ -65,6 +70,7 @@ pub(super) static Q8_0: Encoding = Encoding {
     quantize: Some(quantize_q8_0),
     tile: Some(tile_q8_0),
     scheme: Scheme::PLAIN,
+    division: Some(&division::Q8_0),
 };
 
 /// Sixteen bytes as 32 codes: low nibbles, then high nibbles.

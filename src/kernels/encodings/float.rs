@@ -23,6 +23,7 @@ pub(super) static F32: Encoding = Encoding {
     }),
     tile: None,
     scheme: Scheme::PLAIN,
+    division: None,
 };
 
 /// IEEE 754 binary16. Quantising rounds to the nearest, ties to even; NaN becomes 0 and what is out of range
@@ -45,6 +46,7 @@ pub(super) static F16: Encoding = Encoding {
     }),
     tile: None,
     scheme: Scheme::PLAIN,
+    division: None,
 };
 
 /// The upper half of binary32. Quantising rounds to the nearest, ties to even; NaN becomes 0 and what is out of
@@ -67,6 +69,7 @@ pub(super) static BF16: Encoding = Encoding {
     }),
     tile: None,
     scheme: Scheme::PLAIN,
+    division: None,
 };
 
 /// `x` within `±limit`; 0 for NaN.

@@ -16,6 +16,7 @@ pub(super) static MXFP4: Encoding = Encoding {
     quantize: None,
     tile: Some(tile_mxfp4),
     scheme: Scheme::GENERAL,
+    division: None,
 };
 
 /// Each 16 elements share an unsigned e4m3 scale; a block holds four of them.
@@ -29,6 +30,7 @@ pub(super) static NVFP4: Encoding = Encoding {
     quantize: None,
     tile: Some(tile_nvfp4),
     scheme: Scheme::GENERAL,
+    division: None,
 };
 
 /// Half of 2^(e - 127), the scale that the byte `e` stands for. Below 2^-126 the result is subnormal.

@@ -15,6 +15,7 @@ pub(super) static IQ1_S: Encoding = Encoding {
     quantize: None,
     tile: Some(tile_iq1_s),
     scheme: Scheme::GENERAL,
+    division: None,
 };
 
 /// 1.75 bits per element: 3-bit scale for each 16, sign of the shift for each 8.
@@ -28,6 +29,7 @@ pub(super) static IQ1_M: Encoding = Encoding {
     quantize: None,
     tile: Some(tile_iq1_m),
     scheme: Scheme::GENERAL,
+    division: None,
 };
 
 /// Writes the codes of the point `index` as eight codes; `down` shifts it by -1/8, else by +1/8.

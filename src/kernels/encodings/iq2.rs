@@ -14,6 +14,7 @@ pub(super) static IQ2_XXS: Encoding = Encoding {
     quantize: None,
     tile: Some(tile_iq2_xxs),
     scheme: Scheme::GENERAL,
+    division: None,
 };
 
 /// 2.31 bits per element; 9 bits of point number and 7 of sign index, a scale for each 16.
@@ -27,6 +28,7 @@ pub(super) static IQ2_XS: Encoding = Encoding {
     quantize: None,
     tile: Some(tile_iq2_xs),
     scheme: Scheme::GENERAL,
+    division: None,
 };
 
 /// 2.56 bits per element; 10 bits of point number, eight free signs, a scale for each 16.
@@ -40,6 +42,7 @@ pub(super) static IQ2_S: Encoding = Encoding {
     quantize: None,
     tile: Some(tile_iq2_s),
     scheme: Scheme::GENERAL,
+    division: None,
 };
 
 /// The scale that a four-bit factor selects: `d (factor + 1/2) / 4`.

@@ -14,6 +14,7 @@ pub(super) static IQ3_XXS: Encoding = Encoding {
     quantize: None,
     tile: Some(tile_iq3_xxs),
     scheme: Scheme::GENERAL,
+    division: None,
 };
 
 /// 3.44 bits per element; 9 bits of point number, free signs, a four-bit scale for each 32.
@@ -27,6 +28,7 @@ pub(super) static IQ3_S: Encoding = Encoding {
     quantize: None,
     tile: Some(tile_iq3_s),
     scheme: Scheme::GENERAL,
+    division: None,
 };
 
 fn tile_iq3_xxs(block: &[u8], t: usize, out: &mut Tile) {

@@ -18,6 +18,7 @@ pub(super) static IQ4_NL: Encoding = Encoding {
     quantize: Some(quantize_iq4_nl),
     tile: Some(tile_iq4_nl),
     scheme: Scheme::PLAIN,
+    division: None,
 };
 
 /// 256 elements with a six-bit scale (minus 32) for each 32 and an f16 factor.
@@ -31,6 +32,7 @@ pub(super) static IQ4_XS: Encoding = Encoding {
     quantize: None,
     tile: Some(tile_iq4_xs),
     scheme: Scheme::PLAIN,
+    division: None,
 };
 
 fn look_up(bytes: &[u8], out: &mut [i8; TILE]) {

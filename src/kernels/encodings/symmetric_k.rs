@@ -14,6 +14,7 @@ pub(super) static Q3_K: Encoding = Encoding {
     quantize: Some(quantize_q3_k),
     tile: Some(tile_q3_k),
     scheme: Scheme::HALVES,
+    division: None,
 };
 
 /// Six-bit codes minus 32, signed eight-bit scales; the upper two bits apart.
@@ -27,6 +28,7 @@ pub(super) static Q6_K: Encoding = Encoding {
     quantize: Some(quantize_q6_k),
     tile: Some(tile_q6_k),
     scheme: Scheme::HALVES,
+    division: None,
 };
 
 /// Scale of sub-block `j` of 16 of Q3_K: bytes 0..8 hold the lower four bits, two to a byte, and 8..12 the

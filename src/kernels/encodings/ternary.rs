@@ -13,6 +13,7 @@ pub(super) static TQ1_0: Encoding = Encoding {
     quantize: None,
     tile: Some(tile_tq1_0),
     scheme: Scheme::GENERAL,
+    division: None,
 };
 
 /// Two bits per element.
@@ -26,6 +27,7 @@ pub(super) static TQ2_0: Encoding = Encoding {
     quantize: None,
     tile: Some(tile_tq2_0),
     scheme: Scheme::GENERAL,
+    division: None,
 };
 
 /// Digit `i` of a byte that holds a number below 3^5 as a fraction of 256: multiplying by 3^i modulo 256 drops

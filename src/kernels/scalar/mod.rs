@@ -13,12 +13,18 @@ pub(super) mod native {
     use crate::kernels::attention::{self, Call};
     use crate::kernels::backend::Activations;
     use crate::kernels::cpu::Isa;
+    use crate::kernels::division::Division;
     use crate::kernels::layout::Part;
     use crate::kernels::plan::AttentionPart;
 
     /// Whether there are kernels for `isa`.
     pub fn is_available(isa: Isa) -> bool {
         isa == Isa::Scalar
+    }
+
+    /// `Division::join`.
+    pub fn join(_: Isa, division: &Division, first: &[u8], second: Option<&[u8]>, packed: &mut [u8]) {
+        division.join(first, second, packed);
     }
 
     /// Computes `part`.
