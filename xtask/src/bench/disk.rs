@@ -16,7 +16,7 @@ use crate::shell::{Outcome, capture};
 /// Bytes of one read or write.
 const BLOCK: usize = 4 << 20;
 /// Alignment that direct reads and writes need on any disk.
-const ALIGNMENT: usize = 4096;
+pub const ALIGNMENT: usize = 4096;
 /// Direct reads that are under way at once.
 const READS: [usize; 4] = [1, 2, 4, 8];
 /// Bytes that one measurement of direct reads takes at most.
@@ -52,9 +52,19 @@ pub fn warm(path: &Path) -> Outcome {
     Ok(())
 }
 
+/// A file to be read past the page cache.
+pub fn open_direct(path: &Path) -> Outcome<File> {
+    direct(OpenOptions::new().read(true), path)
+}
+
+/// Writes a new file of `bytes` at `path`.
+pub fn write(path: &Path, bytes: u64) -> Outcome {
+    write_direct(path, bytes.div_ceil(BLOCK as u64))
+}
+
 /// Bytes a second of reads past the page cache, at the best of some numbers of reads at once.
 pub fn direct_read(path: &Path) -> Outcome<f64> {
-    let file = direct(OpenOptions::new().read(true), path)?;
+    let file = open_direct(path)?;
     let length = file.metadata().map_err(|e| failed("stat", path, e))?.len();
     let blocks = length.min(READ_BYTES).div_ceil(BLOCK as u64);
     let mut best = 0f64;
