@@ -16,7 +16,7 @@ use crate::shell::{Outcome, capture};
 /// Bytes of one read or write.
 const BLOCK: usize = 4 << 20;
 /// Alignment that direct reads and writes need on any disk.
-pub const ALIGNMENT: usize = 4096;
+const ALIGNMENT: usize = 4096;
 /// Direct reads that are under way at once.
 const READS: [usize; 4] = [1, 2, 4, 8];
 /// Bytes that one measurement of direct reads takes at most.

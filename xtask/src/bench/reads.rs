@@ -1,5 +1,5 @@
-//! Direct reads of a big file: by threads that wait for theirs, and by one thread through `io_uring`; how many at once,
-//! how long each, what they cost.
+//! Direct reads of a big file: by threads that wait for theirs, and by one thread through `io_uring`; into pages of the
+//! usual size and into huge ones; how many at once, how long each, what they cost.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -40,10 +40,27 @@ enum Way {
     IoUring,
 }
 
+/// What the memory that is read into consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Pages {
+    Small,
+    Huge,
+}
+
+/// The table's groups of lines.
+const KINDS: [(Way, Pages); 4] = [
+    (Way::Threads, Pages::Small),
+    (Way::Threads, Pages::Huge),
+    (Way::IoUring, Pages::Small),
+    (Way::IoUring, Pages::Huge),
+];
+
 /// The samples of one candidate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Row {
     way: Way,
+    pages: Pages,
     depth: usize,
     size: usize,
     /// Bytes a second.
@@ -90,9 +107,9 @@ impl ReadResults {
         let mut rows = Vec::new();
         for size in SIZES {
             for depth in DEPTHS {
-                for way in [Way::Threads, Way::IoUring] {
+                for (way, pages) in KINDS {
                     if way == Way::Threads || refused.is_none() {
-                        rows.push(Row { way, depth, size, rates: Vec::new(), costs: Vec::new() });
+                        rows.push(Row { way, pages, depth, size, rates: Vec::new(), costs: Vec::new() });
                     }
                 }
             }
@@ -131,15 +148,19 @@ impl ReadResults {
             mega => format!("{mega} MiB"),
         }));
         let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
-        let lines = [Way::Threads, Way::IoUring].into_iter().flat_map(|way| DEPTHS.map(|depth| (way, depth)));
-        let lines = lines.map(|(way, depth)| {
-            let name = match (way, depth) {
+        let lines = KINDS.into_iter().flat_map(|kind| DEPTHS.map(|depth| (kind, depth)));
+        let lines = lines.map(|((way, pages), depth)| {
+            let mut name = match (way, depth) {
                 (Way::Threads, 1) => "1 thread".to_owned(),
                 (Way::Threads, _) => format!("{depth} threads"),
                 (Way::IoUring, _) => format!("io_uring, {depth} in flight"),
             };
+            if pages == Pages::Huge {
+                name += ", huge pages";
+            }
             let cell = |size| {
-                let row = self.rows.iter().find(|r| (r.way, r.depth, r.size) == (way, depth, size));
+                let mut rows = self.rows.iter();
+                let row = rows.find(|r| (r.way, r.pages, r.depth, r.size) == (way, pages, depth, size));
                 row.map_or_else(
                     || "refused".to_owned(),
                     |row| format!("{:.2} ({:.0})", median(&row.rates) / 1e9, median(&row.costs) * 1e12),
@@ -195,7 +216,7 @@ impl Places {
 
 impl Row {
     fn sample(&mut self, file: &File, places: &Places) -> io::Result<()> {
-        let mut buffers: Vec<Block> = (0..self.depth).map(|_| Block::new(self.size)).collect();
+        let mut buffers: Vec<Block> = (0..self.depth).map(|_| Block::new(self.size, self.pages)).collect();
         let (begun, spent) = (Instant::now(), processor_time());
         let bytes = match self.way {
             Way::Threads => by_threads(file, places, &mut buffers)?,
@@ -214,7 +235,10 @@ fn processor_time() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-/// Memory that begins where direct reads want it to.
+/// Bytes of a huge page.
+const HUGE: usize = 2 << 20;
+
+/// Memory that begins with a page, huge or not.
 struct Block {
     memory: Vec<u8>,
     start: usize,
@@ -222,10 +246,18 @@ struct Block {
 }
 
 impl Block {
-    fn new(size: usize) -> Self {
-        // Not zero: pages that nothing was written to are all one page.
-        let memory = vec![1; size + disk::ALIGNMENT];
-        let start = memory.as_ptr().align_offset(disk::ALIGNMENT);
+    fn new(size: usize, pages: Pages) -> Self {
+        let len = size.next_multiple_of(HUGE);
+        let mut memory = vec![0; len + HUGE];
+        let start = memory.as_ptr().align_offset(HUGE);
+        let advice = match pages {
+            Pages::Small => libc::MADV_NOHUGEPAGE,
+            Pages::Huge => libc::MADV_HUGEPAGE,
+        };
+        // SAFETY: the range lies in the vector, and what is advised leaves its bytes as they are. Refused it does no harm.
+        let _ = unsafe { libc::madvise(memory[start..].as_mut_ptr().cast(), len, advice) };
+        // Pages that nothing was written to are all one page.
+        memory.fill(1);
         Self { memory, start, size }
     }
 
