@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, opcode, types};
 use libc::iovec;
+use memmap2::{Advice, MmapMut};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -216,7 +217,8 @@ impl Places {
 
 impl Row {
     fn sample(&mut self, file: &File, places: &Places) -> io::Result<()> {
-        let mut buffers: Vec<Block> = (0..self.depth).map(|_| Block::new(self.size, self.pages)).collect();
+        let buffers = (0..self.depth).map(|_| Block::new(self.size, self.pages));
+        let mut buffers = buffers.collect::<io::Result<Vec<Block>>>()?;
         let (begun, spent) = (Instant::now(), processor_time());
         let bytes = match self.way {
             Way::Threads => by_threads(file, places, &mut buffers)?,
@@ -238,27 +240,25 @@ fn processor_time() -> f64 {
 /// Bytes of a huge page.
 const HUGE: usize = 2 << 20;
 
-/// Memory that begins with a page, huge or not.
+/// Memory that begins with a page, huge or not. Its own mapping: what an allocator hands out again keeps its pages.
 struct Block {
-    memory: Vec<u8>,
+    memory: MmapMut,
     start: usize,
     size: usize,
 }
 
 impl Block {
-    fn new(size: usize, pages: Pages) -> Self {
-        let len = size.next_multiple_of(HUGE);
-        let mut memory = vec![0; len + HUGE];
-        let start = memory.as_ptr().align_offset(HUGE);
-        let advice = match pages {
-            Pages::Small => libc::MADV_NOHUGEPAGE,
-            Pages::Huge => libc::MADV_HUGEPAGE,
-        };
-        // SAFETY: the range lies in the vector, and what is advised leaves its bytes as they are. Refused it does no harm.
-        let _ = unsafe { libc::madvise(memory[start..].as_mut_ptr().cast(), len, advice) };
+    fn new(size: usize, pages: Pages) -> io::Result<Self> {
+        let memory = MmapMut::map_anon(size.next_multiple_of(HUGE) + HUGE)?;
+        // Where the system refuses, pages are as it likes.
+        let _ = memory.advise(match pages {
+            Pages::Small => Advice::NoHugePage,
+            Pages::Huge => Advice::HugePage,
+        });
+        let mut block = Self { start: memory.as_ptr().align_offset(HUGE), memory, size };
         // Pages that nothing was written to are all one page.
-        memory.fill(1);
-        Self { memory, start, size }
+        block.bytes().fill(1);
+        Ok(block)
     }
 
     fn bytes(&mut self) -> &mut [u8] {
