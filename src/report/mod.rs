@@ -173,6 +173,12 @@ pub struct CapsuleReport {
     /// Time that computing waited for weights under a budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_ms: Option<f64>,
+    /// Reads from the disk that were under way at once, where weights were streamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads_in_flight: Option<usize>,
+    /// Bytes of each of them at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_bytes: Option<u64>,
 }
 
 impl Report {
@@ -203,6 +209,8 @@ impl Report {
                 hits: Some(store.hits()),
                 streamed_bytes: weights.map(|weights| weights.streamed),
                 stall_ms: weights.map(|weights| millis(weights.stalled)),
+                reads_in_flight: weights.and_then(|weights| weights.reads_in_flight),
+                read_bytes: weights.filter(|w| w.reads_in_flight.is_some()).map(|w| w.read_bytes),
             },
             speculation: session.speculation().map(|stats| SpeculationReport {
                 drafted: stats.drafted,

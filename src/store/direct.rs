@@ -19,11 +19,22 @@ use crate::error::{Error, Result};
 /// What begin, length and memory of a direct read are multiples of: every disk's block divides it.
 const BLOCK: u64 = 4096;
 
-/// Page-aligned memory that a read fills.
+/// Bytes of a huge page. Read into one, two megabytes are one request of the disk instead of several, and the system has a
+/// five-hundredth of the pages to look after (docs/memory.md).
+const HUGE: u64 = 2 << 20;
+
+/// Page-aligned memory that a read fills; whole huge pages where its size is a multiple of theirs and the system has
+/// some.
 #[derive(Debug)]
-pub(crate) struct Buffer(MmapMut);
+pub(crate) struct Buffer {
+    map: MmapMut,
+    range: Range<usize>,
+}
 
 impl Buffer {
+    /// Bytes of the longest read that a single huge page has room for.
+    pub const ONE_PAGE: u64 = HUGE - 2 * BLOCK;
+
     /// Room for reads of up to `len` bytes.
     ///
     /// # Errors
@@ -38,8 +49,23 @@ impl Buffer {
     /// [`Error::Limit`] where the system has no memory for them.
     pub fn of_size(size: u64) -> Result<Self> {
         let refused = || Error::Limit(format!("the system refuses {size} bytes to read weights into"));
-        let len = usize::try_from(size).map_err(|_| refused())?;
-        MmapMut::map_anon(len).map(Self).map_err(|_| refused())
+        // A huge page begins where a multiple of its size does. What lies before and behind is never touched, and no memory.
+        let is_huge = size > 0 && size.is_multiple_of(HUGE);
+        let beside = if is_huge { HUGE } else { 0 };
+        let sizes = [size, size.saturating_add(beside)].map(usize::try_from);
+        let [Ok(size), Ok(reserved)] = sizes else { return Err(refused()) };
+        let map = MmapMut::map_anon(reserved).map_err(|_| refused())?;
+        let start = if is_huge { map.as_ptr().align_offset(HUGE as usize) } else { 0 };
+        let range = start..start.saturating_add(size);
+        if range.end > reserved {
+            return Err(refused());
+        }
+        #[cfg(target_os = "linux")]
+        if is_huge {
+            // Refused, it has pages of the usual size.
+            let _ = map.advise_range(memmap2::Advice::HugePage, range.start, size);
+        }
+        Ok(Self { map, range })
     }
 
     /// Bytes of a buffer for reads of up to `len` bytes: they begin and end anywhere in a block.
@@ -47,9 +73,25 @@ impl Buffer {
         len.saturating_add(2 * BLOCK - 1) / BLOCK * BLOCK
     }
 
+    /// As [`size_for`](Self::size_for), rounded up to huge pages where little is lost with that: for what is read into
+    /// again and again.
+    pub fn ring_size_for(len: u64) -> u64 {
+        let (size, huge) = (Self::size_for(len), Self::size_for(len).next_multiple_of(HUGE));
+        if size >= huge / 4 * 3 { huge } else { size }
+    }
+
     /// Bytes of memory.
     pub fn size(&self) -> u64 {
-        self.0.len() as u64
+        self.range.len() as u64
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // The range was held against the map when it was made.
+        self.map.get(self.range.clone()).unwrap_or_default()
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.map.get_mut(self.range.clone()).unwrap_or_default()
     }
 }
 
@@ -64,7 +106,7 @@ impl Loaded {
     /// The bytes that were asked for.
     pub fn bytes(&self) -> &[u8] {
         // The range was made with the buffer.
-        self.buffer.0.get(self.range.clone()).unwrap_or_default()
+        self.buffer.bytes().get(self.range.clone()).unwrap_or_default()
     }
 
     /// Bytes of memory.
@@ -105,7 +147,7 @@ impl DirectFile {
     /// # Errors
     /// [`Error::Io`] naming the file.
     pub fn read(&self, range: &Range<u64>, mut buffer: Buffer) -> Result<(Loaded, u64)> {
-        let read = self.read_into(range, &mut buffer.0).map_err(|e| {
+        let read = self.read_into(range, buffer.bytes_mut()).map_err(|e| {
             let len = range.end.saturating_sub(range.start);
             Error::io(format!("read {len} bytes at {} of", range.start), self.source.name(), e)
         });
@@ -132,7 +174,7 @@ impl DirectFile {
 }
 
 /// Reads in flight, their length and the time that a measurement of the disk takes.
-const MEASURED: (usize, u64, Duration) = (4, 2 << 20, Duration::from_millis(250));
+const MEASURED: (usize, u64, Duration) = (4, Buffer::ONE_PAGE, Duration::from_millis(250));
 
 /// Bytes a second of reads spread over the first `len` bytes of `file`.
 ///
@@ -143,7 +185,7 @@ pub(super) fn rate(file: &DirectFile, len: u64) -> Result<f64> {
     let length = length.min(len);
     let (next, begun) = (AtomicU64::new(0), Instant::now());
     let read_on = || -> Result<()> {
-        let mut buffer = Some(Buffer::new(length)?);
+        let mut buffer = Some(Buffer::of_size(Buffer::ring_size_for(length))?);
         while let Some(free) = buffer.take().filter(|_| begun.elapsed() < most) {
             // Not again where it was read before: a disk has caches of its own.
             let start = next.fetch_add(1, Ordering::Relaxed) * length;
@@ -209,9 +251,9 @@ fn read_blocks(
     Ok(Some((skip..needed, whole as u64)))
 }
 
-/// Lets the system drop pages that a buffered read left behind. Only a hint.
+/// Lets the system drop pages of a file from its cache. Only a hint.
 #[cfg(target_os = "linux")]
-fn give_back(file: &File, offset: u64, len: usize) {
+pub(super) fn give_back(file: &File, offset: u64, len: usize) {
     use std::os::fd::AsRawFd;
 
     if let (Ok(offset), Ok(len)) = (libc::off_t::try_from(offset), libc::off_t::try_from(len)) {

@@ -1,5 +1,6 @@
 //! What a budget makes of a store: how its weights are read, and what its tables claim.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::budget::{Budget, Claim};
@@ -43,6 +44,10 @@ pub struct WeightMemory {
     pub streamed: u64,
     /// How long passes waited for the disk.
     pub stalled: std::time::Duration,
+    /// Reads under way at once; `None` before weights were streamed.
+    pub reads_in_flight: Option<usize>,
+    /// Bytes of a read at most.
+    pub read_bytes: u64,
 }
 
 impl Limits {
@@ -95,6 +100,8 @@ impl Store {
             peak,
             streamed: stream.streamed_bytes(),
             stalled: stream.stalled(),
+            reads_in_flight: stream.reads_in_flight(),
+            read_bytes: stream.read_bytes(),
         })
     }
 
@@ -159,11 +166,25 @@ impl Store {
         let places = served.iter().map(place).collect();
         let claim = limits.budget.claim("tables", tables + self.held_by_files())?;
         limits.claims.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
-        let residency = Arc::new(Residency::new(segments, Arc::clone(&limits.files), places, limits.whole));
+        let maps = self.weights_in_maps(&served);
+        let files = Arc::clone(&limits.files);
+        let residency = Arc::new(Residency::new(segments, files, places, maps, limits.whole));
         limits.budget.add(&residency)?;
         // A store is limited once, by the one graph that is made of it.
         let _ = limits.residency.set(residency);
         Ok(())
+    }
+
+    /// The files that serve capsules, and what of each lies between the first of them and the last.
+    fn weights_in_maps(&self, served: &[(&MappedFile, &Capsule)]) -> Vec<(MappedFile, Range<usize>)> {
+        let mut maps = Vec::new();
+        for number in [0, 1] {
+            let own = served.iter().filter(|(file, _)| self.file_number(file) == number);
+            let ranges = own.filter_map(|(file, capsule)| Some((*file, file.mapped_range(capsule)?)));
+            let all = ranges.reduce(|(file, a), (_, b)| (file, a.start.min(b.start)..a.end.max(b.end)));
+            maps.extend(all.map(|(file, range)| (file.clone(), range)));
+        }
+        maps
     }
 
     /// The number of a file among those that are read directly.

@@ -3,7 +3,12 @@
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+#[cfg(target_os = "linux")]
+use memmap2::UncheckedAdvice;
 use memmap2::{Mmap, MmapOptions};
+
+#[cfg(target_os = "linux")]
+use super::direct;
 
 use crate::container::checksum::xxh3_hex;
 use crate::container::disk::ReadAt;
@@ -140,6 +145,26 @@ impl MappedFile {
             }
         }
         #[cfg(not(unix))]
+        let _ = range;
+    }
+
+    /// Lets the system drop the pages of `range`, from this process and from its cache. Only a hint; whoever reads them
+    /// again gets the same bytes from the file.
+    pub(super) fn give_back(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let (Bytes::Map(map), Some((file, start))) = (&*self.bytes, self.source.mappable())
+            && range.start < range.end
+            && range.end <= map.len()
+        {
+            // SAFETY: the map is a shared and read-only one of a file: no byte of it is anywhere else than in the file, and
+            // pages that are dropped come from there again. The range lies in it.
+            let dropped =
+                unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+            if dropped.is_ok() {
+                direct::give_back(file, start.saturating_add(range.start as u64), range.len());
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
         let _ = range;
     }
 

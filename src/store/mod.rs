@@ -16,8 +16,10 @@ mod open;
 mod pass;
 mod read_ahead;
 mod residency;
+mod ring;
 mod segments;
 mod stream;
+mod tune;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -94,6 +94,9 @@ impl Store {
     /// the gate closed first.
     pub(crate) fn pass(&self, view: View, [capsule, last]: [usize; 2], gate: &Gate) -> Option<Pass<'_>> {
         let Some(residency) = self.residency().filter(|residency| !residency.is_mapped()) else {
+            if let Some(residency) = self.residency() {
+                residency.touch();
+            }
             return Some(Pass { store: self, view, streamed: None });
         };
         let plane = self.capsule_in(view, capsule).ok().and_then(|(_, capsule)| plane(capsule, last));

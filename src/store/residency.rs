@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::direct::DirectFile;
+use super::direct::{Buffer, DirectFile};
+use super::mapped::MappedFile;
+use super::ring::Layout;
 use super::segments::{Segment, Segments};
-use super::stream::{Layout, Place, Stream};
+use super::stream::{Place, Stream};
 use crate::pool::Gate;
 
 /// Share of the room that the ring takes at most, where it needs less than all its buffers to work.
@@ -23,13 +25,25 @@ pub(super) struct Residency {
     most: u64,
     /// Whether the map serves.
     mapped: AtomicBool,
+    /// The files and what of each is weights.
+    maps: Vec<(MappedFile, Range<usize>)>,
+    /// Whether passes left pages of the maps in memory.
+    touched: AtomicBool,
     turn: Turn,
 }
 
 impl Residency {
     /// `whole` is the length of the files' weights, which are mapped where there is as much room.
-    pub fn new(segments: Segments, files: Arc<[DirectFile]>, places: Vec<Place>, whole: u64) -> Self {
+    pub fn new(
+        segments: Segments,
+        files: Arc<[DirectFile]>,
+        places: Vec<Place>,
+        maps: Vec<(MappedFile, Range<usize>)>,
+        whole: u64,
+    ) -> Self {
         Self {
+            maps,
+            touched: AtomicBool::new(false),
             stream: Stream::new(segments, files, places),
             most: whole,
             mapped: AtomicBool::new(false),
@@ -39,7 +53,9 @@ impl Residency {
 
     /// Bytes of the ring that a pass over `weights` bytes has in `room`.
     pub fn usual_ring(weights: u64, room: u64) -> u64 {
-        Segments::usual(weights).saturating_mul(Stream::BUFFERS as u64).min(room / RING_SHARE)
+        Buffer::ring_size_for(Segments::usual(weights))
+            .saturating_mul(Stream::BUFFERS as u64)
+            .min(room / RING_SHARE)
     }
 
     /// Bytes that it can use at most.
@@ -70,6 +86,21 @@ impl Residency {
         };
         self.stream.arrange(layout);
         self.mapped.store(mapped, Ordering::Release);
+        if !mapped && self.touched.load(Ordering::Acquire) {
+            self.give_back();
+        }
+    }
+
+    /// A pass begins that reads from the map.
+    pub fn touch(&self) {
+        self.touched.store(true, Ordering::Release);
+    }
+
+    /// Lets the system drop the weights' pages of the maps. Who still reads them finds the same bytes, from the disk.
+    fn give_back(&self) {
+        for (file, range) in &self.maps {
+            file.give_back(range.clone());
+        }
     }
 
     /// Whether the map serves every tensor.
@@ -86,6 +117,10 @@ impl Residency {
     /// `None` where the gate closed first.
     pub fn enter(&self, needed: Option<usize>, gate: &Gate) -> Option<TurnGuard<'_>> {
         let turn = self.turn.enter(gate)?;
+        // A pass that was on its way when the map ceased to serve has read from it since.
+        if !self.is_mapped() && self.touched.swap(false, Ordering::AcqRel) {
+            self.give_back();
+        }
         if let Some(needed) = needed {
             self.stream.begin(needed);
         }

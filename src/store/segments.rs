@@ -5,14 +5,15 @@
 
 use std::ops::Range;
 
+use super::direct::Buffer;
 use super::fetch::{encoding_of, rows_cols};
 use crate::container::manifest::{Capsule, Layout, Tensor};
 use crate::error::{Error, Result};
 use crate::kernels::pack;
 
-/// Bytes of a segment at most, but for a single row group that is longer: with as many reads in flight as there are
-/// readers this is where larger ones bring nothing more (docs/memory.md).
-const LARGEST: u64 = 2 << 20;
+/// Bytes of a segment at most, but for a single row group that is longer: what a huge page has room for, which is also
+/// where longer ones bring nothing more (docs/memory.md).
+const LARGEST: u64 = Buffer::ONE_PAGE;
 /// Bytes of a segment at least, where a capsule has as many.
 const SMALLEST: u64 = 128 << 10;
 /// Segments that a pass is cut into where neither bound applies.

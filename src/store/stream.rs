@@ -4,23 +4,22 @@
 //! the next segment that is not there, the pass empties it and gives it back. A pinned segment is read by the first
 //! pass that comes by, into memory that it keeps. Readers sleep when the ring is full or no pass has begun yet.
 
-use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::direct::{Buffer, DirectFile, Loaded};
+use super::ring::{Held, Job, Layout, State};
 use super::segments::{Segment, Segments};
+use super::tune;
 use crate::error::{Error, Result};
 use crate::pool::Gate;
 
-/// Reads in flight: where more bring nothing (docs/memory.md).
-const READERS: usize = 4;
+/// Bytes of a reader's stack.
+pub(super) const STACK: usize = 128 << 10;
 /// How long a wait may last before its gate is looked at again.
 const LOOK: Duration = Duration::from_micros(500);
-/// Passes of others for which a segment is kept that a pass waits for.
-const PATIENCE: u32 = 64;
 /// Bytes a second that all reads together are held to, for tests.
 const TEST_RATE: &str = "CAPSULEGRAPH_TEST_READ_RATE";
 
@@ -31,73 +30,6 @@ pub(super) struct Place {
     pub file: usize,
     /// First byte of the capsule's extent.
     pub offset: u64,
-}
-
-/// What may stay in memory.
-#[derive(Clone, Debug)]
-pub(super) struct Layout {
-    /// Which segments are pinned.
-    pub pinned: Vec<bool>,
-    /// Buffers of the ring.
-    pub buffers: usize,
-}
-
-/// A segment's state.
-#[derive(Debug, Default)]
-enum Held {
-    #[default]
-    Away,
-    Reading,
-    Here {
-        loaded: Arc<Loaded>,
-        /// Whether its memory is a buffer of the ring.
-        ring: bool,
-    },
-}
-
-/// Positions count segments over all passes: pass * segments + index.
-#[derive(Debug)]
-struct State {
-    layout: Layout,
-    held: Vec<Held>,
-    /// What the pass in progress uses next; everything before is used up.
-    cursor: u64,
-    /// The end of what was ever read ahead.
-    head: u64,
-    /// Where the search for what is to be read goes on.
-    search: u64,
-    /// Segments that the pass in progress uses: its first ones.
-    needed: usize,
-    /// Segments of a pass.
-    cycle: usize,
-    /// Pinned segments that are read before all others.
-    demanded: Range<usize>,
-    /// Segments that a pass waited for when its gate closed, the oldest first, and how many passes have ended since: they
-    /// stay through the passes of others, or two that take turns would never get on.
-    kept: Vec<(usize, u32)>,
-    /// Buffers of the ring that hold nothing, and those that exist.
-    free: Vec<Buffer>,
-    buffers: usize,
-    reading: usize,
-    /// Readers that sleep.
-    idle: usize,
-    /// Bytes of all memory that holds segments or is about to.
-    memory: u64,
-    peak: u64,
-    /// What could not be read, and why; readers wait until a pass has looked at it.
-    failure: Option<(usize, Error)>,
-    /// No reader begins anything.
-    halted: bool,
-    stopped: bool,
-}
-
-/// What a reader does next.
-#[derive(Debug)]
-struct Job {
-    index: usize,
-    /// A buffer of the ring; `None` for a pinned segment, which gets memory of its own length.
-    buffer: Option<Buffer>,
-    ring: bool,
 }
 
 #[derive(Debug)]
@@ -128,36 +60,16 @@ pub(super) type Lease = Vec<Arc<Loaded>>;
 
 impl Stream {
     /// Buffers of the ring: those being read, and as many that wait to be used.
-    pub const BUFFERS: usize = 2 * READERS;
+    pub const BUFFERS: usize = 2 * tune::MOST;
 
     /// Nothing is read before the first pass.
     pub fn new(segments: Segments, files: Arc<[DirectFile]>, places: Vec<Place>) -> Self {
         let (count, cycle) = (segments.all().len(), segments.cycle());
-        let state = State {
-            layout: Layout { pinned: vec![false; count], buffers: Self::BUFFERS },
-            held: (0..count).map(|_| Held::Away).collect(),
-            cursor: 0,
-            head: 0,
-            search: 0,
-            needed: cycle,
-            cycle,
-            demanded: 0..0,
-            kept: Vec::new(),
-            free: Vec::new(),
-            buffers: 0,
-            reading: 0,
-            idle: 0,
-            memory: 0,
-            peak: 0,
-            failure: None,
-            halted: false,
-            stopped: false,
-        };
         let shared = Shared {
             segments,
             files,
             places,
-            state: Mutex::new(state),
+            state: Mutex::new(State::new(count, cycle)),
             arrived: Condvar::new(),
             wanted: Condvar::new(),
             streamed: AtomicU64::new(0),
@@ -183,6 +95,11 @@ impl Stream {
     /// Bytes that a pinned segment takes.
     pub fn pinned_cost(segment: &Segment) -> u64 {
         Buffer::size_for(segment.len())
+    }
+
+    /// Bytes of a read at most.
+    pub fn read_bytes(&self) -> u64 {
+        self.shared.longest()
     }
 
     /// Bytes of one buffer of the ring.
@@ -287,12 +204,19 @@ impl Stream {
         all.filter(|(_, pinned)| **pinned).map(|(segment, _)| segment.len()).sum()
     }
 
+    /// Reads that are under way at once; `None` before any began.
+    pub fn reads_in_flight(&self) -> Option<usize> {
+        self.shared.lock().depth
+    }
+
     /// Readers are started by the first pass: opening a model starts nothing.
     fn start_readers(&self) -> Result<()> {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        while readers.len() < READERS {
+        // The first one learns how many it takes.
+        let wanted = self.reads_in_flight().unwrap_or(1);
+        while readers.len() < wanted {
             let shared = Arc::clone(&self.shared);
-            let builder = thread::Builder::new().name("capsulegraph-read".into()).stack_size(128 << 10);
+            let builder = thread::Builder::new().name("capsulegraph-read".into()).stack_size(STACK);
             match builder.spawn(move || shared.read_on()) {
                 Ok(reader) => readers.push(reader),
                 // One is enough to go on.
@@ -323,8 +247,11 @@ impl Shared {
     }
 
     fn largest_buffer(&self) -> u64 {
-        let longest = self.segments.all().iter().map(Segment::len).max().unwrap_or(0);
-        Buffer::size_for(longest)
+        Buffer::ring_size_for(self.longest())
+    }
+
+    fn longest(&self) -> u64 {
+        self.segments.all().iter().map(Segment::len).max().unwrap_or(0)
     }
 
     /// Wakes a reader where there is something to read; it wakes the next one.
@@ -387,6 +314,10 @@ impl Shared {
             if state.stopped {
                 return;
             }
+            if state.depth.is_none() && state.next_index().is_some() {
+                state = self.tune(state, ring);
+                continue;
+            }
             let Some(job) = state.next_job(&self.segments, ring) else {
                 state.idle += 1;
                 state = self.wanted.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -404,16 +335,52 @@ impl Shared {
         }
     }
 
+    /// Learns how many reads to have under way, with buffers of the ring, of `size` bytes each; where it has fewer than can
+    /// be of use they are the bound.
+    fn tune<'a>(&'a self, mut state: MutexGuard<'a, State>, size: u64) -> MutexGuard<'a, State> {
+        if state.lend(tune::MOST, size).is_none() {
+            state.depth = Some(tune::MOST);
+            return state;
+        }
+        // Not those that the pass waits for: they are not read twice.
+        let all = state.cycle.max(1);
+        let next = AtomicUsize::new(state.index(state.cursor) + all / 2);
+        drop(state);
+        let buffers: Result<Vec<Buffer>> = (0..tune::MOST).map(|_| Buffer::of_size(size)).collect();
+        let buffers = Mutex::new(buffers.unwrap_or_default());
+        let free = || buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let measured = tune::measure(&|| {
+            let buffer = free().pop().filter(|_| !self.lock().stopped)?;
+            let (loaded, asked) =
+                self.read_segment(next.fetch_add(1, Ordering::Relaxed) % all, buffer).ok()?;
+            free().push(loaded.into_buffer());
+            Some(asked)
+        });
+        let left = buffers.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        state.take_back(left, tune::MOST, size);
+        // A disk that fails or is slow is not worth more waiting.
+        state.depth = Some(measured.unwrap_or(tune::MOST));
+        // Who rearranges the ring waits for reads to end.
+        self.arrived.notify_all();
+        state
+    }
+
     fn size_of(&self, index: usize, in_ring: bool) -> u64 {
         if in_ring { self.largest_buffer() } else { Stream::pinned_cost(&self.segments.all()[index]) }
     }
 
     fn read(&self, index: usize, buffer: Option<Buffer>, size: u64) -> Result<Loaded> {
-        let segment = &self.segments.all()[index];
         let buffer = match buffer {
             Some(buffer) => buffer,
             None => Buffer::of_size(size)?,
         };
+        Ok(self.read_segment(index, buffer)?.0)
+    }
+
+    /// Reads a segment into memory that has room for it, and says how many bytes the disk was asked for.
+    fn read_segment(&self, index: usize, buffer: Buffer) -> Result<(Loaded, u64)> {
+        let segment = &self.segments.all()[index];
         let lost = || Error::Internal(format!("segment {index} has no file"));
         let place = self.places.get(segment.capsule).ok_or_else(lost)?;
         let file = self.files.get(place.file).ok_or_else(lost)?;
@@ -421,186 +388,7 @@ impl Shared {
         let (loaded, asked) = file.read(&(start..end), buffer)?;
         self.streamed.fetch_add(asked, Ordering::Relaxed);
         self.throttle.hold(asked);
-        Ok(loaded)
-    }
-}
-
-impl State {
-    fn count(&self) -> u64 {
-        self.cycle as u64
-    }
-
-    fn index(&self, position: u64) -> usize {
-        (position % self.count().max(1)) as usize
-    }
-
-    /// The next segment to read, where there is memory for it.
-    fn next_index(&mut self) -> Option<usize> {
-        let count = self.count();
-        if self.halted || self.stopped || self.failure.is_some() {
-            return None;
-        }
-        let away = |index: &usize| self.layout.pinned[*index] && matches!(self.held[*index], Held::Away);
-        if let Some(index) = self.demanded.clone().find(away) {
-            return Some(index);
-        }
-        self.demanded = 0..0;
-        self.search = self.search.max(self.cursor);
-        while self.search < self.cursor + count {
-            let index = self.index(self.search);
-            if index >= self.needed && self.search / count == self.cursor / count {
-                // The pass in progress ends before; the next one begins anew.
-                self.search = (self.search / count + 1) * count;
-                continue;
-            }
-            if matches!(self.held[index], Held::Away) {
-                let room = !self.free.is_empty() || self.buffers < self.layout.buffers;
-                self.head = self.head.max(self.search + 1);
-                return (room || self.layout.pinned[index]).then_some(index);
-            }
-            self.search += 1;
-        }
-        None
-    }
-
-    /// Begins to read a segment, into a buffer of the ring or new memory.
-    fn next_job(&mut self, segments: &Segments, ring: u64) -> Option<Job> {
-        let index = self.next_index()?;
-        let pinned = self.layout.pinned[index];
-        let buffer = if pinned { None } else { self.free.pop() };
-        if buffer.is_none() {
-            self.buffers += usize::from(!pinned);
-            self.memory += if pinned { Stream::pinned_cost(&segments.all()[index]) } else { ring };
-            self.peak = self.peak.max(self.memory);
-        }
-        self.held[index] = Held::Reading;
-        self.reading += 1;
-        Some(Job { index, buffer, ring: !pinned })
-    }
-
-    /// A read has ended.
-    fn arrive(&mut self, index: usize, ring: bool, size: u64, read: Result<Loaded>) {
-        self.reading -= 1;
-        self.held[index] = Held::Away;
-        match read {
-            Ok(loaded) => {
-                self.held[index] = Held::Here { loaded: Arc::new(loaded), ring };
-                self.drop_unless_ahead(index);
-            }
-            Err(error) => {
-                self.failure.get_or_insert((index, error));
-                self.memory -= size;
-                if ring {
-                    self.buffers -= 1;
-                }
-            }
-        }
-    }
-
-    /// Whether the segment comes between cursor and head.
-    fn is_ahead(&self, index: usize) -> bool {
-        let count = self.count().max(1);
-        let next = self.cursor + (index as u64 + count - self.cursor % count) % count;
-        next < self.head
-    }
-
-    /// Moves the cursor to the next use of segment `index`.
-    fn advance(&mut self, index: usize) {
-        let count = self.count();
-        if count == 0 {
-            return;
-        }
-        let target = self.cursor + (index as u64 + count - self.cursor % count) % count;
-        for position in self.cursor..target {
-            self.release(self.index(position));
-        }
-        self.cursor = target;
-    }
-
-    /// Keeps segment `index`, or its place while it is read, until it is taken: a pass waits for it. The ring needs a
-    /// buffer beside those that are kept.
-    fn keep(&mut self, index: usize) {
-        if self.layout.pinned[index] || self.kept.iter().any(|(kept, _)| *kept == index) {
-            return;
-        }
-        self.kept.push((index, 0));
-        while self.kept.len() >= self.layout.buffers.max(1) {
-            let (oldest, _) = self.kept.remove(0);
-            self.drop_unless_ahead(oldest);
-        }
-    }
-
-    /// A pass has ended: what was kept for one that never came back goes after a while.
-    fn age(&mut self) {
-        self.kept.iter_mut().for_each(|(_, age)| *age += 1);
-        while self.kept.first().is_some_and(|(_, age)| *age > PATIENCE) {
-            let (oldest, _) = self.kept.remove(0);
-            self.drop_unless_ahead(oldest);
-        }
-    }
-
-    fn drop_unless_ahead(&mut self, index: usize) {
-        if !self.is_ahead(index) {
-            self.release(index);
-        }
-    }
-
-    /// The segment is used up: unless it is pinned or kept its memory is free.
-    fn release(&mut self, index: usize) {
-        let keep = match &self.held[index] {
-            Held::Here { ring, .. } => self.layout.pinned[index] && !ring,
-            _ => true,
-        };
-        let keep = keep || self.kept.iter().any(|(kept, _)| *kept == index);
-        if keep {
-            return;
-        }
-        let Held::Here { loaded, ring } = std::mem::take(&mut self.held[index]) else { return };
-        let size = loaded.size();
-        match Arc::into_inner(loaded) {
-            Some(loaded) if ring && self.buffers <= self.layout.buffers => {
-                self.free.push(loaded.into_buffer());
-            }
-            _ => {
-                self.memory -= size;
-                self.buffers -= usize::from(ring);
-            }
-        }
-    }
-
-    fn lease(&self, first: usize, end: usize, most: u64, segments: &Segments) -> Lease {
-        let mut lease = Lease::new();
-        let mut bytes = 0;
-        for (held, segment) in self.held.iter().zip(segments.all()).take(end).skip(first) {
-            bytes += segment.len();
-            match held {
-                Held::Here { loaded, .. } if lease.is_empty() || bytes <= most => {
-                    lease.push(Arc::clone(loaded));
-                }
-                _ => break,
-            }
-        }
-        lease
-    }
-
-    fn arrange(&mut self, layout: Layout) {
-        self.layout = layout;
-        self.kept.clear();
-        while self.buffers > self.layout.buffers {
-            let Some(buffer) = self.free.pop() else { break };
-            self.memory -= buffer.size();
-            self.buffers -= 1;
-        }
-        for index in 0..self.held.len() {
-            let goes = match &self.held[index] {
-                // What was pinned and is not any more; and what is in the ring, so that a shorter one holds.
-                Held::Here { ring, .. } => *ring || !self.layout.pinned[index],
-                _ => false,
-            };
-            if goes {
-                self.release(index);
-            }
-        }
+        Ok((loaded, asked))
     }
 }
 

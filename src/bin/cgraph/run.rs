@@ -13,6 +13,7 @@ use capsulegraph::text::ChatMessage;
 use crate::args::{PromptArgs, ReportArgs, RunArgs};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
+use crate::size::human;
 use crate::ui::{self, Ui};
 use crate::{chat, interrupt};
 
@@ -118,6 +119,15 @@ pub fn remark_speeds(session: &Session, ui: &Ui) {
         t.generated_tokens,
         rate(t.generated_tokens.saturating_sub(1), t.decode.as_secs_f64())
     ));
+    let weights = session.model().store().weight_memory();
+    if let Some((weights, reads)) = weights.and_then(|weights| Some((weights, weights.reads_in_flight?))) {
+        ui.remark(&format!(
+            "{} read from the disk, {reads} at once of up to {}; {:.1} ms waited for them",
+            human(weights.streamed),
+            human(weights.read_bytes),
+            weights.stalled.as_secs_f64() * 1e3
+        ));
+    }
 }
 
 impl PromptArgs {

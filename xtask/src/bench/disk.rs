@@ -52,9 +52,19 @@ pub fn warm(path: &Path) -> Outcome {
     Ok(())
 }
 
+/// A file to be read past the page cache.
+pub fn open_direct(path: &Path) -> Outcome<File> {
+    direct(OpenOptions::new().read(true), path)
+}
+
+/// Writes a new file of `bytes` at `path`.
+pub fn write(path: &Path, bytes: u64) -> Outcome {
+    write_direct(path, bytes.div_ceil(BLOCK as u64))
+}
+
 /// Bytes a second of reads past the page cache, at the best of some numbers of reads at once.
 pub fn direct_read(path: &Path) -> Outcome<f64> {
-    let file = direct(OpenOptions::new().read(true), path)?;
+    let file = open_direct(path)?;
     let length = file.metadata().map_err(|e| failed("stat", path, e))?.len();
     let blocks = length.min(READ_BYTES).div_ceil(BLOCK as u64);
     let mut best = 0f64;

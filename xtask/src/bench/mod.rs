@@ -11,6 +11,7 @@ mod measure;
 mod memory;
 mod models;
 mod plot;
+mod reads;
 mod results;
 mod roofline;
 mod run;
@@ -30,6 +31,7 @@ use crate::shell::{Outcome, cache, capture, cargo, root};
 use measure::{Programs, Subject};
 use memory::MemoryResults;
 use models::{MODELS, Model};
+use reads::ReadResults;
 use results::{Measured, Results};
 use run::Run;
 
@@ -43,6 +45,8 @@ pub struct Options {
     rounds: Option<usize>,
     /// Measure under memory limits alone.
     memory: bool,
+    /// Measure ways to read alone.
+    reads: bool,
     /// Measure nothing: write what the results of earlier runs say.
     tables: bool,
 }
@@ -57,6 +61,7 @@ impl Options {
                 "--peers" => options.peers = true,
                 "--tables" => (options.peers, options.tables) = (true, true),
                 "--memory" => (options.peers, options.memory) = (true, true),
+                "--reads" => options.reads = true,
                 "--models" => options.models = rest.next()?.split(',').map(str::to_owned).collect(),
                 "--rounds" => options.rounds = Some(rest.next()?.parse().ok().filter(|n| *n > 0)?),
                 _ => return None,
@@ -74,6 +79,12 @@ impl Options {
 pub fn run(options: &Options) -> Outcome {
     let folder = cache().join("bench");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
+    if options.reads || options.tables {
+        reading(options, &folder)?;
+    }
+    if options.reads {
+        return Ok(());
+    }
     let path = folder.join(if options.peers { "results.json" } else { "own.json" });
     let mut results = Results::load(&path)?;
     if !options.tables && !options.memory {
@@ -155,6 +166,21 @@ fn limited(options: &Options, folder: &Path) -> Outcome {
     }
     println!("{}", results.table());
     document::fill("memory.md", &[("limits", results.table())])
+}
+
+/// Measures ways to read where that was asked for, and writes docs/memory.md's table.
+fn reading(options: &Options, folder: &Path) -> Outcome {
+    let path = folder.join("reads.json");
+    let mut results = ReadResults::load(&path);
+    if options.reads {
+        let begun = Instant::now();
+        let run = Run::new(&Value::Null)?;
+        let rounds = options.rounds.unwrap_or(reads::ROUNDS);
+        results = ReadResults::measure(folder, rounds, run, &|what| say(begun, what))?;
+        results.save(&path)?;
+    }
+    println!("{}", results.table());
+    document::fill("memory.md", &[("reads", results.table())])
 }
 
 /// Says what comes next, and after how many minutes.
