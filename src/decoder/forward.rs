@@ -757,7 +757,11 @@ pub(crate) fn blocks_of(capsules: &Range<usize>, count: usize) -> Range<usize> {
     if start < end { (start - 1) / 2..end / 2 } else { 0..0 }
 }
 
-fn check_room(cache: &KvCache, n: usize) -> Result<()> {
+/// Whether a batch of `n` tokens fits the cache.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for none, [`Error::Limit`] for more than there is room for.
+pub(crate) fn check_room(cache: &KvCache, n: usize) -> Result<()> {
     if n == 0 {
         return Err(Error::InvalidArgument("a batch needs at least one token".into()));
     }
