@@ -194,7 +194,7 @@ def main():
         ray.init(address=o.address)
     else:
         local = dict(include_dashboard=False, num_cpus=o.parts, _node_ip_address="127.0.0.1")
-        ray.init(**local, object_store_memory=100 << 20, logging_level="warning")
+        ray.init(**local, object_store_memory=100 << 20, logging_level="error")
     cuts = [count * i // o.parts for i in range(o.parts + 1)]
     own = dict(library=library, path=path, full=full, mode=o.mode, threads=o.threads, budget=o.memory)
     parts = [Part.remote(dict(own, capsules=range_), o.context) for range_ in zip(cuts, cuts[1:])]
@@ -207,4 +207,7 @@ def main():
 
 
 if __name__ == "__main__":
+    # Ray copies the code of the main program into the actors, which ctypes does not allow; modules it imports there.
+    from pipeline_ray import main
+
     main()
