@@ -58,7 +58,10 @@ class Library:
     """The C API with errors as exceptions. Handles are c_void_p; every argument has its C type."""
 
     def __init__(self, path):
-        self.capg = c.CDLL(path)
+        try:
+            self.capg = c.CDLL(path)
+        except OSError as error:
+            raise RuntimeError(f"{error}; build it with `cargo build --release`, or name it with --library") from error
         self.capg.capg_error_message.restype = c.c_char_p
         self.capg.capg_error_message.argtypes = [c.c_void_p, c.c_void_p]
         self.capg.capg_abi_version.restype = c.c_uint32
@@ -210,4 +213,7 @@ if __name__ == "__main__":
     # Ray copies the code of the main program into the actors, which ctypes does not allow; modules it imports there.
     from pipeline_ray import main
 
-    main()
+    try:
+        main()
+    except RuntimeError as error:
+        sys.exit(f"pipeline_ray: {error}")

@@ -28,7 +28,7 @@ use capsulegraph::split::{SplitOptions, split};
 use capsulegraph::store::{OpenOptions, Origin};
 
 use compiler::Language;
-use program::{Link, compile, directory, root, shared_library};
+use program::{Link, compile, root, shared_library};
 
 const PROMPT: &str = "The three largest cities of Italy are";
 const TOKENS: usize = 24;
@@ -45,8 +45,11 @@ fn files() -> &'static Files {
         let source = std::env::var_os("CAPSULEGRAPH_TEST_MODEL").expect(
             "CAPSULEGRAPH_TEST_MODEL must name SmolLM2's .gguf; run the tests with: cargo xtask test",
         );
-        let full = directory("full").join("smollm2.cgraph");
-        let mini = directory("mini").join("smollm2.mini.cgraph");
+        let [full, mini] = ["full", "mini"].map(|kind| {
+            let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("pipeline.{kind}"));
+            std::fs::create_dir_all(&place).unwrap();
+            place.join("smollm2.cgraph")
+        });
         convert(source.as_ref(), &full, &ConvertOptions::default(), &mut |_, _| {}).unwrap();
         split(&full, &mini, &SplitOptions::default(), &mut |_, _| {}).unwrap();
         Files { full, mini }

@@ -298,8 +298,9 @@ impl Decoder {
             (Input::Hidden(_), 0) => return wrong("the first capsule takes token ids".into()),
         };
         // Behind the last attention nothing reads the rows whose logits are not wanted.
-        let only_last =
-            wanted == Logits::Last && capsules.start >= 2 * self.weights.blocks.len() && capsules.end == count;
+        let only_last = wanted == Logits::Last
+            && capsules.start >= 2 * self.weights.blocks.len()
+            && capsules.end == count;
         self.prepare(forward, &[(cache, n)], capsules, wanted)?;
         match input {
             Input::Tokens(tokens) => forward.tokens.extend_from_slice(tokens),
