@@ -294,6 +294,12 @@ typedef struct capg_log capg_log;
 typedef struct capg_model capg_model;
 
 /**
+ * A sequence on the capsules that a model was opened for (first_capsule and end_capsule of its options), with their KV
+ * cache: token ids or activations come in, activations or logits go out. Owned by the host; used by one call at a time.
+ */
+typedef struct capg_part capg_part;
+
+/**
  * A sequence of tokens on a model, with its KV cache and at most one generation in progress. Owned by the host;
  * used by one call at a time.
  */
@@ -619,6 +625,15 @@ typedef struct capg_model_options {
    * A budget that the model shares with others; excludes memory_budget_bytes. Nullable.
    */
   const struct capg_budget *budget;
+  /**
+   * Index of the first capsule that is computed with here, where other processes have the others (capg_part_new): no
+   * other weights are held or count in a budget, but that a tied head reads the embedding's. 0 with end_capsule 0: all.
+   */
+  uint32_t first_capsule;
+  /**
+   * Index past the last one; at most capg_model_capsule_count.
+   */
+  uint32_t end_capsule;
 } capg_model_options;
 
 /**
@@ -782,6 +797,25 @@ typedef struct capg_slice {
    */
   uint32_t finish_reason;
 } capg_slice;
+
+/**
+ * How to make a part. All zero but struct_size: the defaults.
+ */
+typedef struct capg_part_options {
+  /**
+   * sizeof(capg_part_options).
+   */
+  size_t struct_size;
+  /**
+   * Positions that there is room for; 0: the model's own context, at most 4096.
+   */
+  uint32_t context;
+  /**
+   * CAPG_KV_*: how keys and values of past tokens are kept. The bits are those of one process where it is the same in
+   * all parts.
+   */
+  uint32_t kv_type;
+} capg_part_options;
 
 /**
  * A tensor of a capsule. The host sets struct_size, the library the rest. Pointers are views of the capsule,
@@ -1046,7 +1080,8 @@ capg_status capg_model_inspect(const struct capg_model *model,
  * read. The files must not be truncated or overwritten while the model lives.
  *
  * options: nullable. Errors: IO, MALFORMED, MISMATCH (the mode cannot be had from these files; mini and full do
- * not belong together), LIMIT (the budget), UNSUPPORTED. Thread class: any.
+ * not belong together), INVALID_ARGUMENT (a range of capsules that there is not), LIMIT (the budget), UNSUPPORTED.
+ * Thread class: any.
  */
 capg_status capg_model_open(const char *path,
                             size_t path_len,
@@ -1090,6 +1125,14 @@ capg_status capg_model_name(const struct capg_model *model,
  * Tokens of the vocabulary: ids are below it, and it is the width of a row of logits. Thread class: any.
  */
 capg_status capg_model_vocab_size(const struct capg_model *model, uint32_t *count, struct capg_error **error);
+
+/**
+ * Activations of a token between two capsules: the width of a row that capg_part_eval_activations takes. Thread class:
+ * any.
+ */
+capg_status capg_model_embedding_length(const struct capg_model *model,
+                                        uint32_t *count,
+                                        struct capg_error **error);
 
 /**
  * Positions that the model was trained for. Thread class: any.
@@ -1179,8 +1222,8 @@ capg_status capg_model_chat_tokens(const struct capg_model *model,
                                    struct capg_error **error);
 
 /**
- * Makes a session; it keeps its model alive. options: nullable. Errors: LIMIT where the KV cache does not fit memory or budget.
- * Thread class: any.
+ * Makes a session; it keeps its model alive. options: nullable. Errors: LIMIT where the KV cache does not fit memory or
+ * budget, INVALID_ARGUMENT where the model was opened for a range of its capsules (capg_part_new). Thread class: any.
  */
 capg_status capg_session_new(const struct capg_model *model,
                              const struct capg_session_options *options,
@@ -1336,6 +1379,75 @@ capg_status capg_group_advance(const struct capg_group *group,
  * Frees a group; does nothing for NULL. Thread class: free.
  */
 void capg_group_free(struct capg_group *group);
+
+/**
+ * Makes a part; it keeps its model alive. options: nullable. Errors: LIMIT where the KV cache does not fit memory or
+ * budget. Thread class: any.
+ */
+capg_status capg_part_new(const struct capg_model *model,
+                          const struct capg_part_options *options,
+                          struct capg_part **part,
+                          struct capg_error **error);
+
+/**
+ * Evaluates tokens after those that the part has evaluated; capg_part_output then gives what came of it. Only a part
+ * that begins with capsule 0 takes token ids. flags: CAPG_EVAL_ALL_LOGITS, for the part that has the head; others leave
+ * it aside. All tokens are one batch. cancel: nullable.
+ *
+ * Errors: INVALID_ARGUMENT for no tokens, for ids out of range and for a part that takes activations, LIMIT where they
+ * do not fit the context, the budget or the system's memory, CANCELLED. After any error the part has the positions that
+ * it had, and no output. Thread class: one.
+ */
+capg_status capg_part_eval(const struct capg_part *part,
+                           const uint32_t *ids,
+                           size_t count,
+                           uint32_t flags,
+                           const struct capg_cancel *cancel,
+                           struct capg_error **error);
+
+/**
+ * As capg_part_eval, with what the part before gave: rows * columns floats, row after row, one row a token, columns the
+ * model's embedding length. Only a part that begins behind capsule 0 takes activations. The output of another
+ * part in this process may be handed in as it is.
+ *
+ * Errors: also INVALID_ARGUMENT for another number of columns and for values that are not finite. Thread class: one.
+ */
+capg_status capg_part_eval_activations(const struct capg_part *part,
+                                       const float *data,
+                                       size_t rows,
+                                       size_t columns,
+                                       uint32_t flags,
+                                       const struct capg_cancel *cancel,
+                                       struct capg_error **error);
+
+/**
+ * What the last evaluation gave: rows * columns floats, row after row. Of a part that has the head logits, a column a
+ * token of the vocabulary; of any other activations, a row a token, for capg_part_eval_activations of the part behind. 0
+ * rows before any evaluation, after one that failed, and after capg_part_truncate. A view, valid until the part's next
+ * call that is not a view. Thread class: one.
+ */
+capg_status capg_part_output(const struct capg_part *part,
+                             const float **data,
+                             size_t *rows,
+                             size_t *columns,
+                             struct capg_error **error);
+
+/**
+ * Positions that the part has evaluated. Thread class: one.
+ */
+capg_status capg_part_len(const struct capg_part *part, size_t *count, struct capg_error **error);
+
+/**
+ * Forgets every position from count on, and the output. A count past the end keeps all positions. Thread class: one.
+ */
+capg_status capg_part_truncate(const struct capg_part *part,
+                               size_t count,
+                               struct capg_error **error);
+
+/**
+ * Frees a part; does nothing for NULL. Thread class: free.
+ */
+void capg_part_free(struct capg_part *part);
 
 /**
  * Number of capsules, in the order of computation. Thread class: any.

@@ -7,6 +7,8 @@
 
 #[path = "support/compiler.rs"]
 mod compiler;
+#[path = "support/program.rs"]
+mod program;
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -14,44 +16,8 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use compiler::Language;
+use program::{Link, compile, directory, root, shared_library};
 use support::TinyModel;
-
-/// What a program that links the static library needs besides: rustc --print native-static-libs.
-const SYSTEM_LIBRARIES: &[&str] = &["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl"];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The library that a program is linked to.
-#[derive(Clone, Copy, Debug)]
-enum Link {
-    Shared,
-    Static,
-}
-
-/// The newest library of this build: cargo puts it beside the tests, and `cargo build` a directory above.
-fn library(file_name: &str) -> PathBuf {
-    let tests = std::env::current_exe().unwrap().parent().unwrap().to_owned();
-    let places = [tests.join(file_name), tests.parent().unwrap().join(file_name)];
-    let found = places.iter().filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)));
-    match found.max() {
-        Some((_, path)) => path.clone(),
-        None => panic!("{file_name} is neither in {} nor above it", tests.display()),
-    }
-}
-
-fn shared_library() -> PathBuf {
-    library("libcapsulegraph.so")
-}
-
-/// A directory of this test run; its name has characters outside ASCII.
-fn directory(name: &str) -> PathBuf {
-    let path =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("c_api ü {}", std::process::id())).join(name);
-    std::fs::create_dir_all(&path).unwrap();
-    path
-}
 
 /// A tiny random model as GGUF.
 fn gguf() -> &'static Path {
@@ -62,27 +28,6 @@ fn gguf() -> &'static Path {
             .write(&path);
         path
     })
-}
-
-/// Compiles `source` and returns the program.
-fn compile(source: &Path, language: Language, link: Link, flags: &[&str], name: &str) -> PathBuf {
-    let program = directory(name).join(source.file_stem().unwrap());
-    let mut command = language.compiler();
-    command.arg("-g").args(flags);
-    command.arg("-I").arg(root().join("include")).arg(source).args(["-x", "none", "-o"]).arg(&program);
-    match link {
-        Link::Shared => {
-            let library = shared_library();
-            command.arg(&library).arg(format!("-Wl,-rpath,{}", library.parent().unwrap().display()));
-        }
-        Link::Static => {
-            command.arg(library("libcapsulegraph.a"));
-        }
-    }
-    let output = command.args(SYSTEM_LIBRARIES).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {errors}", source.display());
-    program
 }
 
 fn source(name: &str) -> PathBuf {
@@ -119,7 +64,7 @@ fn main_path() {
 
 #[test]
 fn misuse_and_threads() {
-    for program in ["misuse.c", "threads.c", "workers.c"] {
+    for program in ["misuse.c", "threads.c", "workers.c", "parts.c"] {
         check(program, Language::C, Link::Static);
         check(program, Language::Cpp, Link::Shared);
     }
@@ -138,7 +83,7 @@ fn sanitized() {
         let report = String::from_utf8_lossy(&stderr);
         assert!(!status.success() && report.contains(wanted), "{wanted} was not reported: {report}");
     }
-    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c"] {
+    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c", "parts.c"] {
         let name = format!("{program} asan");
         let mut command = Command::new(compile(&source(program), Language::C, Link::Shared, FLAGS, &name));
         command.env("ASAN_OPTIONS", ASAN);
@@ -150,7 +95,7 @@ fn sanitized() {
 fn under_valgrind() {
     let found = Command::new("valgrind").arg("--version").output().is_ok();
     assert!(found, "valgrind is not installed; cargo xtask setup installs it");
-    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c"] {
+    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c", "parts.c"] {
         let name = format!("{program} valgrind");
         let program = compile(&source(program), Language::C, Link::Shared, &[], &name);
         let mut command = Command::new("valgrind");
@@ -167,10 +112,10 @@ fn under_valgrind() {
 
 #[test]
 fn every_function_is_misused() {
-    let text = std::fs::read_to_string(source("misuse.c")).unwrap();
+    let text = ["misuse.c", "parts.c"].map(|name| std::fs::read_to_string(source(name)).unwrap()).concat();
     let symbols = exported_symbols();
     let missing: Vec<&String> = symbols.iter().filter(|s| !text.contains(&format!("{s}("))).collect();
-    assert!(missing.is_empty(), "misuse.c does not call {missing:?}");
+    assert!(missing.is_empty(), "misuse.c and parts.c do not call {missing:?}");
 }
 
 fn exported_symbols() -> Vec<String> {
@@ -198,8 +143,8 @@ fn exported_symbols_are_those_of_the_list() {
 /// Sizes and offsets as Rust has them, and a C program that prints them as C has them.
 macro_rules! layouts {
     ($($name:ident { $($field:ident),* })*) => {{
-        use capsulegraph::ffi::{capsule::*, convert::*, generate::*, input::capg_string, model::*, reader::*};
-        use capsulegraph::ffi::{session::*, split::*, tokenize::*, verify::*};
+        use capsulegraph::ffi::{capsule::*, convert::*, generate::*, input::capg_string, model::*, part::*};
+        use capsulegraph::ffi::{reader::*, session::*, split::*, tokenize::*, verify::*};
         let mut rust = String::new();
         let mut c = String::from("#include \"test.h\"\nint main(void) {\n");
         $(
@@ -234,8 +179,9 @@ fn structs_have_one_layout() {
         capg_reader { struct_size, read, user_data, name, name_len, size }
         capg_model_options { struct_size, full_path, full_path_len, full_reader, log, offset, length, full_offset,
             full_length, memory_budget_bytes, mode, threads, processors, processors_len, parallel_for,
-            parallel_for_data, priority, reserved, budget }
+            parallel_for_data, priority, reserved, budget, first_capsule, end_capsule }
         capg_session_options { struct_size, context, batch, kv_type, flags }
+        capg_part_options { struct_size, context, kv_type }
         capg_generate_options { struct_size, stop, stop_count, max_tokens, seed, temperature, top_p, min_p,
             repeat_penalty, top_k, repeat_window, ignore_end, reserved }
         capg_slice { struct_size, text, text_len, tokens, token_count, more, finish_reason }

@@ -297,12 +297,17 @@ impl Decoder {
             (Input::Tokens(_), _) => return wrong("token ids enter at the first capsule only".into()),
             (Input::Hidden(_), 0) => return wrong("the first capsule takes token ids".into()),
         };
+        // Behind the last attention nothing reads the rows whose logits are not wanted.
+        let only_last = wanted == Logits::Last
+            && capsules.start >= 2 * self.weights.blocks.len()
+            && capsules.end == count;
         self.prepare(forward, &[(cache, n)], capsules, wanted)?;
         match input {
             Input::Tokens(tokens) => forward.tokens.extend_from_slice(tokens),
             Input::Hidden(hidden) => {
+                forward.rows = if only_last { 1 } else { n };
                 forward.hidden.clear();
-                forward.hidden.extend_from_slice(hidden);
+                forward.hidden.extend_from_slice(&hidden[(n - forward.rows) * width..]);
                 self.angles(forward);
             }
         }
@@ -757,7 +762,11 @@ pub(crate) fn blocks_of(capsules: &Range<usize>, count: usize) -> Range<usize> {
     if start < end { (start - 1) / 2..end / 2 } else { 0..0 }
 }
 
-fn check_room(cache: &KvCache, n: usize) -> Result<()> {
+/// Whether a batch of `n` tokens fits the cache.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for none, [`Error::Limit`] for more than there is room for.
+pub(crate) fn check_room(cache: &KvCache, n: usize) -> Result<()> {
     if n == 0 {
         return Err(Error::InvalidArgument("a batch needs at least one token".into()));
     }

@@ -40,9 +40,12 @@ impl Decoder {
         let params = store.manifest().model.decoder.clone();
         let weights = Weights::resolve(&store, &params)?;
         let rope = RopeTable::new(&params.rope, weights.rope_factors.as_deref());
-        let read_ahead = ReadAhead::new(&store, weights.capsules_in_use());
-        let used = weights.capsules_in_use().enumerate().filter(|(index, _)| store.range().contains(index));
-        let uses: Vec<usize> = used.filter_map(|(_, capsule)| capsule).collect();
+        // Of a range of the capsules only these are computed with: no other is asked for or held.
+        let range = store.range();
+        let used = weights.capsules_in_use().enumerate();
+        let used: Vec<_> = used.map(|(index, capsule)| capsule.filter(|_| range.contains(&index))).collect();
+        let read_ahead = ReadAhead::new(&store, used.iter().copied());
+        let uses: Vec<usize> = used.into_iter().flatten().collect();
         store.limit(&uses, weights.vector_bytes() as u64)?;
         Ok(Self { store, backend, params, weights, rope, read_ahead })
     }

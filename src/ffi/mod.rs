@@ -30,6 +30,7 @@ pub mod model;
 pub mod options;
 mod output;
 mod panic;
+pub mod part;
 pub mod reader;
 pub mod session;
 pub mod split;

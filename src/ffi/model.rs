@@ -78,6 +78,11 @@ pub struct capg_model_options {
     pub reserved: u32,
     /// A budget that the model shares with others; excludes memory_budget_bytes. Nullable.
     pub budget: *const capg_budget,
+    /// Index of the first capsule that is computed with here, where other processes have the others (capg_part_new): no
+    /// other weights are held or count in a budget, but that a tied head reads the embedding's. 0 with end_capsule 0: all.
+    pub first_capsule: u32,
+    /// Index past the last one; at most capg_model_capsule_count.
+    pub end_capsule: u32,
 }
 
 // SAFETY: integers, nullable pointers and nullable function pointers, without padding.
@@ -177,7 +182,11 @@ impl Opening {
             (None, 0) => None,
             (None, bytes) => Some(Budget::new(bytes)),
         };
-        let store = OpenOptions { mode, full, budget, ..OpenOptions::default() };
+        let range = match (o.first_capsule, o.end_capsule) {
+            (0, 0) => None,
+            (first, end) => Some(first as usize..end as usize),
+        };
+        let store = OpenOptions { mode, full, budget, range, ..OpenOptions::default() };
         Ok(Self { options: ModelOptions { store, threads }, readers })
     }
 
@@ -219,7 +228,8 @@ fn origin(path: PathBuf, offset: u64, length: u64) -> Origin {
 /// read. The files must not be truncated or overwritten while the model lives.
 ///
 /// options: nullable. Errors: IO, MALFORMED, MISMATCH (the mode cannot be had from these files; mini and full do
-/// not belong together), LIMIT (the budget), UNSUPPORTED. Thread class: any.
+/// not belong together), INVALID_ARGUMENT (a range of capsules that there is not), LIMIT (the budget), UNSUPPORTED.
+/// Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_open(
     path: *const c_char,
@@ -362,6 +372,18 @@ pub unsafe extern "C" fn capg_model_vocab_size(
 ) -> capg_status {
     // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
     unsafe { get(model, (count, "count"), error, |m| Ok(m.model.decoder().params().vocab_size)) }
+}
+
+/// Activations of a token between two capsules: the width of a row that capg_part_eval_activations takes. Thread class:
+/// any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_embedding_length(
+    model: *const capg_model,
+    count: *mut u32,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+    unsafe { get(model, (count, "count"), error, |m| Ok(m.model.decoder().params().embedding_length)) }
 }
 
 /// Positions that the model was trained for. Thread class: any.

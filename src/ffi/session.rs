@@ -131,15 +131,7 @@ impl capg_session_options {
     /// The library's options.
     fn checked(self) -> Result<SessionOptions, Failure> {
         let flags = flags(self.flags, CAPG_SESSION_WITHOUT_LOOKUP)?;
-        let kv_format = match self.kv_type {
-            CAPG_KV_F16 => KvFormat::F16,
-            CAPG_KV_Q8_0 => KvFormat::Q8_0,
-            other => {
-                return Err(Failure::invalid(format!(
-                    "options.kv_type is {other}; 0 (f16) and 1 (q8_0) are possible"
-                )));
-            }
-        };
+        let kv_format = kv_format(self.kv_type)?;
         let without_lookup = flags & CAPG_SESSION_WITHOUT_LOOKUP != 0;
         Ok(SessionOptions {
             context: self.context as usize,
@@ -150,8 +142,19 @@ impl capg_session_options {
     }
 }
 
-/// Makes a session; it keeps its model alive. options: nullable. Errors: LIMIT where the KV cache does not fit memory or budget.
-/// Thread class: any.
+/// What a CAPG_KV_* names.
+pub(super) fn kv_format(kv_type: u32) -> Result<KvFormat, Failure> {
+    match kv_type {
+        CAPG_KV_F16 => Ok(KvFormat::F16),
+        CAPG_KV_Q8_0 => Ok(KvFormat::Q8_0),
+        other => {
+            Err(Failure::invalid(format!("options.kv_type is {other}; 0 (f16) and 1 (q8_0) are possible")))
+        }
+    }
+}
+
+/// Makes a session; it keeps its model alive. options: nullable. Errors: LIMIT where the KV cache does not fit memory or
+/// budget, INVALID_ARGUMENT where the model was opened for a range of its capsules (capg_part_new). Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_session_new(
     model: *const capg_model,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::session::Session;
+use super::session::{Session, check_logits};
 use super::{Sampler, SamplingOptions};
 use crate::error::{Error, Result};
 use crate::pool::CancelToken;
@@ -216,7 +216,7 @@ fn check(session: &Session, options: &BenchOptions, tests: &[Test]) -> Result<()
         )));
     }
     let mut passes = tests.iter().filter(|test| test.kind == Kind::Pass);
-    passes.try_for_each(|pass| session.check_logits(pass.tokens))
+    passes.try_for_each(|pass| check_logits(session.model(), pass.tokens))
 }
 
 /// Chooses the token after `prompt`.

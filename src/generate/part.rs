@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::model::Model;
-use super::session::SessionOptions;
-use crate::decoder::forward::{Forward, Input, Logits, blocks_of};
+use super::session::{SessionOptions, check_logits, context_of};
+use crate::decoder::forward::{Forward, Input, Logits, blocks_of, check_room};
 use crate::decoder::kv::KvCache;
 use crate::error::{Error, Result};
 use crate::pool::{CancelToken, Gate, Progress};
@@ -19,6 +19,8 @@ pub struct Part {
     capsules: Range<usize>,
     cache: KvCache,
     forward: Forward,
+    /// Whether `forward` holds the output of the last evaluation.
+    given: bool,
     claim: Option<Claim>,
 }
 
@@ -40,13 +42,19 @@ impl Part {
         let decoder = model.decoder();
         let capsules = model.store().range();
         let blocks = blocks_of(&capsules, decoder.capsule_count());
-        let context = super::session::context_of(&model, options);
+        let context = context_of(&model, options);
         let cache = KvCache::of_blocks(decoder.params(), blocks, context, options.kv_format)?;
         let claim = match model.store().budget() {
             Some(budget) => Some(budget.claim("the KV cache", cache.bytes())?),
             None => None,
         };
-        Ok(Self { model, capsules, cache, forward: Forward::default(), claim })
+        Ok(Self { model, capsules, cache, forward: Forward::default(), given: false, claim })
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
     }
 
     /// The capsules, by index.
@@ -70,15 +78,18 @@ impl Part {
     /// Forgets every position from `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.cache.truncate(len);
+        self.given = false;
     }
 
     /// Evaluates the positions that follow: token ids where the part begins with the first capsule, else the activations
     /// of the part before. With `all` the head gives the logits of every position, else of the last.
     ///
     /// # Errors
-    /// Those of [`Decoder::begin_part`](crate::decoder::Decoder::begin_part); [`Error::Limit`] where the budget has no
-    /// room for the activations; [`Error::Cancelled`]. After any the part is as it was.
+    /// Those of [`Decoder::begin_part`](crate::decoder::Decoder::begin_part); [`Error::InvalidArgument`] for activations
+    /// that are not finite; [`Error::Limit`] where the budget has no room for the activations or the logits of all exceed
+    /// 4 GiB; [`Error::Cancelled`]. After any the part has the positions that it had, and no output.
     pub fn eval(&mut self, input: Input<'_>, all: bool, cancel: Option<&CancelToken>) -> Result<Output<'_>> {
+        self.given = false;
         let decoder = self.model.decoder();
         let wanted = if all { Logits::All } else { Logits::Last };
         let width = decoder.params().embedding_length as usize;
@@ -86,6 +97,13 @@ impl Part {
             Input::Tokens(tokens) => tokens.len(),
             Input::Hidden(hidden) => hidden.len() / width,
         };
+        check_room(&self.cache, n)?;
+        if all && self.gives_logits() {
+            check_logits(&self.model, n)?;
+        }
+        if let Input::Hidden(hidden) = input {
+            check_finite(hidden, width)?;
+        }
         if let Some(claim) = &mut self.claim {
             let needed = self.cache.bytes().saturating_add(decoder.batch_bytes(&self.cache, n, wanted)?);
             if needed > claim.bytes() {
@@ -98,10 +116,36 @@ impl Part {
             self.forward.abandon();
             return Err(Error::Cancelled);
         }
-        Ok(if self.capsules.end == decoder.capsule_count() {
-            Output::Logits(self.forward.logits())
-        } else {
-            Output::Hidden(self.forward.hidden())
-        })
+        self.given = true;
+        Ok(self.output())
+    }
+
+    /// What the last evaluation gave; no rows before the first, after one that failed, and after
+    /// [`truncate`](Self::truncate).
+    #[must_use]
+    pub fn output(&self) -> Output<'_> {
+        match (self.gives_logits(), self.given) {
+            (true, true) => Output::Logits(self.forward.logits()),
+            (true, false) => Output::Logits(&[]),
+            (false, true) => Output::Hidden(self.forward.hidden()),
+            (false, false) => Output::Hidden(&[]),
+        }
+    }
+
+    fn gives_logits(&self) -> bool {
+        self.capsules.end == self.model.decoder().capsule_count()
+    }
+}
+
+/// Activations that are no numbers would stay in the KV cache and spoil every later position.
+fn check_finite(hidden: &[f32], width: usize) -> Result<()> {
+    match hidden.iter().position(|x| !x.is_finite()) {
+        Some(at) => Err(Error::InvalidArgument(format!(
+            "activation {} of row {} is {}, no finite number; they must arrive as the part before gave them",
+            at % width,
+            at / width,
+            hidden[at]
+        ))),
+        None => Ok(()),
     }
 }

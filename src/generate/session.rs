@@ -138,9 +138,19 @@ impl Session {
     /// Makes a session.
     ///
     /// # Errors
-    /// [`Error::Limit`] where the system has no memory for the KV cache or the model's budget no room; it names the
+    /// [`Error::InvalidArgument`] where the model was opened for a range of its capsules; [`Error::Limit`] where the system has no memory for the KV cache or the model's budget no room; it names the
     /// smallest budget that would do.
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self> {
+        let (opened, count) = (model.store().range(), model.decoder().capsule_count());
+        if opened != (0..count) {
+            return Err(Error::InvalidArgument(format!(
+                "{}: the model was opened for its capsules {} to {} of {count}, and a session passes all; make a part, or \
+                 open the model without a range",
+                model.store().primary().name(),
+                opened.start,
+                opened.end
+            )));
+        }
         let context = context_of(&model, options);
         let cache = KvCache::new(model.decoder().params(), context, options.kv_format)?;
         let store = model.store();
@@ -235,7 +245,7 @@ impl Session {
         self.truncate(self.tokens.len());
         self.check_room(tokens)?;
         if all {
-            self.check_logits(tokens.len())?;
+            check_logits(&self.model, tokens.len())?;
         }
         let gate = Gate { deadline: None, cancel: cancel.cloned() };
         self.pending.extend_from_slice(tokens);
@@ -608,17 +618,6 @@ impl Session {
     }
 
     /// Whether one evaluation may return the logits of so many tokens.
-    pub(super) fn check_logits(&self, tokens: usize) -> Result<()> {
-        let vocab = u64::from(self.model.decoder().params().vocab_size);
-        if (tokens as u64).saturating_mul(4 * vocab) > MAX_LOGITS {
-            return Err(Error::Limit(format!(
-                "the logits of {tokens} tokens over a vocabulary of {vocab} exceed 4 GiB; evaluate fewer tokens at a \
-                 time"
-            )));
-        }
-        Ok(())
-    }
-
     fn check_room(&self, tokens: &[u32]) -> Result<()> {
         self.check_ids(tokens)?;
         if tokens.is_empty() {
@@ -634,6 +633,17 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Whether the logits of that many tokens may be returned.
+pub(super) fn check_logits(model: &Model, tokens: usize) -> Result<()> {
+    let vocab = u64::from(model.decoder().params().vocab_size);
+    if (tokens as u64).saturating_mul(4 * vocab) > MAX_LOGITS {
+        return Err(Error::Limit(format!(
+            "the logits of {tokens} tokens over a vocabulary of {vocab} exceed 4 GiB; evaluate fewer tokens at a time"
+        )));
+    }
+    Ok(())
 }
 
 /// Positions that a sequence has room for.

@@ -25,6 +25,8 @@ const FILES: &[(&str, &str)] = &[
     ("examples/quickstart.c", "examples"),
     ("examples/chat.c", "examples"),
     ("examples/threads.c", "examples"),
+    ("examples/pipeline.c", "examples"),
+    ("examples/pipeline_ray.py", "examples"),
     ("README.md", "."),
     ("CHANGELOG.md", "."),
     ("LICENSE-MIT", "."),

