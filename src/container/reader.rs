@@ -184,7 +184,9 @@ impl Contents {
             for (plane, expected) in tensor.planes.iter().zip(expected) {
                 if plane.len != expected {
                     let len = plane.len;
-                    return Err(bad(format!("{len} stored bytes where its shape and encoding need {expected}")));
+                    return Err(bad(format!(
+                        "{len} stored bytes where its shape and encoding need {expected}"
+                    )));
                 }
             }
         }
@@ -245,7 +247,7 @@ pub fn plane_bytes(tensor: &Tensor) -> Result<Vec<u64>, String> {
             Ok(vec![blocks * *first as u64, blocks * *second as u64])
         }
         None => Err(format!(
-            "a division "{name}" where {} in layout {} has {}",
+            "a division {name:?} where {} in layout {} has {}",
             tensor.encoding,
             tensor.layout.name(),
             division.map_or("none", |division| division.name)

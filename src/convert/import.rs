@@ -300,7 +300,9 @@ impl Job<'_, '_> {
                 match division {
                     None => sink(bytes)?,
                     Some(division) => {
-                        let [len, rest] = division.bytes.map(|part| bytes.len() / (division.bytes[0] + division.bytes[1]) * part);
+                        let [len, rest] = division
+                            .bytes
+                            .map(|part| bytes.len() / (division.bytes[0] + division.bytes[1]) * part);
                         first.resize(len, 0);
                         let at = second.len();
                         second.resize(at + rest, 0);

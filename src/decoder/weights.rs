@@ -1,10 +1,10 @@
 //! Where each tensor of the graph lies in the store, and the small tensors decoded.
 
-use crate::container::manifest::{Layout, Manifest};
+use crate::container::manifest::{Layout, Manifest, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::arch::{self, CapsuleRule, TensorKind};
 use crate::graph::params::DecoderParams;
-use crate::kernels::backend::{Matrix, Piece};
+use crate::kernels::backend::Piece;
 use crate::kernels::pack;
 use crate::store::fetch::{encoding_of, rows_cols};
 use crate::store::{Lease, PackedRows, Store, View};
@@ -31,10 +31,7 @@ impl MatrixRef {
     pub fn pieces<'a>(self, lease: &'a Lease<'_>) -> Result<Vec<Piece<'a>>> {
         let (tensor, rows) = lease.rows(self.tensor)?;
         let (encoding, (_, cols)) = (encoding_of(tensor)?, rows_cols(tensor));
-        let piece = |PackedRows { first, rows, bytes }| Piece {
-            first,
-            weight: Matrix { encoding, rows, cols, data: bytes },
-        };
+        let piece = |PackedRows { first, rows, planes }| Piece { first, encoding, rows, cols, planes };
         Ok(rows.into_iter().map(piece).collect())
     }
 }
@@ -125,35 +122,35 @@ impl Store {
     /// Asks for the bytes that hold row `row` of the matrix at `place`, which is about to be decoded.
     pub(super) fn ask_for_row(&self, place: MatrixRef, row: usize) {
         let Ok(data) = self.tensor(place.capsule, place.tensor) else { return };
-        let (rows, _) = rows_cols(data.tensor);
-        let group = match data.tensor.layout {
-            Layout::Packed8 => pack::GROUP,
-            Layout::Rows => 1,
-        };
-        let len = data.bytes.len() / rows.next_multiple_of(group) * group;
-        let start = row / group * len;
-        self.ask_for_tensor(place.capsule, place.tensor, start..start + len);
+        let (groups, group) = groups(data.tensor);
+        for (number, plane) in data.tensor.planes.iter().enumerate() {
+            let len = plane.len as usize / groups.max(1);
+            let start = row / group * len;
+            self.ask_for_tensor(place.capsule, place.tensor, number, start..start + len);
+        }
     }
 
     /// Decodes row `row` of the matrix at `place` into `out`, whatever its layout.
     pub(super) fn decode_row(&self, view: View, place: MatrixRef, row: usize, out: &mut [f32]) -> Result<()> {
-        let data = self.tensor_in(view, place.capsule, place.tensor)?;
-        let (rows, cols) = rows_cols(data.tensor);
-        let encoding = encoding_of(data.tensor)?;
-        let together = match data.tensor.layout {
-            Layout::Packed8 => pack::GROUP,
-            Layout::Rows => 1,
-        };
-        let len = data.bytes.len() / rows.div_ceil(together);
-        let start = row / together * len;
-        let stored = self.stored(view, place.capsule, place.tensor, start..start + len)?;
-        match data.tensor.layout {
+        let stored = self.tensor_in(view, place.capsule, place.tensor)?.tensor;
+        let (encoding, (_, cols), (_, group)) = (encoding_of(stored)?, rows_cols(stored), groups(stored));
+        let bytes = self.row_group(view, place.capsule, place.tensor, row / group)?;
+        match stored.layout {
             Layout::Packed8 => {
-                pack::dequantize_row(encoding, stored.as_ref(), together, cols, row % together, out)
+                pack::dequantize_row(encoding, &bytes, pack::GROUP, cols, row % pack::GROUP, out)
             }
-            Layout::Rows => encoding.decode(stored.as_ref(), out),
+            Layout::Rows => encoding.decode(&bytes, out),
         }
     }
+}
+
+/// Row groups of a tensor, and rows of a group.
+fn groups(tensor: &Tensor) -> (usize, usize) {
+    let group = match tensor.layout {
+        Layout::Packed8 => pack::GROUP,
+        Layout::Rows => 1,
+    };
+    (rows_cols(tensor).0.div_ceil(group), group)
 }
 
 /// Holds the manifest's capsules and tensors against those that the architecture demands.
@@ -208,7 +205,7 @@ fn ask_for_vectors(store: &Store, rules: &[CapsuleRule]) {
         let Ok((_, served)) = store.capsule(index) else { continue };
         for wanted in rule.tensors.iter().filter(|t| t.kind == TensorKind::Vector) {
             if let Some(tensor) = served.tensors.iter().position(|t| t.name == wanted.name) {
-                store.ask_for_tensor(index, tensor, 0..usize::MAX);
+                store.ask_for_tensor(index, tensor, 0, 0..usize::MAX);
             }
         }
     }

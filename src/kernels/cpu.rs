@@ -120,8 +120,8 @@ impl fmt::Display for Isa {
     }
 }
 
-/// Bytes of weights that are joined at a time: the second cache holds them beside what is read.
-const JOINED: usize = 64 << 10;
+/// Bytes of weights that are joined at a time, where more than a few row groups are.
+const JOINED: usize = 16 << 10;
 
 thread_local! {
     /// Row groups of divided weights as the kernels read them, kept between tasks.
@@ -255,7 +255,9 @@ impl Cpu {
         };
         let Some(division) = encoding.division else { return };
         let ([coarse, fine], group) = (division.group_bytes(cols), group_bytes(encoding, cols));
-        let step = (JOINED / group.max(1)).next_multiple_of(TOGETHER).max(TOGETHER);
+        // Where weights are used once a few at a time will do, which the first cache holds.
+        let together = if columns.len() > DIRECT { TOGETHER } else { 2 };
+        let step = (JOINED / group.max(1)).next_multiple_of(together).max(together);
         JOINED_GROUPS.with_borrow_mut(|joined| {
             if joined.len() < step * group {
                 joined.resize(step * group, 0);

@@ -15,11 +15,12 @@ pub struct Division {
     pub name: &'static str,
     /// Bytes of a packed block (of eight rows) in the first and in the second plane.
     pub bytes: [usize; 2],
-    form: Form,
+    pub(super) form: Form,
 }
 
+/// Whose blocks are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     Q8_0,
     Q4_1,
 }

@@ -4,6 +4,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::container::manifest::{Capsule, Layout, Tensor};
 use crate::error::{Error, Result};
+use crate::kernels::division::Planes;
 use crate::kernels::encoding::Encoding;
 use crate::kernels::pack;
 use crate::pool::{Gate, Pool, StandardFloats};
@@ -16,10 +17,11 @@ const SAMPLED_ROWS: usize = 24;
 const CHUNK: usize = 1 << 20;
 
 /// A stored tensor of which rows can be decoded.
+#[derive(Clone, Copy)]
 struct Rows<'a> {
     encoding: &'static Encoding,
     layout: Layout,
-    bytes: &'a [u8],
+    planes: Planes<'a>,
     rows: usize,
     cols: usize,
 }
@@ -27,20 +29,39 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn new(file: &'a MappedFile, capsule: &Capsule, tensor: &Tensor) -> Result<Self> {
         let (rows, cols) = rows_cols(tensor);
-        let bytes = file.plane(capsule, tensor)?;
-        Ok(Self { encoding: encoding_of(tensor)?, layout: tensor.layout, bytes, rows, cols })
+        let planes = file.planes(capsule, tensor)?;
+        Ok(Self { encoding: encoding_of(tensor)?, layout: tensor.layout, planes, rows, cols })
     }
 
-    fn decode(&self, row: usize, out: &mut [f32]) -> Result<()> {
-        match self.layout {
-            Layout::Packed8 => {
-                pack::dequantize_row(self.encoding, self.bytes, self.rows, self.cols, row, out)
-            }
-            Layout::Rows => {
-                let len = self.bytes.len() / self.rows;
-                self.encoding.decode(&self.bytes[row * len..][..len], out)
-            }
+    /// The same, but of a divided tensor the coarse form; `None` where it is not divided.
+    fn coarse(self) -> Option<Self> {
+        match self.planes {
+            Planes::Both([first, _]) => Some(Self { planes: Planes::First(first), ..self }),
+            Planes::Whole(_) | Planes::First(_) => None,
         }
+    }
+
+    /// Decodes a row; `group` is memory for the row group that it is part of.
+    fn decode(&self, row: usize, group: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
+        let bytes = match (self.planes, self.layout) {
+            (Planes::Whole(bytes), Layout::Packed8) => {
+                return pack::dequantize_row(self.encoding, bytes, self.rows, self.cols, row, out);
+            }
+            (Planes::Whole(bytes), Layout::Rows) => {
+                let len = bytes.len() / self.rows;
+                return self.encoding.decode(&bytes[row * len..][..len], out);
+            }
+            (Planes::First(first), _) => [first, &[]],
+            (Planes::Both(planes), _) => planes,
+        };
+        let divided = || Error::Internal(format!("{} is divided, which it cannot be", self.encoding.name));
+        let division = self.encoding.division.ok_or_else(divided)?;
+        let each = division.group_bytes(self.cols);
+        let at = row / pack::GROUP;
+        let part = |number: usize| bytes[number].get(at * each[number]..(at + 1) * each[number]);
+        group.resize(each[0] + each[1], 0);
+        division.join(part(0).ok_or_else(divided)?, part(1), group);
+        pack::dequantize_row(self.encoding, group, pack::GROUP, self.cols, row % pack::GROUP, out)
     }
 }
 
@@ -53,18 +74,44 @@ pub fn sampled_error(
     target: &Encoding,
     importance: Option<&[f32]>,
 ) -> Result<f64> {
-    let _floats = StandardFloats::enter();
-    let source = Rows::new(file, capsule, tensor)?;
-    let sampled = source.rows.min(SAMPLED_ROWS);
-    let len = pack::row_bytes(target, source.cols)
+    let cols = rows_cols(tensor).1;
+    let len = pack::row_bytes(target, cols)
         .ok_or_else(|| Error::Internal(format!("{} does not suit {}", target.name, tensor.name)))?;
-    let (mut exact, mut coarse) = (vec![0.0; source.cols], vec![0.0; source.cols]);
     let mut codes = vec![0; len];
+    let source = Rows::new(file, capsule, tensor)?;
+    error_of(source, importance, &mut |_, exact, out| {
+        target.encode(exact, importance, &mut codes)?;
+        target.decode(&codes, out)
+    })
+}
+
+/// As [`sampled_error`], of the first plane of a divided tensor; 0 of one that is not divided.
+pub fn nested_error(
+    file: &MappedFile,
+    capsule: &Capsule,
+    tensor: &Tensor,
+    importance: Option<&[f32]>,
+) -> Result<f64> {
+    let source = Rows::new(file, capsule, tensor)?;
+    let Some(coarse) = source.coarse() else { return Ok(0.0) };
+    let mut group = Vec::new();
+    error_of(source, importance, &mut |row, _, out| coarse.decode(row, &mut group, out))
+}
+
+/// The error of what `approximate` makes of sampled rows: it is given the number of a row and the row.
+fn error_of(
+    source: Rows<'_>,
+    importance: Option<&[f32]>,
+    approximate: &mut dyn FnMut(usize, &[f32], &mut [f32]) -> Result<()>,
+) -> Result<f64> {
+    let _floats = StandardFloats::enter();
+    let sampled = source.rows.min(SAMPLED_ROWS);
+    let (mut exact, mut coarse, mut group) = (vec![0.0; source.cols], vec![0.0; source.cols], Vec::new());
     let (mut error, mut power) = (0.0, 0.0);
     for i in 0..sampled {
-        source.decode(i * source.rows / sampled, &mut exact)?;
-        target.encode(&exact, importance, &mut codes)?;
-        target.decode(&codes, &mut coarse)?;
+        let row = i * source.rows / sampled;
+        source.decode(row, &mut group, &mut exact)?;
+        approximate(row, &exact, &mut coarse)?;
         for (column, (a, b)) in exact.iter().zip(&coarse).enumerate() {
             let weight = importance.and_then(|weights| weights.get(column)).map_or(1.0, |w| f64::from(*w));
             error += weight * f64::from(a - b).powi(2);
@@ -122,9 +169,9 @@ fn encode_rows(
     let parts: Vec<Mutex<&mut [u8]>> = codes.chunks_mut(share * row).map(Mutex::new).collect();
     let encode = |i: usize| -> Result<()> {
         let mut part = parts[i].lock().unwrap_or_else(PoisonError::into_inner);
-        let mut exact = vec![0.0; source.cols];
+        let (mut exact, mut group) = (vec![0.0; source.cols], Vec::new());
         for (j, out) in part.chunks_exact_mut(row).enumerate() {
-            source.decode(first + i * share + j, &mut exact)?;
+            source.decode(first + i * share + j, &mut group, &mut exact)?;
             target.encode(&exact, importance, out)?;
         }
         Ok(())

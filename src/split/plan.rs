@@ -20,6 +20,7 @@ use crate::kernels::encoding::{self, Encoding};
 use crate::kernels::pack;
 use crate::pool::CancelToken;
 use crate::store::fetch::{encoding_of, rows_cols};
+use crate::store::forecast::{MachineRates, WeightSizes};
 use crate::store::mapped::MappedFile;
 
 /// Which light forms a split may use.
@@ -99,7 +100,15 @@ struct Form {
     /// One entry a tensor: the encoding it is stored in, `None` where it is left out.
     encodings: Vec<Option<&'static Encoding>>,
     bytes: u64,
+    /// Bytes that a pass at full precision reads beside it.
+    beyond: u64,
     damage: f64,
+}
+
+impl Form {
+    fn damage(&self) -> f64 {
+        self.damage
+    }
 }
 
 /// A capsule's stored tensors under a plan: the encoding of each, `None` where it is left out.
@@ -180,21 +189,81 @@ pub(super) fn plan(
             if light == Light::None { "" } else { SMALLEST_LIGHT }
         )));
     }
-    let mut room = (size - smallest).saturating_sub(reserve);
-    let mut steps = Vec::new();
-    while let Some((capsule, form)) = best_step(&forms, &chosen, room) {
-        room -= forms[capsule][form].bytes - forms[capsule][chosen[capsule]].bytes;
-        steps.push((capsule, std::mem::replace(&mut chosen[capsule], form)));
+    let room = (size - smallest).saturating_sub(reserve);
+    let scale = if weights.is_some() { 1.0 } else { UNMEASURED };
+    let mut steps = fastest(&forms, room, scale, manifest);
+    for (capsule, form) in &steps {
+        chosen[*capsule] = *form;
     }
     // The reserve is an estimate; the exact length decides.
     let mut plan = describe(size, &chosen);
     while length_of(&plan)? > size
-        && let Some((capsule, before)) = steps.pop()
+        && let Some((capsule, _)) = steps.pop()
     {
-        chosen[capsule] = before;
+        let before = steps.iter().rfind(|(other, _)| *other == capsule);
+        chosen[capsule] = before.map_or(0, |(_, form)| *form);
         plan = describe(size, &chosen);
     }
     Ok(plan)
+}
+
+/// Divergence, in nats a token, that damage is taken to mean where it was not measured.
+const UNMEASURED: f64 = 0.1;
+/// What bytes that a pass does not have to read are worth against damage, relative to what both are in the smallest mini.
+const WORTHS: [f64; 7] = [0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+/// How much faster than the plan of least damage another one must be expected to be: mode fast is served by the former.
+const FASTER: f64 = 1.02;
+
+/// The steps to the plan that is expected to give the most tokens a second in mode speculative, in a budget that has room
+/// for little more than the mini, on a usual machine. `scale` makes a divergence of damage.
+fn fastest(forms: &[Vec<Form>], room: u64, scale: f64, manifest: &Manifest) -> Vec<(usize, usize)> {
+    let smallest = vec![0; forms.len()];
+    let [damage, beyond] =
+        [Form::damage as fn(&Form) -> f64, |form| form.beyond as f64].map(|of| total(forms, &smallest, of));
+    let full = manifest.capsules.iter().map(Capsule::stored_bytes).sum();
+    let mut best: Option<(f64, Vec<(usize, usize)>)> = None;
+    for worth in WORTHS {
+        let steps = steps(forms, room, worth * damage / beyond.max(1.0));
+        let mut chosen = smallest.clone();
+        for (capsule, form) in &steps {
+            chosen[*capsule] = *form;
+        }
+        let sum = |of: fn(&Form) -> f64| total(forms, &chosen, of);
+        let sizes = WeightSizes {
+            full,
+            beyond_mini: sum(|form| form.beyond as f64) as u64,
+            draft: sum(|form| form.bytes as f64) as u64,
+            agreement: expected_agreement(scale * sum(Form::damage)),
+        };
+        let speed = sizes.speculative_speed(&MachineRates::default());
+        if best.as_ref().is_none_or(|(most, _)| speed > FASTER * most) {
+            best = Some((speed, steps));
+        }
+    }
+    best.map_or_else(Vec::new, |(_, steps)| steps)
+}
+
+fn total(forms: &[Vec<Form>], chosen: &[usize], of: fn(&Form) -> f64) -> f64 {
+    forms.iter().zip(chosen).map(|(forms, chosen)| of(&forms[*chosen])).sum()
+}
+
+/// How often the most likely token is the same where the divergence is `nats` a token: a curve through what was measured on
+/// forms of many kinds (docs/memory.md).
+fn expected_agreement(nats: f64) -> f64 {
+    (1.0 - 0.48 * nats.max(0.0).sqrt()).clamp(0.02, 0.995)
+}
+
+/// The steps from the smallest forms that repair the most damage per byte, and save a pass the most bytes, each of which is
+/// worth `worth` of damage.
+fn steps(forms: &[Vec<Form>], mut room: u64, worth: f64) -> Vec<(usize, usize)> {
+    let mut chosen = vec![0; forms.len()];
+    let mut steps = Vec::new();
+    while let Some((capsule, form)) = best_step(forms, &chosen, room, worth) {
+        room -= forms[capsule][form].bytes - forms[capsule][chosen[capsule]].bytes;
+        chosen[capsule] = form;
+        steps.push((capsule, form));
+    }
+    steps
 }
 
 /// The smallest size, from `size` on, that a mini does not exceed. Its length depends on the size: the plan, which it
@@ -208,13 +277,14 @@ fn smallest_size(mut size: u64, length_of: &dyn Fn(u64) -> Result<u64>) -> Resul
     }
 }
 
-/// The step that repairs the most damage per byte among those that fit.
-fn best_step(forms: &[Vec<Form>], chosen: &[usize], room: u64) -> Option<(usize, usize)> {
+/// The best step among those that fit.
+fn best_step(forms: &[Vec<Form>], chosen: &[usize], room: u64, worth: f64) -> Option<(usize, usize)> {
     let mut best: Option<(f64, usize, usize)> = None;
     for (capsule, (options, now)) in forms.iter().zip(chosen).enumerate() {
         for (form, option) in options.iter().enumerate().skip(now + 1) {
             let bytes = option.bytes.saturating_sub(options[*now].bytes);
-            let repaired = options[*now].damage - option.damage;
+            let saved = options[*now].beyond as f64 - option.beyond as f64;
+            let repaired = options[*now].damage - option.damage + worth * saved;
             if bytes > room || repaired <= 0.0 {
                 continue;
             }
@@ -227,7 +297,7 @@ fn best_step(forms: &[Vec<Form>], chosen: &[usize], room: u64) -> Option<(usize,
     best.map(|(_, capsule, form)| (capsule, form))
 }
 
-/// Forms of a capsule in ascending order of bytes, each less damaging than the one before.
+/// Forms of a capsule in ascending order of bytes, each less damaging than those before or with less to be read beside it.
 /// An error of 1 in its weights does `weight` of damage, and the columns of its matrices have an importance.
 fn capsule_forms<'a>(
     full: &MappedFile,
@@ -239,9 +309,11 @@ fn capsule_forms<'a>(
     let mut forms = vec![Form {
         residence: Residence::Pinned,
         bytes: extent_bytes(capsule, &own),
+        beyond: 0,
         damage: 0.0,
         encodings: own.clone(),
     }];
+    let all = capsule.stored_bytes();
     let candidates: Vec<&'static Encoding> = match light {
         Light::None => Vec::new(),
         Light::Encoding(e) => vec![e],
@@ -257,24 +329,40 @@ fn capsule_forms<'a>(
         }
         if encodings != own {
             let bytes = extent_bytes(capsule, &encodings);
-            forms.push(Form { residence: Residence::Light, encodings, bytes, damage: damage * weight });
+            let damage = damage * weight;
+            forms.push(Form { residence: Residence::Light, encodings, bytes, beyond: all, damage });
         }
+    }
+    if light == Light::Auto && capsule.tensors.iter().any(|tensor| tensor.division.is_some()) {
+        let mut damage = 0.0;
+        for (number, tensor) in capsule.tensors.iter().enumerate() {
+            damage += light::nested_error(full, capsule, tensor, importance(number))?;
+        }
+        let second: u64 = capsule.tensors.iter().filter_map(|t| Some(t.planes.get(1)?.len)).sum();
+        forms.push(Form {
+            residence: Residence::Nested,
+            bytes: extent_bytes(capsule, &own).saturating_sub(second),
+            beyond: second,
+            damage: damage * weight,
+            encodings: own.clone(),
+        });
     }
     if light == Light::None && capsule.tensors.iter().any(is_weight) {
         let encodings: CapsuleForm =
             capsule.tensors.iter().zip(&own).map(|(t, e)| e.filter(|_| !is_weight(t))).collect();
         let bytes = extent_bytes(capsule, &encodings);
-        forms.push(Form { residence: Residence::Linked, encodings, bytes, damage: ABSENT * weight });
+        let damage = ABSENT * weight;
+        forms.push(Form { residence: Residence::Linked, encodings, bytes, beyond: all, damage });
     }
     forms.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.damage.total_cmp(&b.damage)));
     // Only forms that buy something for their bytes remain.
-    let mut least = f64::INFINITY;
-    forms.retain(|form| {
-        let better = form.damage < least;
-        least = least.min(form.damage);
-        better
-    });
-    Ok(forms)
+    let mut kept: Vec<Form> = Vec::with_capacity(forms.len());
+    for form in forms {
+        if kept.iter().all(|other| form.damage < other.damage || form.beyond < other.beyond) {
+            kept.push(form);
+        }
+    }
+    Ok(kept)
 }
 
 /// How much an error in a capsule weighs by its place: the head and the embedding touch every logit, and the

@@ -16,10 +16,12 @@ use crate::container::manifest::{
     Asset, Capsule, Extent, FullReference, LineageStep, Link, Manifest, Plane, Residence, SplitPlan, Tensor,
 };
 use crate::container::paths::refuse_overwriting;
+use crate::container::reader::plane_bytes;
 use crate::container::writer::{Sealed, Writer, manifest_bytes};
 use crate::container::{EXTENT_ALIGN, PLANE_ALIGN, align_up};
 use crate::convert::import::{ProgressFn, generator};
 use crate::error::{Error, Result};
+use crate::kernels::encoding::Encoding;
 use crate::pool::CancelToken;
 use crate::store::fetch::encoding_of;
 use crate::store::mapped::MappedFile;
@@ -141,29 +143,36 @@ pub(super) fn compose(
     let mut writer = Writer::new(options.disk.create(target)?)?;
     let mut manifest = outline(full, plan)?;
     let mut done = 0;
-    let slots = source.capsules.iter().zip(&forms).zip(&mut manifest.capsules).enumerate();
-    for (index, ((capsule, form), slot)) in slots {
+    let slots = source.capsules.iter().zip(&forms).zip(&plan.capsules).zip(&mut manifest.capsules);
+    for (index, (((capsule, form), planned), slot)) in slots.enumerate() {
         writer.begin_capsule()?;
-        let tensors = capsule.tensors.iter().zip(form).zip(&mut slot.tensors).enumerate();
-        for (number, ((tensor, encoding), out)) in tensors {
-            let Some(encoding) = encoding else { continue };
-            // The mini gets checksums of its own, which must not cover up damage of the full file.
-            let bytes = full.checked_plane(capsule, tensor)?;
-            let plane = writer.plane(&mut |sink| {
-                let mut checked = |bytes: &[u8]| {
-                    if options.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
-                        return Err(Error::Cancelled);
-                    }
-                    sink(bytes)
-                };
-                if *encoding == encoding_of(tensor)? {
-                    copy(bytes, &mut checked)
-                } else {
-                    let columns = importance.and_then(|importance| importance.of(index, number));
-                    light::stream(full, capsule, tensor, encoding, columns, &mut checked)
+        // The first planes of all tensors stand before the second ones.
+        for place in [0, 1] {
+            let tensors = capsule.tensors.iter().zip(form).zip(&mut slot.tensors).enumerate();
+            for (number, ((tensor, encoding), out)) in tensors {
+                let Some(encoding) = encoding else { continue };
+                if place >= planes_of(tensor, encoding, planned.residence)?.len() {
+                    continue;
                 }
-            })?;
-            out.planes = vec![plane];
+                // The mini gets checksums of its own, which must not cover up damage of the full file.
+                for number in 0..tensor.planes.len() {
+                    full.checked_plane(capsule, tensor, number)?;
+                }
+                out.planes.push(writer.plane(&mut |sink| {
+                    let mut checked = |bytes: &[u8]| {
+                        if options.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
+                            return Err(Error::Cancelled);
+                        }
+                        sink(bytes)
+                    };
+                    if *encoding == encoding_of(tensor)? {
+                        copy(full.plane(capsule, tensor, place)?, &mut checked)
+                    } else {
+                        let columns = importance.and_then(|importance| importance.of(index, number));
+                        light::stream(full, capsule, tensor, encoding, columns, &mut checked)
+                    }
+                })?);
+            }
         }
         slot.extent = writer.end_capsule()?;
         done += capsule.stored_bytes();
@@ -177,6 +186,19 @@ pub(super) fn compose(
         manifest.assets.push(writer.asset(importance::ASSET, &importance.bytes())?);
     }
     Ok((writer.seal(Kind::Mini, &manifest, SPARE)?, manifest))
+}
+
+/// Bytes of each plane that a mini holds of `tensor` in `encoding`, where its capsule is held so.
+pub(super) fn planes_of(tensor: &Tensor, encoding: &Encoding, residence: Residence) -> Result<Vec<u64>> {
+    if encoding.name != tensor.encoding {
+        return Ok(vec![plan::plane_bytes(tensor, encoding)]);
+    }
+    let mut planes = plane_bytes(tensor)
+        .map_err(|why| Error::Internal(format!("tensor {} passed the reader: {why}", tensor.name)))?;
+    if residence == Residence::Nested {
+        planes.truncate(1);
+    }
+    Ok(planes)
 }
 
 fn copy(bytes: &[u8], sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
@@ -204,6 +226,7 @@ fn outline(full: &MappedFile, plan: &SplitPlan) -> Result<Manifest> {
     for ((capsule, planned), form) in source.capsules.iter().zip(&plan.capsules).zip(forms(full, plan)?) {
         let tensors = capsule.tensors.iter().zip(&form).map(|(tensor, encoding)| Tensor {
             encoding: encoding.map_or_else(|| tensor.encoding.clone(), |e| e.name.to_owned()),
+            division: tensor.division.clone().filter(|_| encoding.is_none_or(|e| e.name == tensor.encoding)),
             planes: Vec::new(),
             ..tensor.clone()
         });
@@ -256,15 +279,19 @@ fn length_of(full: &MappedFile, plan: &SplitPlan, importance: Option<&Importance
     let mut manifest = outline(full, plan)?;
     let source = &full.contents().manifest;
     let mut at = EXTENT_ALIGN;
-    for ((capsule, form), slot) in source.capsules.iter().zip(forms(full, plan)?).zip(&mut manifest.capsules)
-    {
+    let slots =
+        source.capsules.iter().zip(forms(full, plan)?).zip(&plan.capsules).zip(&mut manifest.capsules);
+    for (((capsule, form), planned), slot) in slots {
         let start = at;
-        for ((tensor, encoding), out) in capsule.tensors.iter().zip(form).zip(&mut slot.tensors) {
-            let Some(encoding) = encoding else { continue };
-            at = align(at, PLANE_ALIGN)?;
-            let len = plan::plane_bytes(tensor, encoding);
-            out.planes = vec![Plane { offset: at - start, len, xxh3: CHECKSUM.into() }];
-            at = at.checked_add(len).ok_or_else(overflow)?;
+        for place in [0, 1] {
+            for ((tensor, encoding), out) in capsule.tensors.iter().zip(&form).zip(&mut slot.tensors) {
+                let Some(encoding) = encoding else { continue };
+                let planes = planes_of(tensor, encoding, planned.residence)?;
+                let Some(len) = planes.get(place).copied() else { continue };
+                at = align(at, PLANE_ALIGN)?;
+                out.planes.push(Plane { offset: at - start, len, xxh3: CHECKSUM.into() });
+                at = at.checked_add(len).ok_or_else(overflow)?;
+            }
         }
         at = align(at, EXTENT_ALIGN)?;
         slot.extent = (at > start).then_some(Extent { offset: start, len: at - start });
@@ -287,7 +314,7 @@ fn length_of(full: &MappedFile, plan: &SplitPlan, importance: Option<&Importance
 
 /// Capsules and bytes of each residence of a plan, for people.
 #[must_use]
-pub fn residence_counts(plan: &SplitPlan) -> [(Residence, usize); 3] {
-    [Residence::Pinned, Residence::Light, Residence::Linked]
+pub fn residence_counts(plan: &SplitPlan) -> [(Residence, usize); 4] {
+    [Residence::Pinned, Residence::Light, Residence::Nested, Residence::Linked]
         .map(|wanted| (wanted, plan.capsules.iter().filter(|c| c.residence == wanted).count()))
 }

@@ -32,8 +32,8 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// Bytes of the longest read that a single huge page has room for.
-    pub const ONE_PAGE: u64 = HUGE - 2 * BLOCK;
+    /// Bytes of the longest read, or two together, that a single huge page has room for.
+    pub const ONE_PAGE: u64 = HUGE - 4 * BLOCK;
 
     /// Room for reads of up to `len` bytes.
     ///
@@ -73,10 +73,14 @@ impl Buffer {
         len.saturating_add(2 * BLOCK - 1) / BLOCK * BLOCK
     }
 
-    /// As [`size_for`](Self::size_for), rounded up to huge pages where little is lost with that: for what is read into
-    /// again and again.
+    /// As [`size_for`](Self::size_for), rounded up as [`rounded`](Self::rounded) says.
     pub fn ring_size_for(len: u64) -> u64 {
-        let (size, huge) = (Self::size_for(len), Self::size_for(len).next_multiple_of(HUGE));
+        Self::rounded(Self::size_for(len))
+    }
+
+    /// `size` rounded up to huge pages where little is lost with that: for what is read into again and again.
+    pub fn rounded(size: u64) -> u64 {
+        let huge = size.next_multiple_of(HUGE);
         if size >= huge / 4 * 3 { huge } else { size }
     }
 
@@ -95,18 +99,24 @@ impl Buffer {
     }
 }
 
-/// Bytes that were read.
+/// Bytes that were read: of one place, or of two planes.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     buffer: Buffer,
-    range: Range<usize>,
+    ranges: [Range<usize>; 2],
 }
 
 impl Loaded {
-    /// The bytes that were asked for.
+    /// The bytes of the first place that was asked for.
     pub fn bytes(&self) -> &[u8] {
-        // The range was made with the buffer.
-        self.buffer.bytes().get(self.range.clone()).unwrap_or_default()
+        self.plane(0)
+    }
+
+    /// The bytes of place `number` of those that were asked for; none where it was not.
+    pub fn plane(&self, number: usize) -> &[u8] {
+        // The ranges were made with the buffer.
+        let range = self.ranges.get(number).cloned();
+        range.and_then(|range| self.buffer.bytes().get(range)).unwrap_or_default()
     }
 
     /// Bytes of memory.
@@ -146,12 +156,28 @@ impl DirectFile {
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
-    pub fn read(&self, range: &Range<u64>, mut buffer: Buffer) -> Result<(Loaded, u64)> {
-        let read = self.read_into(range, buffer.bytes_mut()).map_err(|e| {
-            let len = range.end.saturating_sub(range.start);
-            Error::io(format!("read {len} bytes at {} of", range.start), self.source.name(), e)
-        });
-        read.map(|(range, asked)| (Loaded { buffer, range }, asked))
+    pub fn read(&self, range: &Range<u64>, buffer: Buffer) -> Result<(Loaded, u64)> {
+        self.read_planes([Some(range), None], buffer)
+    }
+
+    /// As [`read`](Self::read), of two places at once.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_planes(&self, places: [Option<&Range<u64>>; 2], mut buffer: Buffer) -> Result<(Loaded, u64)> {
+        let (mut ranges, mut total, mut at) = ([0..0, 0..0], 0, 0);
+        for (place, range) in places.into_iter().zip(&mut ranges) {
+            let Some(place) = place else { continue };
+            let len = place.end.saturating_sub(place.start);
+            let room = buffer.bytes_mut().get_mut(at..).unwrap_or_default();
+            let (read, asked) = self.read_into(place, room).map_err(|e| {
+                Error::io(format!("read {len} bytes at {} of", place.start), self.source.name(), e)
+            })?;
+            *range = at + read.start..at + read.end;
+            at += Buffer::size_for(len) as usize;
+            total += asked;
+        }
+        Ok((Loaded { buffer, ranges }, total))
     }
 
     fn read_into(&self, range: &Range<u64>, buffer: &mut [u8]) -> io::Result<(Range<usize>, u64)> {

@@ -15,7 +15,7 @@ pub enum FetchLayout {
     /// The source's own bytes: row after row in its own encoding.
     #[default]
     Source,
-    /// The bytes as they stand in the file.
+    /// As kernels read them: packed, the planes of a divided tensor joined.
     Stored,
     /// Decoded to f32, row after row.
     F32,
@@ -85,15 +85,19 @@ impl Store {
         };
         let mut tensors = Vec::with_capacity(capsule.tensors.len());
         for (number, tensor) in capsule.tensors.iter().enumerate() {
-            let bytes = if self.is_mapped() {
-                Cow::Borrowed(file.checked_plane(capsule, tensor)?)
-            } else {
-                let plane = tensor.planes.first().ok_or_else(|| file.not_stored(capsule, tensor))?;
-                let stored = self.stored(View::Promised, index, number, 0..plane.len as usize)?;
-                file.check_plane(capsule, tensor, stored.as_ref())?;
-                Cow::Owned(stored.as_ref().to_vec())
-            };
-            tensors.push(lay_out(tensor, bytes, layout)?);
+            let mut planes = Vec::with_capacity(tensor.planes.len());
+            for (plane, described) in tensor.planes.iter().enumerate() {
+                planes.push(if self.is_mapped() {
+                    Cow::Borrowed(file.checked_plane(capsule, tensor, plane)?)
+                } else {
+                    let all = 0..described.len as usize;
+                    let stored = self.stored(View::Promised, index, number, plane, all)?;
+                    file.check_plane(capsule, tensor, plane, stored.as_ref())?;
+                    Cow::Owned(stored.as_ref().to_vec())
+                });
+            }
+            let stored = joined(tensor, planes).ok_or_else(|| file.not_stored(capsule, tensor))?;
+            tensors.push(lay_out(tensor, stored, layout)?);
         }
         if let Some(claim) = &mut claim {
             let own = |tensor: &FetchedTensor<'_>| match &tensor.bytes {
@@ -122,6 +126,18 @@ pub fn rows_cols(tensor: &Tensor) -> (usize, usize) {
 pub fn encoding_of(tensor: &Tensor) -> Result<&'static Encoding> {
     encoding::by_name(&tensor.encoding)
         .ok_or_else(|| Error::Internal(format!("encoding {} passed the reader", tensor.encoding)))
+}
+
+/// The stored form of a tensor from its planes; where the first alone is there, its coarse form. `None` without any.
+fn joined<'a>(tensor: &Tensor, planes: Vec<Cow<'a, [u8]>>) -> Option<Cow<'a, [u8]>> {
+    let division = encoding::by_name(&tensor.encoding).and_then(|encoding| encoding.division);
+    let mut planes = planes.into_iter();
+    let first = planes.next()?;
+    let Some(division) = division.filter(|_| tensor.division.is_some()) else { return Some(first) };
+    let blocks = first.len() / division.bytes[0];
+    let mut packed = vec![0; blocks * division.bytes.iter().sum::<usize>()];
+    division.join(&first, planes.next().as_deref(), &mut packed);
+    Some(Cow::Owned(packed))
 }
 
 fn lay_out<'a>(tensor: &'a Tensor, bytes: Cow<'a, [u8]>, layout: FetchLayout) -> Result<FetchedTensor<'a>> {

@@ -81,6 +81,12 @@ impl WeightSizes {
         }
     }
 
+    /// Tokens a second of mode speculative where all but the mini is streamed.
+    #[must_use]
+    pub fn speculative_speed(&self, machine: &MachineRates) -> f64 {
+        self.speculative(self.draft, 0, machine).map_or(0.0, |forecast| forecast.tokens_per_s)
+    }
+
     /// `None` where the mini does not fit.
     fn speculative(&self, room: u64, ring: u64, machine: &MachineRates) -> Option<Forecast> {
         let rest = room.checked_sub(self.draft)?;

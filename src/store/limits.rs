@@ -9,7 +9,7 @@ use super::forecast::WeightSizes;
 use super::mapped::MappedFile;
 use super::open::weight_sizes;
 use super::residency::Residency;
-use super::segments::Segments;
+use super::segments::{Segments, Source};
 use super::stream::Place;
 use super::{Store, View};
 use crate::container::manifest::Capsule;
@@ -152,13 +152,20 @@ impl Store {
         {
             served.push(self.capsule_in(view, index)?);
         }
-        let capsules: Vec<&Capsule> = served.iter().map(|(_, capsule)| *capsule).collect();
+        let sources: Vec<Source<'_>> = served
+            .iter()
+            .enumerate()
+            .map(|(number, (_, capsule))| Source {
+                capsule,
+                only_second: number < count && self.is_completed(number),
+            })
+            .collect();
         let streamed = |index: &usize| served.get(*index).is_some_and(|(file, _)| file.owned_bytes() == 0);
         let numbers = |view: View| -> Vec<usize> {
             uses.iter().map(|index| self.number(view, *index)).filter(streamed).collect()
         };
         let drafts = if self.drafts() { numbers(View::Draft) } else { Vec::new() };
-        let segments = Segments::new(&capsules, &numbers(View::Promised), &drafts)?;
+        let segments = Segments::new(&sources, &numbers(View::Promised), &drafts)?;
         let place = |(file, capsule): &(&MappedFile, &Capsule)| Place {
             file: self.file_number(file),
             offset: capsule.extent.map_or(0, |extent| extent.offset),

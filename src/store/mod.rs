@@ -205,10 +205,10 @@ impl Store {
             .is_some_and(|(file, whole)| file.is_in_memory(whole.start.saturating_add(at)))
     }
 
-    /// As [`ask_for`](Self::ask_for), for `part` of the stored bytes of a tensor.
-    pub(crate) fn ask_for_tensor(&self, capsule: usize, tensor: usize, part: Range<usize>) {
+    /// As [`ask_for`](Self::ask_for), for `part` of a plane of a tensor.
+    pub(crate) fn ask_for_tensor(&self, capsule: usize, tensor: usize, plane: usize, part: Range<usize>) {
         let served = self.capsule(capsule).ok().and_then(|(_, capsule)| capsule.tensors.get(tensor));
-        for plane in served.iter().flat_map(|tensor| &tensor.planes) {
+        if let Some(plane) = served.and_then(|tensor| tensor.planes.get(plane)) {
             let at = |offset: usize| plane.offset.saturating_add(plane.len.min(offset as u64)) as usize;
             self.ask_for(capsule, at(part.start)..at(part.end));
         }

@@ -13,7 +13,7 @@ use super::residency::Residency;
 use super::{Mode, Store, View};
 use crate::container::disk::{Disk, FileSource, ReadAt, SystemDisk};
 use crate::container::header::Kind;
-use crate::container::manifest::{Capsule, FullReference, Residence};
+use crate::container::manifest::{Capsule, FullReference, Residence, Tensor};
 use crate::error::{Error, Result};
 
 /// Where the bytes of a model come from.
@@ -194,6 +194,12 @@ fn choose(mini: &MappedFile, full: &MappedFile, budget: Option<&Budget>) -> (Mod
     (Mode::Exact, format!("{} bytes of weights do not fit the budget and are streamed; {why}", sizes.full))
 }
 
+/// Bytes of a capsule that passes read beside what the mini holds of it.
+fn beyond_bytes(mini: &Capsule, full: &Capsule) -> u64 {
+    let nested = mini.residence == Some(Residence::Nested);
+    full.stored_bytes().saturating_sub(if nested { mini.stored_bytes() } else { 0 })
+}
+
 /// What passes and drafts of a mini and its full file read.
 pub(super) fn weight_sizes(mini: &MappedFile, full: &MappedFile) -> WeightSizes {
     let (own, theirs) = (&mini.contents().manifest, &full.contents().manifest);
@@ -203,7 +209,7 @@ pub(super) fn weight_sizes(mini: &MappedFile, full: &MappedFile) -> WeightSizes 
     let linked = own.capsules.iter().any(|capsule| capsule.residence == Some(Residence::Linked));
     WeightSizes {
         full: bytes(&theirs.capsules),
-        beyond_mini: beyond.map(|(_, theirs)| theirs.stored_bytes()).sum(),
+        beyond_mini: beyond.map(|(own, theirs)| beyond_bytes(own, theirs)).sum(),
         draft: if linked { 0 } else { bytes(&own.capsules) },
         agreement: own.plan.as_ref().and_then(|plan| plan.agreement).unwrap_or(USUAL_AGREEMENT),
     }
@@ -365,6 +371,14 @@ fn check_link(mini: &Capsule, full: &Capsule) -> Result<(), String> {
     }
     if mini.residence == Some(Residence::Pinned) && mini.checksum() != full.checksum() {
         return Err("it is called pinned, but is not what the full file holds".into());
+    }
+    let first = |c: &Capsule| -> Vec<_> {
+        let plane =
+            |t: &Tensor| (t.encoding.clone(), t.division.clone(), t.planes.first().map(|p| p.xxh3.clone()));
+        c.tensors.iter().map(plane).collect()
+    };
+    if mini.residence == Some(Residence::Nested) && first(mini) != first(full) {
+        return Err("it is called nested, but its first planes are not those of the full file".into());
     }
     Ok(())
 }

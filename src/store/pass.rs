@@ -1,15 +1,18 @@
 //! Reading weights in the order of a pass: from the map where it serves, else from segments as they come.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::direct::{Buffer, Loaded};
-use super::fetch::rows_cols;
+use super::fetch::{encoding_of, rows_cols};
+use super::mapped::MappedFile;
 use super::residency::{Residency, TurnGuard};
 use super::segments::group_bytes;
 use super::{Store, TensorData, View};
-use crate::container::manifest::{Capsule, Residence, Tensor};
+use crate::container::manifest::{Capsule, Layout, Residence, Tensor};
 use crate::error::{Error, Result};
+use crate::kernels::division::Planes;
 use crate::kernels::pack::GROUP;
 use crate::pool::Gate;
 
@@ -56,8 +59,11 @@ enum Held<'a> {
     Mapped,
     Segments {
         residency: &'a Residency,
+        /// First planes that a draft reads too, pinned; and the number of their first segment.
+        coarse: (usize, Vec<Arc<Loaded>>),
         first: usize,
         loaded: Vec<Arc<Loaded>>,
+        is_first: bool,
         is_last: bool,
     },
 }
@@ -67,7 +73,7 @@ enum Held<'a> {
 pub(crate) struct PackedRows<'a> {
     pub first: usize,
     pub rows: usize,
-    pub bytes: &'a [u8],
+    pub planes: Planes<'a>,
 }
 
 /// Stored bytes, from the map or read for the occasion.
@@ -75,7 +81,7 @@ pub(crate) struct PackedRows<'a> {
 pub(crate) enum StoredBytes<'a> {
     Mapped(&'a [u8]),
     Read(Loaded),
-    Held(Arc<Loaded>, Range<usize>),
+    Held(Arc<Loaded>, usize, Range<usize>),
 }
 
 impl AsRef<[u8]> for StoredBytes<'_> {
@@ -84,7 +90,7 @@ impl AsRef<[u8]> for StoredBytes<'_> {
             Self::Mapped(bytes) => bytes,
             Self::Read(loaded) => loaded.bytes(),
             // The range was held against the segment's when it was made.
-            Self::Held(loaded, range) => loaded.bytes().get(range.clone()).unwrap_or_default(),
+            Self::Held(loaded, plane, range) => loaded.plane(*plane).get(range.clone()).unwrap_or_default(),
         }
     }
 }
@@ -99,20 +105,83 @@ impl Store {
             }
             return Some(Pass { store: self, view, streamed: None });
         };
-        let plane = self.capsule_in(view, capsule).ok().and_then(|(_, capsule)| plane(capsule, last));
-        let end = plane.map(|bytes| residency.segments(self.number(view, capsule), &bytes).end);
+        let end = self.segments_of(residency, view, capsule, &[last]).ok().map(|segments| segments.end);
         let turn = residency.enter(end.filter(|_| view == View::Promised), gate)?;
         Some(Pass { store: self, view, streamed: Some((residency, turn)) })
     }
 
-    /// The number under which segments know capsule `index`: light forms of a draft come behind all capsules.
+    /// The number under which segments know capsule `index`: what only the mini has comes behind all capsules.
     pub(super) fn number(&self, view: View, index: usize) -> usize {
         let capsules = &self.manifest().capsules;
-        let light = capsules.get(index).is_some_and(|capsule| capsule.residence == Some(Residence::Light));
-        index + if view == View::Draft && light { capsules.len() } else { 0 }
+        let residence = capsules.get(index).and_then(|capsule| capsule.residence);
+        let own = matches!(residence, Some(Residence::Light | Residence::Nested));
+        index + if view == View::Draft && own { capsules.len() } else { 0 }
     }
 
-    /// Bytes `part` of the stored form of a tensor.
+    /// Whether passes take the first planes of capsule `index` from what drafts read, and stream second ones only.
+    pub(super) fn is_completed(&self, index: usize) -> bool {
+        let residence = self.manifest().capsules.get(index).and_then(|capsule| capsule.residence);
+        let files = std::iter::once(&self.primary).chain(&self.full);
+        residence == Some(Residence::Nested)
+            && self.drafts()
+            && files.map(MappedFile::owned_bytes).all(|len| len == 0)
+    }
+
+    /// The segments that hold `tensors` of capsule `index`; of a capsule that is completed, their second planes.
+    fn segments_of(
+        &self,
+        residency: &Residency,
+        view: View,
+        index: usize,
+        tensors: &[usize],
+    ) -> Result<Range<usize>> {
+        let (_, served) = self.capsule_in(view, index)?;
+        let number = usize::from(view == View::Promised && self.is_completed(index));
+        let planes = tensors.iter().filter_map(|tensor| plane(served, *tensor, number));
+        match planes.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)) {
+            Some(bytes) => Ok(residency.segments(self.number(view, index), number, &bytes)),
+            // None of them is divided: drafts read them whole.
+            None if number > 0 => Ok(0..0),
+            None => {
+                Err(Error::NotFound(format!("capsule {}: a weight is not stored in this file", served.id)))
+            }
+        }
+    }
+
+    /// Row group `group` of the packed matrix `tensor` of capsule `capsule`, or row `group` of one that is not packed,
+    /// as kernels read it.
+    ///
+    /// # Errors
+    /// Those of [`stored`](Self::stored).
+    pub(crate) fn row_group(
+        &self,
+        view: View,
+        capsule: usize,
+        tensor: usize,
+        group: usize,
+    ) -> Result<Cow<'_, [u8]>> {
+        let stored = self.tensor_in(view, capsule, tensor)?.tensor;
+        let (encoding, (rows, cols)) = (encoding_of(stored)?, rows_cols(stored));
+        let part = |number: usize, len: usize| {
+            self.stored(view, capsule, tensor, number, group * len..(group + 1) * len)
+        };
+        let Some(division) = encoding.division.filter(|_| stored.division.is_some()) else {
+            let together = if stored.layout == Layout::Packed8 { GROUP } else { 1 };
+            let all = stored.planes.first().map_or(0, |plane| plane.len as usize);
+            return Ok(match part(0, all / rows.div_ceil(together).max(1))? {
+                StoredBytes::Mapped(bytes) => Cow::Borrowed(bytes),
+                read => Cow::Owned(read.as_ref().to_vec()),
+            });
+        };
+        let [first, second] = division.group_bytes(cols);
+        let mut joined = vec![0; first + second];
+        let coarse = part(0, first)?;
+        let fine = if stored.planes.len() > 1 { Some(part(1, second)?) } else { None };
+        division.join(coarse.as_ref(), fine.as_ref().map(AsRef::as_ref), &mut joined);
+        Ok(Cow::Owned(joined))
+    }
+
+    /// Bytes `part` of plane `number` of a tensor.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an index past the end, or a tensor without as many bytes; [`Error::Io`].
@@ -121,8 +190,12 @@ impl Store {
         view: View,
         capsule: usize,
         tensor: usize,
+        number: usize,
         part: Range<usize>,
     ) -> Result<StoredBytes<'_>> {
+        // What drafts have of it is in memory.
+        let completed = number == 0 && self.is_completed(capsule) && !self.is_mapped();
+        let view = if completed { View::Draft } else { view };
         let (file, served) = self.capsule_in(view, capsule)?;
         let beyond = || {
             let (id, len) = (&served.id, part.len());
@@ -133,16 +206,16 @@ impl Store {
         };
         let in_memory = file.owned_bytes() > 0;
         let Some(limits) = self.limits.as_ref().filter(|limits| !in_memory && !limits.is_mapped()) else {
-            let bytes = self.tensor_in(view, capsule, tensor)?.bytes;
+            let bytes = file.plane(served, served.tensors.get(tensor).ok_or_else(beyond)?, number)?;
             return bytes.get(part.clone()).map(StoredBytes::Mapped).ok_or_else(beyond);
         };
-        let plane = plane(served, tensor).ok_or_else(beyond)?;
+        let plane = plane(served, tensor, number).ok_or_else(beyond)?;
         let bytes = plane.start + part.start as u64..plane.start + part.end as u64;
         if bytes.end > plane.end {
             return Err(beyond());
         }
         if let Some(residency) = limits.residency.get()
-            && let Some(held) = held(residency, self.number(view, capsule), &bytes)
+            && let Some(held) = held(residency, self.number(view, capsule), number, &bytes)
         {
             return Ok(held);
         }
@@ -158,17 +231,22 @@ impl Store {
 }
 
 /// `bytes` of a capsule, where a segment that is in memory holds them all.
-fn held(residency: &Residency, capsule: usize, bytes: &Range<u64>) -> Option<StoredBytes<'static>> {
-    let index = residency.segments(capsule, bytes).next()?;
-    let segment = residency.segment(index)?;
-    let start = bytes.start.checked_sub(segment.bytes.start)? as usize;
-    let end = (bytes.end <= segment.bytes.end).then(|| (bytes.end - segment.bytes.start) as usize)?;
-    Some(StoredBytes::Held(residency.stream().peek(index)?, start..end))
+fn held(
+    residency: &Residency,
+    capsule: usize,
+    number: usize,
+    bytes: &Range<u64>,
+) -> Option<StoredBytes<'static>> {
+    let index = residency.segments(capsule, number, bytes).next()?;
+    let own = residency.segment(index)?.planes.get(number)?.as_ref()?;
+    let start = bytes.start.checked_sub(own.start)? as usize;
+    let end = (bytes.end <= own.end).then(|| (bytes.end - own.start) as usize)?;
+    Some(StoredBytes::Held(residency.stream().peek(index)?, number, start..end))
 }
 
-/// Where a tensor lies in its capsule's extent.
-fn plane(capsule: &Capsule, tensor: usize) -> Option<Range<u64>> {
-    let plane = capsule.tensors.get(tensor)?.planes.first()?;
+/// Where plane `number` of a tensor lies in its capsule's extent.
+fn plane(capsule: &Capsule, tensor: usize, number: usize) -> Option<Range<u64>> {
+    let plane = capsule.tensors.get(tensor)?.planes.get(number)?;
     Some(plane.offset..plane.offset.checked_add(plane.len)?)
 }
 
@@ -194,19 +272,23 @@ impl<'a> Pass<'a> {
             }
             return Ok(Some(mapped));
         };
-        let (_, served) = store.capsule_in(view, capsule)?;
-        let planes = tensors.iter().filter_map(|tensor| plane(served, *tensor));
-        let bytes = planes.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).ok_or_else(|| {
-            Error::NotFound(format!("capsule {}: a weight is not stored in this file", served.id))
-        })?;
-        let all = residency.segments(store.number(view, capsule), &bytes);
-        if all.is_empty() {
+        let all = store.segments_of(residency, view, capsule, tensors)?;
+        let completed = view == View::Promised && store.is_completed(capsule);
+        if all.is_empty() && !completed {
             // A file that a host reads is in memory as a whole.
             return Ok(Some(mapped));
         }
+        let coarse = if completed {
+            let all = store.segments_of(residency, View::Draft, capsule, tensors)?;
+            let Some(loaded) = pinned(residency, all.clone(), gate)? else { return Ok(None) };
+            (all.start, loaded)
+        } else {
+            (0, Vec::new())
+        };
         let first = all.start + reach.through;
         let end = if reach.taken > 0 { (first + reach.taken).min(all.end) } else { all.end };
         let taken = match view {
+            _ if all.is_empty() => Some(Vec::new()),
             View::Promised => residency.stream().take(first, end, CALL, gate)?,
             // A store that is limited drafts from what is pinned; single capsules are tried without a budget only.
             View::Draft | View::Only(_) => residency.stream().take_pinned(first, end, gate)?,
@@ -217,8 +299,9 @@ impl<'a> Pass<'a> {
             reach.task = 0;
         }
         reach.taken = loaded.len();
-        let is_last = first + loaded.len() >= all.end;
-        Ok(Some(Lease { held: Held::Segments { residency, first, loaded, is_last }, ..mapped }))
+        let (is_first, is_last) = (reach.through == 0, first + loaded.len() >= all.end);
+        let held = Held::Segments { residency, coarse, first, loaded, is_first, is_last };
+        Ok(Some(Lease { held, ..mapped }))
     }
 
     /// The pass is through.
@@ -236,26 +319,57 @@ impl Lease<'_> {
     /// [`Error::NotFound`] for a tensor that is not stored; [`Error::Internal`] for shapes that the reader refuses.
     pub fn rows(&self, tensor: usize) -> Result<(&Tensor, Vec<PackedRows<'_>>)> {
         let (_, served) = self.store.capsule_in(self.view, self.capsule)?;
-        let Held::Segments { residency, first, loaded, .. } = &self.held else {
-            let TensorData { tensor, bytes } = self.store.tensor_in(self.view, self.capsule, tensor)?;
-            return Ok((tensor, vec![PackedRows { first: 0, rows: rows_cols(tensor).0, bytes }]));
+        let Held::Segments { residency, coarse, first, loaded, is_first, .. } = &self.held else {
+            let TensorData { tensor, planes } = self.store.tensor_in(self.view, self.capsule, tensor)?;
+            return Ok((tensor, vec![PackedRows { first: 0, rows: rows_cols(tensor).0, planes }]));
         };
         let lacking =
             || Error::NotFound(format!("capsule {}: there is no tensor number {tensor}", served.id));
         let stored: &Tensor = served.tensors.get(tensor).ok_or_else(lacking)?;
-        let plane = plane(served, tensor).ok_or_else(lacking)?;
-        let (group, (total, _)) = (group_bytes(stored)?, rows_cols(stored));
+        let each = group_bytes(stored)?;
+        let place = |number: usize, capsule: &Capsule| plane(capsule, tensor, number).ok_or_else(lacking);
+        let total = rows_cols(stored).0;
+        let rows = |groups: &Range<usize>| {
+            (groups.start * GROUP, (groups.end * GROUP).min(total) - groups.start * GROUP)
+        };
+        let completed = !coarse.1.is_empty();
+        let firsts = if completed {
+            let (_, own) = self.store.capsule_in(View::Draft, self.capsule)?;
+            plane_runs(residency, 0, &place(0, own)?, each[0], (coarse.0, &coarse.1))
+        } else {
+            plane_runs(residency, 0, &place(0, served)?, each[0], (*first, loaded))
+        };
+        if stored.planes.len() < 2 {
+            // A matrix that drafts read whole is computed once, not with every call.
+            let firsts = if completed && !is_first { Vec::new() } else { firsts };
+            let parts = firsts.iter().map(|(groups, bytes)| {
+                let ((first, rows), bytes) = (rows(groups), *bytes);
+                let planes =
+                    if stored.division.is_some() { Planes::First(bytes) } else { Planes::Whole(bytes) };
+                PackedRows { first, rows, planes }
+            });
+            return Ok((stored, parts.collect()));
+        }
+        let seconds = plane_runs(residency, 1, &place(1, served)?, each[1], (*first, loaded));
+        // Of both planes the same row groups.
+        let each = each.map(|len| len as usize);
         let mut parts = Vec::with_capacity(loaded.len());
-        for (segment, loaded) in (*first..).zip(loaded) {
-            let Some(segment) = residency.segment(segment) else { break };
-            let (start, end) = (segment.bytes.start.max(plane.start), segment.bytes.end.min(plane.end));
-            if start >= end {
-                continue;
+        for (fine, second) in seconds {
+            for (coarse, first) in &firsts {
+                let both = fine.start.max(coarse.start)..fine.end.min(coarse.end);
+                if both.is_empty() {
+                    continue;
+                }
+                let of = |bytes: &'_ [u8], from: usize, each: usize| {
+                    (both.start - from) * each..((both.end - from) * each).min(bytes.len())
+                };
+                let planes = [
+                    first.get(of(first, coarse.start, each[0])).unwrap_or_default(),
+                    second.get(of(second, fine.start, each[1])).unwrap_or_default(),
+                ];
+                let (first, rows) = rows(&both);
+                parts.push(PackedRows { first, rows, planes: Planes::Both(planes) });
             }
-            let [first, last] = [start, end].map(|at| ((at - plane.start) / group) as usize * GROUP);
-            let within = (start - segment.bytes.start) as usize..(end - segment.bytes.start) as usize;
-            let bytes = loaded.bytes().get(within).unwrap_or_default();
-            parts.push(PackedRows { first, rows: last.min(total).saturating_sub(first), bytes });
         }
         Ok((stored, parts))
     }
@@ -273,4 +387,45 @@ impl Lease<'_> {
             }
         }
     }
+}
+
+/// All segments at `all`, which are pinned; `None` where the gate closed first.
+fn pinned(residency: &Residency, all: Range<usize>, gate: &Gate) -> Result<Option<Vec<Arc<Loaded>>>> {
+    let mut loaded = Vec::with_capacity(all.len());
+    while all.start + loaded.len() < all.end {
+        match residency.stream().take_pinned(all.start + loaded.len(), all.end, gate)? {
+            Some(more) => loaded.extend(more),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(loaded))
+}
+
+/// Row groups and their bytes.
+type Run<'a> = (Range<usize>, &'a [u8]);
+/// The number of the first segment, and the segments.
+type Numbered<'a> = (usize, &'a [Arc<Loaded>]);
+
+/// What segments that were `loaded`, from number `first` on, hold of plane `number` of a matrix, which lies at `plane` of
+/// its capsule and has `group` bytes a row group.
+fn plane_runs<'a>(
+    residency: &Residency,
+    number: usize,
+    plane: &Range<u64>,
+    group: u64,
+    (first, loaded): Numbered<'a>,
+) -> Vec<Run<'a>> {
+    let mut runs = Vec::with_capacity(loaded.len());
+    for (segment, loaded) in (first..).zip(loaded) {
+        let own = residency.segment(segment).and_then(|segment| segment.planes.get(number)?.as_ref());
+        let Some(own) = own else { continue };
+        let (start, end) = (own.start.max(plane.start), own.end.min(plane.end));
+        if start >= end {
+            continue;
+        }
+        let [from, to] = [start, end].map(|at| ((at - plane.start) / group) as usize);
+        let within = (start - own.start) as usize..(end - own.start) as usize;
+        runs.push((from..to, loaded.plane(number).get(within).unwrap_or_default()));
+    }
+    runs
 }

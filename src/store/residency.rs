@@ -127,9 +127,9 @@ impl Residency {
         Some(turn)
     }
 
-    /// The segments that hold `bytes` of capsule `index`.
-    pub fn segments(&self, index: usize, bytes: &Range<u64>) -> Range<usize> {
-        self.stream.segments().overlapping(index, bytes)
+    /// The segments that hold `bytes` of capsule `index`, in planes number `plane`.
+    pub fn segments(&self, index: usize, plane: usize, bytes: &Range<u64>) -> Range<usize> {
+        self.stream.segments().overlapping(index, plane, bytes)
     }
 
     /// Segment number `index`.

@@ -24,15 +24,28 @@ const USUAL: u64 = 256;
 pub(super) struct Segment {
     /// The capsule's index.
     pub capsule: usize,
-    /// Its bytes, from the beginning of the capsule's extent.
-    pub bytes: Range<u64>,
+    /// Its bytes in the first and in the second planes of the matrices, from the beginning of the capsule's extent: of the
+    /// same rows. Where there is nothing of a plane, it is not part of the segment.
+    pub planes: Places,
 }
+
+/// Bytes in the first and in the second planes of a capsule's matrices.
+pub(super) type Places = [Option<Range<u64>>; 2];
 
 impl Segment {
     /// Length in bytes.
     pub fn len(&self) -> u64 {
-        self.bytes.end - self.bytes.start
+        length(&self.planes)
     }
+
+    /// Bytes of a buffer that it is read into.
+    pub fn room(&self) -> u64 {
+        self.planes.iter().flatten().map(|bytes| Buffer::size_for(bytes.end - bytes.start)).sum()
+    }
+}
+
+fn length(places: &Places) -> u64 {
+    places.iter().flatten().map(|bytes| bytes.end - bytes.start).sum()
 }
 
 /// All segments in the order in which a pass reads them.
@@ -53,21 +66,21 @@ impl Segments {
     ///
     /// # Errors
     /// [`Error::Internal`] for shapes that the reader refuses.
-    pub fn new(capsules: &[&Capsule], uses: &[usize], drafts: &[usize]) -> Result<Self> {
+    pub fn new(capsules: &[Source<'_>], uses: &[usize], drafts: &[usize]) -> Result<Self> {
         let alone = drafts.iter().filter(|index| !uses.contains(index));
         let used = || {
             let all = uses.iter().chain(alone.clone());
             all.filter_map(|index| Some((*index, *capsules.get(*index)?)))
         };
-        let total: u64 = used().map(|(_, capsule)| packed_bytes(capsule)).sum();
+        let total: u64 = used().map(|(_, source)| packed_bytes(&source)).sum();
         let wanted = Self::usual(total);
         let mut segments = Self { of_capsule: vec![0..0; capsules.len()], ..Self::default() };
-        for (index, capsule) in used() {
+        for (index, source) in used() {
             let first = segments.list.len();
             // Segments of one length, instead of a short one at the end.
-            let bytes = packed_bytes(capsule);
+            let bytes = packed_bytes(&source);
             let largest = bytes.div_ceil(bytes.div_ceil(wanted).max(1));
-            cut(capsule, largest, &mut |bytes| segments.list.push(Segment { capsule: index, bytes }))?;
+            cut(&source, largest, &mut |planes| segments.list.push(Segment { capsule: index, planes }))?;
             segments.of_capsule[index] = first..segments.list.len();
         }
         segments.cycle = segments.list.iter().take_while(|segment| uses.contains(&segment.capsule)).count();
@@ -100,13 +113,17 @@ impl Segments {
         self.of_capsule.get(index).cloned().unwrap_or_default()
     }
 
-    /// The segments of capsule `index` that hold bytes of `bytes`, counted from the beginning of its extent.
-    pub fn overlapping(&self, index: usize, bytes: &Range<u64>) -> Range<usize> {
+    /// The segments of capsule `index` that hold bytes of `bytes`, counted from the beginning of its extent, in planes
+    /// number `plane`.
+    pub fn overlapping(&self, index: usize, plane: usize, bytes: &Range<u64>) -> Range<usize> {
         let all = self.of_capsule(index);
-        let list = &self.list[all.clone()];
-        let first = list.partition_point(|segment| segment.bytes.end <= bytes.start);
-        let end = list.partition_point(|segment| segment.bytes.start < bytes.end);
-        all.start + first..all.start + end.max(first)
+        let holds = |index: &usize| {
+            let own = self.list[*index].planes.get(plane).and_then(Option::as_ref);
+            own.is_some_and(|own| own.start < bytes.end && bytes.start < own.end)
+        };
+        let first = all.clone().find(holds).unwrap_or(all.start);
+        let end = all.clone().rev().find(holds).map_or(first, |last| last + 1);
+        first..end
     }
 
     /// Which segments are pinned where `room` bytes may be, one taking what `cost` says: those of drafts, and of the
@@ -137,44 +154,85 @@ impl Segments {
     }
 }
 
-/// The packed matrices of a capsule that this file stores, with their place in its extent.
-fn packed(capsule: &Capsule) -> impl Iterator<Item = (&Tensor, Range<u64>)> {
-    capsule.tensors.iter().filter(|tensor| tensor.layout == Layout::Packed8).filter_map(|tensor| {
-        let plane = tensor.planes.first()?;
-        Some((tensor, plane.offset..plane.offset.checked_add(plane.len)?))
+/// A capsule, and which planes of it are read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source<'a> {
+    pub capsule: &'a Capsule,
+    /// Only second planes: the first ones are at hand.
+    pub only_second: bool,
+}
+
+/// A packed matrix: where its planes lie, and the bytes of a row group in each.
+struct Strip {
+    places: Places,
+    group: [u64; 2],
+}
+
+/// The packed matrices of a capsule that are read.
+fn strips<'a>(source: &Source<'a>) -> impl Iterator<Item = (Strip, &'a Tensor)> + use<'a> {
+    let only_second = source.only_second;
+    let packed = source.capsule.tensors.iter().filter(|tensor| tensor.layout == Layout::Packed8);
+    packed.filter_map(move |tensor| {
+        let place = |number: usize| {
+            let plane = tensor.planes.get(number)?;
+            Some(plane.offset..plane.offset.checked_add(plane.len)?)
+        };
+        let places = [place(0).filter(|_| !only_second), place(1)];
+        let is_there = places.iter().any(Option::is_some);
+        is_there.then_some((Strip { places, group: [0; 2] }, tensor))
     })
 }
 
-fn packed_bytes(capsule: &Capsule) -> u64 {
-    packed(capsule).map(|(_, bytes)| bytes.end - bytes.start).sum()
+fn packed_bytes(source: &Source<'_>) -> u64 {
+    strips(source).map(|(strip, _)| length(&strip.places)).sum()
 }
 
-/// Bytes of a row group of a packed tensor.
-pub(super) fn group_bytes(tensor: &Tensor) -> Result<u64> {
-    let (_, cols) = rows_cols(tensor);
-    pack::packed_len(encoding_of(tensor)?, pack::GROUP, cols)
-        .filter(|len| *len > 0)
-        .map(|len| len as u64)
-        .ok_or_else(|| Error::Internal(format!("the shape of {} passed the reader", tensor.name)))
+/// Bytes of a row group of a packed tensor in its first and in its second plane.
+pub(super) fn group_bytes(tensor: &Tensor) -> Result<[u64; 2]> {
+    let (encoding, (_, cols)) = (encoding_of(tensor)?, rows_cols(tensor));
+    match (&tensor.division, encoding.division) {
+        (Some(_), Some(division)) => Ok(division.group_bytes(cols).map(|len| len as u64)),
+        _ => pack::packed_len(encoding, pack::GROUP, cols)
+            .filter(|len| *len > 0)
+            .map(|len| [len as u64, 0])
+            .ok_or_else(|| Error::Internal(format!("the shape of {} passed the reader", tensor.name))),
+    }
 }
 
-/// Cuts the packed matrices of `capsule` into runs of at most `largest` bytes, or one row group. What lies between two
+/// Cuts the packed matrices of a capsule into runs of at most `largest` bytes, or one row group. What lies between two
 /// matrices belongs to the run that holds both.
-fn cut(capsule: &Capsule, largest: u64, put: &mut dyn FnMut(Range<u64>)) -> Result<()> {
-    let mut run: Option<Range<u64>> = None;
-    for (tensor, bytes) in packed(capsule) {
-        let group = group_bytes(tensor)?;
-        let mut at = bytes.start;
-        while at < bytes.end {
-            let open = run.clone().filter(|run| run.end <= at);
-            let start = open.as_ref().map_or(at, |run| run.start);
-            let fitting = largest.saturating_sub(at - start) / group;
-            if fitting == 0 && open.is_some() || open.is_none() && run.is_some() {
+fn cut(source: &Source<'_>, largest: u64, put: &mut dyn FnMut(Places)) -> Result<()> {
+    let mut run: Option<Places> = None;
+    for (mut strip, tensor) in strips(source) {
+        strip.group = group_bytes(tensor)?;
+        let read = [0, 1].map(|k| strip.places[k].clone().map(|place| (place, strip.group[k].max(1))));
+        let groups =
+            read.iter().flatten().map(|(place, group)| (place.end - place.start) / group).max().unwrap_or(0);
+        let each: u64 = read.iter().flatten().map(|(_, group)| group).sum();
+        let mut at = 0;
+        while at < groups {
+            // What the run becomes with the groups up to `to`; `None` where a plane would go backwards.
+            let joined = |run: Option<&Places>, to: u64| -> Option<Places> {
+                let mut places = run.cloned().unwrap_or_default();
+                for (own, read) in places.iter_mut().zip(&read) {
+                    let Some((place, group)) = read else { continue };
+                    let [start, end] = [at, to].map(|group_number| place.start + group_number * group);
+                    if own.as_ref().is_some_and(|own| own.end > start) {
+                        return None;
+                    }
+                    *own = Some(own.as_ref().map_or(start, |own| own.start)..end);
+                }
+                Some(places)
+            };
+            let open = joined(run.as_ref(), at);
+            let fitting = open.map_or(0, |open| largest.saturating_sub(length(&open)) / each);
+            if fitting == 0 && run.is_some() {
                 run.take().into_iter().for_each(&mut *put);
                 continue;
             }
-            at = at.saturating_add(fitting.max(1).saturating_mul(group)).min(bytes.end);
-            run = Some(start..at);
+            let to = at.saturating_add(fitting.max(1)).min(groups);
+            run = joined(run.as_ref(), to);
+            at = to;
         }
     }
     run.into_iter().for_each(put);
@@ -195,8 +253,15 @@ mod tests {
             shape: vec![8 * groups, 64],
             encoding: "q8_0".into(),
             layout: Layout::Packed8,
+            division: None,
             planes: vec![Plane { offset, len: 544 * groups, xxh3: String::new() }],
         }
+    }
+
+    /// The same, divided: 352 and 192 bytes.
+    fn divided(name: &str, groups: u64, offsets: [u64; 2]) -> Tensor {
+        let plane = |k: usize| Plane { offset: offsets[k], len: [352, 192][k] * groups, xxh3: String::new() };
+        Tensor { division: Some("5+3".into()), planes: vec![plane(0), plane(1)], ..matrix(name, groups, 0) }
     }
 
     fn capsule(tensors: Vec<Tensor>) -> Capsule {
@@ -213,34 +278,61 @@ mod tests {
         }
     }
 
-    fn runs(capsule: &Capsule, largest: u64) -> Vec<Range<u64>> {
+    fn all_of(capsule: &Capsule) -> Source<'_> {
+        Source { capsule, only_second: false }
+    }
+
+    fn runs(source: &Source<'_>, largest: u64) -> Vec<Places> {
         let mut runs = Vec::new();
-        cut(capsule, largest, &mut |run| runs.push(run)).expect("sound shapes");
+        cut(source, largest, &mut |run| runs.push(run)).expect("sound shapes");
         runs
+    }
+
+    fn first_planes(source: &Capsule, largest: u64) -> Vec<Range<u64>> {
+        runs(&all_of(source), largest).into_iter().flat_map(|[first, _]| first).collect()
+    }
+
+    #[test]
+    fn both_planes_of_a_run_are_of_the_same_rows() {
+        let tensors = vec![divided("a", 3, [64, 8192]), matrix("b", 2, 2048), divided("c", 2, [4096, 8832])];
+        let mixed = capsule(tensors);
+        let expected = [
+            [Some(64..768), Some(8192..8576)],
+            [Some(768..1120), Some(8576..8768)],
+            [Some(2048..3136), None],
+            [Some(4096..4800), Some(8832..9216)],
+        ];
+        assert_eq!(runs(&all_of(&mixed), 1100), expected);
+        let second = Source { capsule: &mixed, only_second: true };
+        assert_eq!(
+            runs(&second, 400),
+            [[None, Some(8192..8576)], [None, Some(8576..8768)], [None, Some(8832..9216)]]
+        );
+        assert_eq!(packed_bytes(&second), 5 * 192);
     }
 
     #[test]
     fn runs_end_at_row_groups_and_may_hold_several_matrices() {
         let two = capsule(vec![matrix("a", 3, 64), matrix("b", 2, 2048)]);
-        assert_eq!(runs(&two, 10_000), vec![64..3136; 1]);
-        assert_eq!(runs(&two, 1100), [64..1152, 1152..1696, 2048..3136]);
-        assert_eq!(runs(&two, 1700), [64..1696, 2048..3136]);
-        assert_eq!(runs(&two, 1), [64..608, 608..1152, 1152..1696, 2048..2592, 2592..3136]);
+        assert_eq!(first_planes(&two, 10_000), vec![64..3136; 1]);
+        assert_eq!(first_planes(&two, 1100), [64..1152, 1152..1696, 2048..3136]);
+        assert_eq!(first_planes(&two, 1700), [64..1696, 2048..3136]);
+        assert_eq!(first_planes(&two, 1), [64..608, 608..1152, 1152..1696, 2048..2592, 2592..3136]);
         // Matrices out of order are never joined.
         let crossed = capsule(vec![matrix("b", 2, 2048), matrix("a", 3, 64)]);
-        assert_eq!(runs(&crossed, 10_000), [2048..3136, 64..1696]);
+        assert_eq!(first_planes(&crossed, 10_000), [2048..3136, 64..1696]);
     }
 
     #[test]
     fn segments_follow_the_order_of_use() {
         let [a, b] = [capsule(vec![matrix("a", 400, 0)]), capsule(vec![matrix("b", 400, 64)])];
-        let segments = Segments::new(&[&a, &b, &a], &[1, 0], &[]).expect("sound shapes");
+        let segments = Segments::new(&[&a, &b, &a].map(all_of), &[1, 0], &[]).expect("sound shapes");
         assert_eq!(segments.all().iter().map(Segment::len).sum::<u64>(), 800 * 544);
         assert_eq!((segments.of_capsule(1), segments.of_capsule(0)), (0..2, 2..4));
         assert_eq!(segments.of_capsule(2), 0..0);
-        assert_eq!(segments.overlapping(1, &(64..65)), 0..1);
-        assert_eq!(segments.overlapping(1, &(64..64 + 400 * 544)), 0..2);
-        assert!(segments.overlapping(1, &(0..64)).is_empty());
+        assert_eq!(segments.overlapping(1, 0, &(64..65)), 0..1);
+        assert_eq!(segments.overlapping(1, 0, &(64..64 + 400 * 544)), 0..2);
+        assert!(segments.overlapping(1, 0, &(0..64)).is_empty());
         let covered = segments.all().iter().filter(|s| s.capsule == 0).map(Segment::len).sum::<u64>();
         assert_eq!(covered, 400 * 544);
     }
@@ -248,7 +340,7 @@ mod tests {
     #[test]
     fn what_drafts_read_is_pinned() {
         let parts: Vec<Capsule> = (0..3).map(|_| capsule(vec![matrix("m", 400, 0)])).collect();
-        let refs: Vec<&Capsule> = parts.iter().collect();
+        let refs: Vec<Source<'_>> = parts.iter().map(all_of).collect();
         // A pass reads 0 and 1, a draft 1 as it is and 2 in place of 0.
         let segments = Segments::new(&refs, &[0, 1], &[2, 1]).expect("sound shapes");
         assert_eq!((segments.cycle(), segments.all().len()), (4, 6));
@@ -261,7 +353,7 @@ mod tests {
     #[test]
     fn pins_fill_the_room_and_are_spread() {
         let parts: Vec<Capsule> = (0..40).map(|i| capsule(vec![matrix("m", 100 + i % 7, 0)])).collect();
-        let refs: Vec<&Capsule> = parts.iter().collect();
+        let refs: Vec<Source<'_>> = parts.iter().map(all_of).collect();
         let segments = Segments::new(&refs, &(0..40).collect::<Vec<_>>(), &[]).expect("sound shapes");
         let total: u64 = segments.all().iter().map(Segment::len).sum();
         for percent in [0, 1, 10, 25, 50, 75, 90, 99, 100, 200] {

@@ -94,7 +94,7 @@ impl Stream {
 
     /// Bytes that a pinned segment takes.
     pub fn pinned_cost(segment: &Segment) -> u64 {
-        Buffer::size_for(segment.len())
+        segment.room()
     }
 
     /// Bytes of a read at most.
@@ -247,7 +247,7 @@ impl Shared {
     }
 
     fn largest_buffer(&self) -> u64 {
-        Buffer::ring_size_for(self.longest())
+        Buffer::rounded(self.segments.all().iter().map(Segment::room).max().unwrap_or(0))
     }
 
     fn longest(&self) -> u64 {
@@ -384,8 +384,9 @@ impl Shared {
         let lost = || Error::Internal(format!("segment {index} has no file"));
         let place = self.places.get(segment.capsule).ok_or_else(lost)?;
         let file = self.files.get(place.file).ok_or_else(lost)?;
-        let [start, end] = [segment.bytes.start, segment.bytes.end].map(|at| place.offset.saturating_add(at));
-        let (loaded, asked) = file.read(&(start..end), buffer)?;
+        let at = |offset: u64| place.offset.saturating_add(offset);
+        let [first, second] = segment.planes.clone().map(|bytes| bytes.map(|b| at(b.start)..at(b.end)));
+        let (loaded, asked) = file.read_planes([first.as_ref(), second.as_ref()], buffer)?;
         self.streamed.fetch_add(asked, Ordering::Relaxed);
         self.throttle.hold(asked);
         Ok((loaded, asked))

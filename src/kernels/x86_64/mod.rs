@@ -7,6 +7,7 @@
 mod attention;
 mod avx512;
 mod dispatch;
+mod division;
 pub(super) mod elementwise;
 mod expand;
 mod float;
@@ -17,29 +18,10 @@ mod width;
 
 pub(super) use attention::{attend, gather};
 pub(super) use dispatch::matmul;
+pub(super) use division::join;
 pub(super) use vector::{add, swiglu};
 
 use super::cpu::Isa;
-use super::division::Division;
-
-/// [`Division::join`] with the vectors of `isa`.
-pub(super) fn join(isa: Isa, division: &Division, first: &[u8], second: Option<&[u8]>, packed: &mut [u8]) {
-    #[target_feature(enable = "avx2")]
-    fn avx2(division: &Division, first: &[u8], second: Option<&[u8]>, packed: &mut [u8]) {
-        division.join_inline(first, second, packed);
-    }
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn avx512(division: &Division, first: &[u8], second: Option<&[u8]>, packed: &mut [u8]) {
-        division.join_inline(first, second, packed);
-    }
-    match isa {
-        Isa::Scalar => division.join(first, second, packed),
-        // SAFETY: a `Cpu` has only instruction sets that `is_available` found.
-        Isa::Avx512 => unsafe { avx512(division, first, second, packed) },
-        // SAFETY: as above.
-        _ => unsafe { avx2(division, first, second, packed) },
-    }
-}
 
 /// Whether this processor has `isa`.
 pub(super) fn is_available(isa: Isa) -> bool {
