@@ -337,8 +337,8 @@ mod tests {
 
     #[test]
     fn the_table_has_a_cell_for_every_candidate_and_says_what_was_refused() {
-        let row =
-            |way, rate| Row { way, depth: 2, size: 1 << 20, rates: vec![rate; 3], costs: vec![1e-10; 3] };
+        let (pages, size) = (Pages::Small, 1 << 20);
+        let row = |way, rate| Row { way, pages, depth: 2, size, rates: vec![rate; 3], costs: vec![1e-10; 3] };
         let mut results = ReadResults { rows: vec![row(Way::Threads, 2e9)], ..ReadResults::default() };
         results.refused = Some("not here".to_owned());
         let text = results.table();
