@@ -85,6 +85,10 @@ impl ReadResults {
         fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     pub fn save(&self, path: &Path) -> Outcome {
         let text = serde_json::to_string_pretty(self).map_err(|e| e.to_string())?;
         fs::write(path, text + "\n").map_err(|e| format!("cannot write {}: {e}", path.display()))
@@ -130,7 +134,7 @@ impl ReadResults {
 
     /// The table of docs/memory.md.
     pub fn table(&self) -> String {
-        if self.rows.is_empty() {
+        if self.is_empty() {
             return "Nothing is measured yet.\n".to_owned();
         }
         let Run { commit, date, machine, .. } = &self.run;
