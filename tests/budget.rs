@@ -407,3 +407,40 @@ fn parts_of_a_model_give_the_bits_of_the_whole() {
         }
     }
 }
+
+/// Bytes of the mapping of `path` that are in this process's memory.
+#[cfg(target_os = "linux")]
+fn resident(path: &Path) -> u64 {
+    let name = path.canonicalize().unwrap().to_string_lossy().into_owned();
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut lines = smaps.lines();
+    let mut bytes = 0;
+    while lines.by_ref().any(|line| line.ends_with(&name)) {
+        let rss = lines.by_ref().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        bytes += rss.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
+    }
+    bytes
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn pages_of_the_map_go_when_weights_begin_to_be_streamed() {
+    let files = Converted::new(&shape("q8_0", true));
+    let (path, tokens) = (files.path("m.cgraph"), files.tokens(20));
+    let (least, whole) = (smallest_budget(&path), std::fs::metadata(&path).unwrap().len());
+    let budget = Budget::new(2 * (least + whole));
+    let model = open(&path, Some(&budget), 2).unwrap();
+    let mut session = session(&model, 4).unwrap();
+    let expected = bits(&mut session, &tokens);
+    assert_eq!(model.store().weight_memory().unwrap().reads_in_flight, None, "nothing is streamed");
+    let before = resident(&path);
+    assert!(before > whole / 2, "{before} of {whole}");
+    budget.resize(least + whole / 4).unwrap();
+    let after = resident(&path);
+    assert!(after < whole / 8, "{after} of {whole}, {before} before");
+    assert!(bits(&mut session, &tokens) == expected);
+    assert!(resident(&path) < whole / 8);
+    let memory = model.store().weight_memory().unwrap();
+    assert!(memory.reads_in_flight.is_some_and(|reads| [2, 4].contains(&reads)), "{memory:?}");
+    assert!(memory.read_bytes > 0 && memory.read_bytes <= 2 << 20);
+}

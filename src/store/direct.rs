@@ -50,7 +50,7 @@ impl Buffer {
     pub fn of_size(size: u64) -> Result<Self> {
         let refused = || Error::Limit(format!("the system refuses {size} bytes to read weights into"));
         // A huge page begins where a multiple of its size does. What lies before and behind is never touched, and no memory.
-        let is_huge = size > 0 && size.is_multiple_of(HUGE);
+        let is_huge = cfg!(target_os = "linux") && size > 0 && size.is_multiple_of(HUGE);
         let beside = if is_huge { HUGE } else { 0 };
         let sizes = [size, size.saturating_add(beside)].map(usize::try_from);
         let [Ok(size), Ok(reserved)] = sizes else { return Err(refused()) };
@@ -330,6 +330,22 @@ mod tests {
         check(&refused, &content);
         check(&DirectFile::new(Arc::new(MemorySource::new("memory", content.clone()))), &content);
         std::fs::remove_dir_all(&folder).expect("ours");
+    }
+
+    #[test]
+    fn buffers_of_huge_pages_begin_where_those_do_and_are_taken_where_little_is_lost() {
+        for pages in [1, 3] {
+            let mut buffer = Buffer::of_size(pages * HUGE).expect("memory");
+            assert_eq!((buffer.size(), buffer.bytes().len() as u64), (pages * HUGE, pages * HUGE));
+            if cfg!(target_os = "linux") {
+                assert_eq!(buffer.bytes().as_ptr().align_offset(HUGE as usize), 0);
+            }
+            buffer.bytes_mut().fill(7);
+        }
+        assert_eq!(Buffer::ring_size_for(Buffer::ONE_PAGE), HUGE);
+        assert_eq!(Buffer::ring_size_for(HUGE * 3 / 4), HUGE);
+        assert_eq!(Buffer::ring_size_for(100_000), Buffer::size_for(100_000));
+        assert_eq!(Buffer::ring_size_for(HUGE + 1), Buffer::size_for(HUGE + 1));
     }
 
     #[test]

@@ -417,3 +417,83 @@ impl Throttle {
         thread::sleep(until.saturating_duration_since(Instant::now()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::expect_used)]
+
+    use super::*;
+    use crate::container::disk::MemorySource;
+    use crate::container::manifest::{Capsule, Extent, Layout as Stored, Plane, Tensor};
+
+    /// A capsule whose row groups take `8 * columns / 32 * 34` bytes each.
+    fn capsule(groups: u64, columns: u64) -> Capsule {
+        let len = groups * columns / 4 * 34;
+        let matrix = Tensor {
+            name: "m".into(),
+            shape: vec![8 * groups, columns],
+            encoding: "q8_0".into(),
+            layout: Stored::Packed8,
+            planes: vec![Plane { offset: 0, len, xxh3: String::new() }],
+        };
+        Capsule {
+            id: "c".into(),
+            kind: "ffn".into(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            extent: Some(Extent { offset: 0, len }),
+            tensors: vec![matrix],
+            shared: Vec::new(),
+            residence: None,
+            link: None,
+        }
+    }
+
+    /// Short segments, and ones that huge pages are taken for.
+    #[test]
+    fn any_number_of_reads_at_once_gives_the_same_bytes() {
+        for (groups, columns) in [(400, 1024), (12, 200_000)] {
+            let capsule = capsule(groups, columns);
+            let len = capsule.extent.map_or(0, |extent| extent.len);
+            let content: Vec<u8> = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();
+            for (depth, buffers) in [(Some(1), 2), (Some(2), 8), (Some(4), 8), (None, 2), (None, 8)] {
+                let segments = Segments::new(&[&capsule], &[0], &[]).expect("sound shapes");
+                let count = segments.all().len();
+                let file = DirectFile::new(Arc::new(MemorySource::new("memory", content.clone())));
+                let stream = Stream::new(segments, Arc::new([file]), vec![Place { file: 0, offset: 0 }]);
+                let pinned: Vec<bool> = (0..count).map(|index| index % 3 == 0).collect();
+                stream.arrange(Layout { pinned, buffers });
+                stream.shared.lock().depth = depth;
+                for _ in 0..3 {
+                    stream.begin(count);
+                    for index in 0..count {
+                        let lease = stream.take(index, index + 1, u64::MAX, &Gate::open()).expect("memory");
+                        let bytes = stream.segments().all()[index].bytes.clone();
+                        let loaded = &lease.expect("an open gate")[0];
+                        assert!(loaded.bytes() == &content[bytes.start as usize..bytes.end as usize]);
+                    }
+                    stream.finish();
+                }
+                let known = stream.reads_in_flight();
+                assert!(if depth.is_some() { known == depth } else { known.is_some() }, "{known:?}");
+                assert!(known.is_some_and(|known| known <= tune::MOST));
+                let started = stream.readers.lock().map_or(0, |readers| readers.len());
+                assert!(started <= known.unwrap_or(0), "{started} of {known:?}");
+                let most =
+                    stream.pinned_bytes() + count as u64 * 8192 + buffers as u64 * stream.buffer_cost();
+                let [now, peak] = stream.memory();
+                assert!(now <= peak && peak <= most, "{peak} of {most}");
+            }
+        }
+    }
+
+    #[test]
+    fn buffers_that_were_lent_and_lost_are_no_memory() {
+        let mut state = State::new(9, 9);
+        assert!(state.lend(20, 8192).is_none());
+        state.lend(4, 8192).expect("buffers");
+        assert_eq!((state.memory, state.buffers, state.reading), (4 * 8192, 4, 1));
+        state.take_back(vec![Buffer::of_size(8192).expect("memory")], 4, 8192);
+        assert_eq!((state.memory, state.buffers, state.reading, state.free.len()), (8192, 1, 0, 1));
+    }
+}

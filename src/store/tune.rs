@@ -8,12 +8,13 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Numbers of reads that are tried.
-pub(super) const DEPTHS: [usize; 3] = [1, 2, 4];
+/// Numbers of reads that are tried. Not one alone: its reader must get a processor beside those that compute before the
+/// disk has something to do again.
+pub(super) const DEPTHS: [usize; 2] = [2, 4];
 /// Reads where nothing was measured, and at most.
 pub(super) const MOST: usize = DEPTHS[DEPTHS.len() - 1];
 /// Times that each number is tried: the best counts, since others use the disk too.
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 3;
 /// Reads and time that one trial takes at most.
 const READS: usize = 16;
 const SPAN: Duration = Duration::from_millis(12);
@@ -82,26 +83,19 @@ mod tests {
 
     #[test]
     fn the_smallest_number_that_is_fast_enough_is_taken() {
-        assert_eq!(smallest(&[2.0, 2.05, 2.1]), 1);
-        assert_eq!(smallest(&[1.0, 2.0, 2.0]), 2);
-        assert_eq!(smallest(&[1.0, 1.5, 2.0]), 4);
-        assert_eq!(smallest(&[0.0; 3]), 1);
+        assert_eq!(smallest(&[2.0, 2.1]), 2);
+        assert_eq!(smallest(&[2.1, 2.0]), 2);
+        assert_eq!(smallest(&[1.5, 2.0]), 4);
+        assert_eq!(smallest(&[0.0; 2]), 2);
     }
 
     #[test]
-    fn a_disk_with_waiting_wants_several_reads_and_one_without_a_single_one() {
+    fn what_is_learnt_is_a_number_that_was_tried() {
         let waiting = || {
-            thread::sleep(Duration::from_millis(3));
-            Some(1 << 20)
-        };
-        assert!(measure(&waiting).is_none_or(|depth| depth > 1));
-        let one = Mutex::new(());
-        let alone = || {
-            let _one = one.lock().unwrap_or_else(PoisonError::into_inner);
             thread::sleep(Duration::from_millis(1));
             Some(1 << 20)
         };
-        assert!(measure(&alone).is_none_or(|depth| DEPTHS.contains(&depth)));
+        assert!(measure(&waiting).is_none_or(|depth| DEPTHS.contains(&depth)));
         assert_eq!(measure(&|| None), None);
     }
 

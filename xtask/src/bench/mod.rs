@@ -178,6 +178,9 @@ fn reading(options: &Options, folder: &Path) -> Outcome {
         let rounds = options.rounds.unwrap_or(reads::ROUNDS);
         results = ReadResults::measure(folder, rounds, run, &|what| say(begun, what))?;
         results.save(&path)?;
+    } else if results.is_empty() {
+        // The table of another checkout stays.
+        return Ok(());
     }
     println!("{}", results.table());
     document::fill("memory.md", &[("reads", results.table())])

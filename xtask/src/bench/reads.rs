@@ -85,6 +85,10 @@ impl ReadResults {
         fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     pub fn save(&self, path: &Path) -> Outcome {
         let text = serde_json::to_string_pretty(self).map_err(|e| e.to_string())?;
         fs::write(path, text + "\n").map_err(|e| format!("cannot write {}: {e}", path.display()))
@@ -130,7 +134,7 @@ impl ReadResults {
 
     /// The table of docs/memory.md.
     pub fn table(&self) -> String {
-        if self.rows.is_empty() {
+        if self.is_empty() {
             return "Nothing is measured yet.\n".to_owned();
         }
         let Run { commit, date, machine, .. } = &self.run;
@@ -337,8 +341,8 @@ mod tests {
 
     #[test]
     fn the_table_has_a_cell_for_every_candidate_and_says_what_was_refused() {
-        let row =
-            |way, rate| Row { way, depth: 2, size: 1 << 20, rates: vec![rate; 3], costs: vec![1e-10; 3] };
+        let (pages, size) = (Pages::Small, 1 << 20);
+        let row = |way, rate| Row { way, pages, depth: 2, size, rates: vec![rate; 3], costs: vec![1e-10; 3] };
         let mut results = ReadResults { rows: vec![row(Way::Threads, 2e9)], ..ReadResults::default() };
         results.refused = Some("not here".to_owned());
         let text = results.table();
