@@ -254,6 +254,13 @@ impl Cpu {
             Planes::Both(planes) => planes,
         };
         let Some(division) = encoding.division else { return };
+        let second = (!second.is_empty()).then_some(second);
+        let weight = Matrix { encoding, rows, cols, data: &[] };
+        let part = Part { weight, target, groups: groups.clone(), columns: columns.clone() };
+        // SAFETY: passed on to the caller; `is_sound` held the planes against the rows.
+        if self.isa != Isa::Scalar && unsafe { native::matmul_divided(self.isa, &part, first, second, x) } {
+            return;
+        }
         let ([coarse, fine], group) = (division.group_bytes(cols), group_bytes(encoding, cols));
         // Where weights are used once a few at a time will do, which the first cache holds.
         let together = if columns.len() > DIRECT { TOGETHER } else { 2 };
@@ -264,7 +271,7 @@ impl Cpu {
             }
             for g in groups.clone().step_by(step) {
                 let n = step.min(groups.end - g);
-                let second = (!second.is_empty()).then(|| &second[g * fine..][..n * fine]);
+                let second = second.map(|second| &second[g * fine..][..n * fine]);
                 let data = &mut joined[..n * group];
                 native::join(self.isa, division, &first[g * coarse..][..n * coarse], second, data);
                 let weight = Matrix { encoding, rows: (rows - g * GROUP).min(n * GROUP), cols, data };

@@ -17,12 +17,28 @@ pub(super) use attention::{attend, gather};
 pub(super) use dispatch::matmul;
 pub(super) use vector::{add, swiglu};
 
+use super::backend::Activations;
 use super::cpu::Isa;
 use super::division::Division;
+use super::layout::Part;
 
 /// [`Division::join`]: every processor of this architecture has vectors that the compiler may use.
 pub(super) fn join(_: Isa, division: &Division, first: &[u8], second: Option<&[u8]>, packed: &mut [u8]) {
     division.join(first, second, packed);
+}
+
+/// Whether it computed `part` straight from the planes of divided weights: there are no kernels that do.
+///
+/// # Safety
+/// Always safe; unsafe where there are.
+pub(super) unsafe fn matmul_divided(
+    _: Isa,
+    _: &Part<'_>,
+    _: &[u8],
+    _: Option<&[u8]>,
+    _: &Activations,
+) -> bool {
+    false
 }
 
 /// Whether this processor has `isa`.

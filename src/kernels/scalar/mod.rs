@@ -27,6 +27,14 @@ pub(super) mod native {
         division.join(first, second, packed);
     }
 
+    /// Whether it computed `part` straight from the planes of divided weights: there are no kernels that do.
+    ///
+    /// # Safety
+    /// Always safe; unsafe where there are.
+    pub unsafe fn matmul_divided(_: Isa, _: &Part<'_>, _: &[u8], _: Option<&[u8]>, _: &Activations) -> bool {
+        false
+    }
+
     /// Computes `part`.
     ///
     /// # Safety

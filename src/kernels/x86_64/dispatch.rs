@@ -4,13 +4,16 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::expand::{Expand, Regs};
-use super::matmul::{Avx2, Dot, Vnni, Vnni256, Vnni512, bias_codes, direct, expand, expanded, pair};
+use super::expand::{Divided, Expand, Q4Both, Q8Both, Q8First, Regs};
+use super::matmul::{
+    Avx2, Dot, Vnni, Vnni256, Vnni512, bias_codes, direct, direct_divided, expand, expanded, pair,
+};
 use super::scratch::Scratch;
 use super::width::{Narrow, Width};
 use super::{avx512, float};
 use crate::kernels::backend::Activations;
 use crate::kernels::cpu::Isa;
+use crate::kernels::division::Form;
 use crate::kernels::encoding::{Encoding, TILE};
 use crate::kernels::layout::{self, GROUP, Part};
 use crate::kernels::panel::{SPAN, WIDTH};
@@ -24,6 +27,8 @@ thread_local! {
 
 /// Columns `c ..` of a part, straight from the packed bytes.
 type Direct = unsafe fn(&Part<'_>, &Activations, usize);
+/// The same of divided weights, whose planes come beside the part.
+type DirectDivided = unsafe fn(&Part<'_>, [&[u8]; 2], &Activations, usize);
 /// Whole blocks of the row groups of a vector to lanes (from the first number on) of so many (the second).
 type ExpandInto = unsafe fn(&Encoding, [&[u8]; 2], usize, usize, &mut Scratch);
 /// An expanded span (first tile and tiles) times columns, the first number their place in the input, the
@@ -86,6 +91,22 @@ macro_rules! wrap {
                         direct::<E, $dot, N>(part, x, c);
                     }
                 }
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn divided_columns<E: Divided, const N: usize>(
+                part: &Part<'_>,
+                planes: [&[u8]; 2],
+                x: &Activations,
+                c: usize,
+            ) {
+                // SAFETY: passed on to the caller.
+                unsafe { direct_divided::<E, $dot, N>(part, planes, x, c) };
+            }
+
+            /// One column and so on of divided weights, and the passes that are faster than to join them first.
+            pub fn divided<E: Divided>() -> (&'static [DirectDivided], usize) {
+                (const { &[$(divided_columns::<E, $direct>),+] }, $passes)
             }
 
             pub fn of<E: Expand>() -> Kernels {
@@ -234,8 +255,10 @@ pub unsafe fn matmul(isa: Isa, part: &Part<'_>, x: &Activations) {
     let kernels = by_encoding!(part.weight.encoding, of, generic, (isa, !x.panels.is_empty()));
     let columns = part.columns.clone();
     if (1..=kernels.passes * kernels.direct.len()).contains(&columns.len()) {
-        // SAFETY: passed on to the caller.
-        return unsafe { multiply_directly(&kernels, part, x) };
+        return in_passes(part, kernels.direct.len(), kernels.lanes, |part, c, n| {
+            // SAFETY: the columns and groups are in the part; a pass has at most as many columns as there are forms.
+            unsafe { kernels.direct[n - 1](part, x, c) };
+        });
     }
     let most = if kernels.twice.is_some() { 2 * kernels.lanes } else { kernels.lanes };
     SCRATCH.with_borrow_mut(|scratch| {
@@ -255,22 +278,59 @@ pub unsafe fn matmul(isa: Isa, part: &Part<'_>, x: &Activations) {
     });
 }
 
-/// All columns of `part` straight from the packed bytes, in as many passes as it takes over the groups of a vector,
-/// which stay in the first caches meanwhile.
+/// Computes `part` straight from the planes of divided weights, where that is faster than to join them first; else does
+/// nothing and says so.
 ///
 /// # Safety
-/// As [`matmul`]; the kernels have a direct form.
-unsafe fn multiply_directly(kernels: &Kernels, part: &Part<'_>, x: &Activations) {
+/// As [`matmul`]; `first` and `second` hold the planes of all rows.
+pub unsafe fn matmul_divided(
+    isa: Isa,
+    part: &Part<'_>,
+    first: &[u8],
+    second: Option<&[u8]>,
+    x: &Activations,
+) -> bool {
+    let form = part.weight.encoding.division.map(|division| division.form);
+    let (direct, passes) = match (form, second) {
+        (Some(Form::Q8_0), Some(_)) => divided::<Q8Both>(isa),
+        (Some(Form::Q8_0), None) => divided::<Q8First>(isa),
+        (Some(Form::Q4_1), Some(_)) => divided::<Q4Both>(isa),
+        // The offsets of its coarse form are rounded.
+        _ => return false,
+    };
+    if part.columns.len() > passes * direct.len() {
+        return false;
+    }
+    in_passes(part, direct.len(), GROUPS_OF_A_PASS, |part, c, n| {
+        // SAFETY: the columns and groups are in the part; a pass has at most as many columns as there are forms.
+        unsafe { direct[n - 1](part, [first, second.unwrap_or_default()], x, c) };
+    });
+    true
+}
+
+/// Row groups that several passes take together, which stay in the first caches meanwhile.
+const GROUPS_OF_A_PASS: usize = 2;
+
+fn divided<E: Divided>(isa: Isa) -> (&'static [DirectDivided], usize) {
+    match isa {
+        Isa::Avx512 => avx512vl::divided::<E>(),
+        Isa::AvxVnni => avxvnni::divided::<E>(),
+        _ => avx2::divided::<E>(),
+    }
+}
+
+/// Calls `multiply` with parts of `part`, a first column and a number of columns of at most `most`: with all row groups
+/// where one pass does, else with `together` of them, over which it makes all passes.
+fn in_passes(part: &Part<'_>, most: usize, together: usize, multiply: impl Fn(&Part<'_>, usize, usize)) {
     let Range { start, end } = part.columns;
-    let passes = (end - start).div_ceil(kernels.direct.len());
-    let step = if passes > 1 { kernels.lanes } else { part.groups.len().max(1) };
+    let passes = (end - start).div_ceil(most);
+    let step = if passes > 1 { together } else { part.groups.len().max(1) };
     for g in part.groups.clone().step_by(step) {
         let part = Part { groups: g..(g + step).min(part.groups.end), ..part.clone() };
         let mut c = start;
         for left in (1..=passes).rev() {
             let n = (end - c).div_ceil(left);
-            // SAFETY: the columns and groups are in the part; a pass has at most as many columns as there are forms.
-            unsafe { kernels.direct[n - 1](&part, x, c) };
+            multiply(&part, c, n);
             c += n;
         }
     }

@@ -6,7 +6,9 @@
 use std::arch::x86_64::_mm_setr_epi8;
 
 use super::width::Width;
-use crate::kernels::shape::{Iq4Nl, Iq4Xs, Packed, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use crate::kernels::shape::{
+    Iq4Nl, Iq4Xs, Packed, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Shape,
+};
 
 /// The codes of one tile, four k to a vector.
 pub type Codes<W> = [<W as Width>::Int; 8];
@@ -126,6 +128,97 @@ simple!(Q8_0, |p| {
     (codes, halves::<W>(p, 0), W::splat(0.0))
 });
 simple!(Iq4Nl, |p| { (look_up::<W>(nibbles::<W>(W::at(p, 16))), halves::<W>(p, 0), W::splat(0.0)) });
+
+/// An encoding whose planes are joined in registers: as `kernels::division` lays them out.
+pub trait Divided: Shape {
+    /// Bytes of eight interleaved blocks in each plane; 0 where the second is not read.
+    const PLANES: [usize; 2];
+
+    /// The tile of the eight blocks whose planes are at `first` and `second`, in each group.
+    ///
+    /// # Safety
+    /// There are so many readable bytes; the processor has the instructions of `W`.
+    unsafe fn tile<W: Width>(first: W::Place, second: W::Place) -> Regs<W>;
+}
+
+/// Declares a [`Divided`] of an encoding's shape: name, encoding, bytes of planes, `|first, second| (codes, scale, min)`.
+macro_rules! divided {
+    ($(#[$doc:meta])* $name:ident, $of:ident, $planes:expr, |$p:ident, $q:pat_param| $body:block) => {
+        $(#[$doc])*
+        pub struct $name;
+        impl Shape for $name {
+            const SIGNED: bool = $of::SIGNED;
+            const LARGEST: i32 = $of::LARGEST;
+            const ZERO_SHIFT: i32 = $of::ZERO_SHIFT;
+            const HALVES: bool = $of::HALVES;
+            const MIN: bool = $of::MIN;
+        }
+        impl Divided for $name {
+            const PLANES: [usize; 2] = $planes;
+            #[inline(always)]
+            unsafe fn tile<W: Width>($p: W::Place, $q: W::Place) -> Regs<W> {
+                // SAFETY: reads stay inside the planes, whose bytes the caller vouches for.
+                unsafe {
+                    let (codes, scale, min) = $body;
+                    Regs { codes, scale: [scale; 2], min: [min; 2] }
+                }
+            }
+        }
+    };
+}
+
+divided!(
+    /// q8_0 of both planes.
+    Q8Both, Q8_0, [176, 96], |p, q| {
+        let high = high_codes::<W>(p);
+        let codes = eight!(|i| {
+            let twos = vector::<W>(q, i % 2);
+            let twos = if i < 2 { W::shl16(twos, 1) } else { W::shr16(twos, 2 * (i as i32 / 2) - 1) };
+            let low = W::or(W::and(twos, W::splat8(6)), bits::<W>(vector::<W>(W::at(q, 64), 0), i, 1));
+            W::or(high[i], low)
+        });
+        (codes, halves::<W>(p, 0), W::splat(0.0))
+    }
+);
+divided!(
+    /// q8_0 of the first plane alone.
+    Q8First, Q8_0, [176, 0], |p, _| {
+        let high = high_codes::<W>(p);
+        let codes = eight!(|i| W::or(high[i], W::splat8(4)));
+        (codes, halves::<W>(p, 0), W::splat(0.0))
+    }
+);
+divided!(
+    /// q4_1 of both planes.
+    Q4Both, Q4_1, [128, 32], |p, q| {
+        let (middle, low) = (vector::<W>(W::at(p, 96), 0), vector::<W>(q, 0));
+        let mut joined = [W::splat32(0); 4];
+        for (b, joined) in joined.iter_mut().enumerate() {
+            let high = vector::<W>(W::at(p, 32), b % 2);
+            let high = W::and(if b < 2 { high } else { W::shl16(high, 2) }, W::splat8(-0x34));
+            let lower = W::or(W::shl16(bits::<W>(middle, b, 0x11), 1), bits::<W>(low, b, 0x11));
+            *joined = W::or(high, lower);
+        }
+        let codes = eight!(|i| bits::<W>(joined[i % 4], 4 * (i / 4), 15));
+        (codes, halves::<W>(p, 0), halves::<W>(p, 16))
+    }
+);
+
+/// The five high bits of a block's codes, from its first plane.
+#[inline(always)]
+unsafe fn high_codes<W: Width>(p: W::Place) -> Codes<W> {
+    // SAFETY: the caller's block has 176 bytes.
+    unsafe {
+        // The highest bit is stored as that of the code plus 128.
+        let highest = W::xor(vector::<W>(W::at(p, 144), 0), W::splat8(-1));
+        eight!(|i| {
+            let nibble = vector::<W>(W::at(p, 16), i % 4);
+            let four = if i < 4 { W::shl16(nibble, 3) } else { W::shr16(nibble, 1) };
+            let top = W::and(W::shl16(highest, 7 - i as i32), W::splat8(-128));
+            W::or(W::and(four, W::splat8(0x78)), top)
+        })
+    }
+}
 
 /// The values of ggml's `kvalues_iq4nl` for 4-bit indices.
 #[inline(always)]

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::expand::{Codes, Expand, Regs};
+use super::expand::{Codes, Divided, Expand, Regs};
 use super::scratch::{Scratch, store};
 use super::width::{Narrow, Wide, Width};
 use crate::kernels::backend::Activations;
@@ -222,6 +222,58 @@ pub unsafe fn direct<E: Expand, D: Dot, const N: usize>(part: &Part<'_>, x: &Act
                     for (column, sum) in columns.iter().zip(&mut sums) {
                         step::<E, D>(&regs, column, b * E::TILES + t, sum);
                     }
+                }
+            }
+            for (i, sum) in sums.iter().enumerate() {
+                let total = if E::MIN { D::Width::add(sum.products, sum.offsets) } else { sum.products };
+                store::<D::Width>(part, g..part.groups.end, c + i, total);
+            }
+        }
+    }
+}
+
+/// As [`direct`], of divided weights: `planes` are those of all rows of the matrix.
+///
+/// # Safety
+/// As [`direct`]; the planes have the bytes of all row groups, as far as `E` reads them.
+#[inline(always)]
+pub unsafe fn direct_divided<E: Divided, D: Dot, const N: usize>(
+    part: &Part<'_>,
+    planes: [&[u8]; 2],
+    x: &Activations,
+    c: usize,
+) {
+    let columns: [Column; N] = std::array::from_fn(|i| Column::new(x, c + i, E::HALVES));
+    let blocks = x.tiles();
+    let lens = E::PLANES.map(|bytes| blocks * bytes);
+    // Of both planes as much is asked for as of whole weights.
+    let aheads = E::PLANES.map(|bytes| AHEAD / D::Width::GROUPS * bytes / (E::PLANES[0] + E::PLANES[1]));
+    for g in part.groups.clone().step_by(D::Width::GROUPS) {
+        let pair = [g, (g + 1).min(part.groups.end - 1)];
+        let places = [0, 1].map(|k| D::Width::place(pair.map(|g| &planes[k][g * lens[k]..][..lens[k]])));
+        // SAFETY: the groups have blocks * PLANES bytes, the columns a tile for each block; the task owns the results.
+        unsafe {
+            let mut sums = [Sums::<D>::zero(); N];
+            // Beyond a group's end come those after the other groups of the vector.
+            let mut ahead = aheads;
+            let mut wraps = lens;
+            for b in 0..blocks {
+                let mut block = places;
+                for (k, block) in block.iter_mut().enumerate().filter(|(k, _)| E::PLANES[*k] > 0) {
+                    let (bytes, len) = (E::PLANES[k], lens[k]);
+                    *block = D::Width::at(*block, b * bytes);
+                    if b * bytes + aheads[k] >= wraps[k] {
+                        ahead[k] += (D::Width::GROUPS - 1) * len;
+                        wraps[k] += len;
+                    }
+                    for line in (0..bytes).step_by(64) {
+                        D::Width::prefetch(*block, ahead[k] + line);
+                    }
+                }
+                let mut regs = E::tile::<D::Width>(block[0], block[1]);
+                bias_codes::<E, D::Width>(D::BIASED, &mut regs.codes);
+                for (column, sum) in columns.iter().zip(&mut sums) {
+                    step::<E, D>(&regs, column, b, sum);
                 }
             }
             for (i, sum) in sums.iter().enumerate() {

@@ -17,7 +17,7 @@ mod vector;
 mod width;
 
 pub(super) use attention::{attend, gather};
-pub(super) use dispatch::matmul;
+pub(super) use dispatch::{matmul, matmul_divided};
 pub(super) use division::join;
 pub(super) use vector::{add, swiglu};
 
