@@ -171,7 +171,7 @@ fn structs_have_one_layout() {
         capg_string { data, len }
         capg_chat_message { role, role_len, content, content_len }
         capg_convert_options { struct_size, mini_path, mini_path_len, light, light_len, calibrate, calibrate_len,
-            cancel, log, progress, progress_user_data, mini_bytes, no_mini, reserved }
+            cancel, log, progress, progress_user_data, mini_bytes, no_mini, planes }
         capg_split_options { struct_size, light, light_len, calibrate, calibrate_len, cancel, log, progress,
             progress_user_data, mini_bytes }
         capg_verify_options { struct_size, full_path, full_path_len, cancel, log, progress, progress_user_data,

@@ -51,7 +51,7 @@ fn tokens(model: &TinyModel, n: usize) -> Vec<u32> {
 fn converted(model: &TinyModel) -> MemoryDisk {
     let disk = MemoryDisk::default();
     disk.put("m.gguf", model.gguf());
-    let options = ConvertOptions { disk: Arc::new(disk.clone()), cancel: None };
+    let options = ConvertOptions { disk: Arc::new(disk.clone()), ..ConvertOptions::default() };
     convert("m.gguf".as_ref(), "m.cgraph".as_ref(), &options, &mut |_, _| {}).unwrap();
     disk
 }
@@ -82,7 +82,11 @@ fn logits_with(
         decoder.begin(&mut forward, &cache, part, Logits::All).unwrap();
         let mut ahead = slice;
         loop {
-            let gate = Gate { deadline: ahead.map(|d| Instant::now() + d), cancel: None };
+            let gate = Gate {
+                deadline: ahead.map(|d| Instant::now() + d),
+                cancel: None,
+                ..ConvertOptions::default()
+            };
             calls += 1;
             if decoder.advance(&mut forward, &mut cache, &gate).unwrap() == Progress::Done {
                 break;

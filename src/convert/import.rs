@@ -1,6 +1,7 @@
 //! The conversion of a GGUF model to a full `.cgraph` file.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -12,7 +13,8 @@ use super::weights;
 use crate::container::disk::{Disk, SystemDisk};
 use crate::container::header::Kind;
 use crate::container::manifest::{
-    Capsule, Layout, LineageStep, Manifest, ModelInfo, REQUIRES_PACKED8, SharedTensor, Tensor,
+    Capsule, Layout, LineageStep, Manifest, ModelInfo, REQUIRES_PACKED8, REQUIRES_PLANES, SharedTensor,
+    Tensor,
 };
 use crate::container::paths::refuse_overwriting;
 use crate::container::writer::Writer;
@@ -38,9 +40,39 @@ const IGNORED_SUFFIXES: &[&str] = &[".attn_rot_embd.weight", ".attn_rot_embd"];
 /// What a job tells its caller while it runs: bytes done, bytes in all.
 pub type ProgressFn<'a> = dyn FnMut(u64, u64) + 'a;
 
+/// Whether weights are divided into two planes, of which a mini can hold the first: drafts then cost the passes of a budget
+/// fewer bytes, and computing from both takes somewhat longer (docs/memory.md).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Planes {
+    /// Divided where a mini is made with the full file.
+    #[default]
+    Auto,
+    /// As kernels read them.
+    Whole,
+    /// Divided where the encoding can be.
+    Divided,
+}
+
+impl FromStr for Planes {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "whole" => Ok(Self::Whole),
+            "divided" => Ok(Self::Divided),
+            _ => Err(Error::InvalidArgument(format!(
+                "{text:?} is no way to store weights; possible: auto, whole, divided"
+            ))),
+        }
+    }
+}
+
 /// How to convert.
 #[derive(Clone, Debug)]
 pub struct ConvertOptions {
+    /// Whether weights are divided; [`Planes::Auto`] without a mini: they are not.
+    pub planes: Planes,
     /// Where files live.
     pub disk: Arc<dyn Disk>,
     /// Stops the conversion; nothing is left under the target's name.
@@ -49,7 +81,7 @@ pub struct ConvertOptions {
 
 impl Default for ConvertOptions {
     fn default() -> Self {
-        Self { disk: Arc::new(SystemDisk), cancel: None }
+        Self { planes: Planes::Auto, disk: Arc::new(SystemDisk), cancel: None }
     }
 }
 
@@ -120,6 +152,7 @@ pub(crate) fn convert_opened(
     let mut job = Job {
         gguf,
         writer: Writer::new(options.disk.create(target)?)?,
+        planes: options.planes,
         cancel: options.cancel.as_ref(),
         done: 0,
         total: plan.iter().flatten().map(|t| t.len).sum(),
@@ -140,7 +173,7 @@ pub(crate) fn convert_opened(
     written.push(writer.asset(assets::METADATA, metadata.preserved().to_string().as_bytes())?);
     let manifest = Manifest {
         generator: generator(),
-        requires: vec![REQUIRES_PACKED8.to_owned()],
+        requires: requires(&capsules),
         model: ModelInfo { name: metadata.model_name(), arch: metadata.arch().to_owned(), decoder: params },
         capsules,
         assets: written,
@@ -152,6 +185,14 @@ pub(crate) fn convert_opened(
     let bytes = writer.finish(Kind::Full, &manifest)?;
     let tensors = plan.iter().map(Vec::len).sum();
     Ok(Converted { path: target.to_owned(), bytes, capsules: manifest.capsules.len(), tensors })
+}
+
+/// Features without which the file cannot be read.
+fn requires(capsules: &[Capsule]) -> Vec<String> {
+    let divided =
+        capsules.iter().flat_map(|capsule| &capsule.tensors).any(|tensor| tensor.division.is_some());
+    let features = [Some(REQUIRES_PACKED8), divided.then_some(REQUIRES_PLANES)];
+    features.into_iter().flatten().map(str::to_owned).collect()
 }
 
 /// What is written must open: the pre-tokenizer is known, and every token has its row of the embedding.
@@ -237,6 +278,7 @@ fn check_tensor(gguf: &Gguf, rule: &CapsuleRule, wanted: &TensorRule, tensor: &T
 struct Job<'a, 'p> {
     gguf: &'a Gguf,
     writer: Writer,
+    planes: Planes,
     cancel: Option<&'a CancelToken>,
     done: u64,
     total: u64,
@@ -289,8 +331,9 @@ impl Job<'_, '_> {
             TensorKind::Matrix => Layout::Packed8,
             TensorKind::Table | TensorKind::Vector => Layout::Rows,
         };
-        let Self { gguf, writer, cancel, done, total, progress } = self;
-        let division = source.encoding.division.filter(|_| layout == Layout::Packed8);
+        let Self { gguf, writer, planes, cancel, done, total, progress } = self;
+        let divided = *planes == Planes::Divided && layout == Layout::Packed8;
+        let division = source.encoding.division.filter(|_| divided);
         let (mut first, mut second) = (Vec::new(), Vec::new());
         let plane = writer.plane(&mut |sink| {
             weights::stream(gguf, source, layout, &mut |bytes| {

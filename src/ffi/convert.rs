@@ -7,14 +7,14 @@ use serde::Serialize;
 use super::cancel::{capg_cancel, token};
 use super::error::{Failure, capg_error};
 use super::handle::share_optional;
-use super::input::{flag, optional_path, optional_text, path, reserved};
+use super::input::{flag, optional_path, optional_text, path};
 use super::log::{CAPG_LOG_INFO, capg_log, logged};
 use super::options::{Versioned, read};
 use super::output::HandleOut;
 use super::panic::guard;
 use super::status::{CAPG_ERROR_INTERNAL, capg_status};
 use super::text::capg_text;
-use crate::convert::import::ConvertOptions;
+use crate::convert::import::{ConvertOptions, Planes};
 use crate::split::SplitOptions;
 use crate::split::job::{Phase, Targets, produce};
 use crate::split::plan::Light;
@@ -61,9 +61,17 @@ pub struct capg_convert_options {
     pub mini_bytes: u64,
     /// 1: write no mini.
     pub no_mini: u32,
-    /// Must be 0.
-    pub reserved: u32,
+    /// How weights are stored, CAPG_PLANES_*. Default: divided where a mini is made.
+    pub planes: u32,
 }
+
+/// Weights are divided into two planes where a mini is made with the full file.
+pub const CAPG_PLANES_AUTO: u32 = 0;
+/// Weights are stored as kernels read them.
+pub const CAPG_PLANES_WHOLE: u32 = 1;
+/// Weights are divided where their encoding can be: a mini can then hold the first planes, and drafts cost the passes of a
+/// budget fewer bytes. Without a budget computing takes somewhat longer.
+pub const CAPG_PLANES_DIVIDED: u32 = 2;
 
 // SAFETY: integers, nullable pointers and nullable function pointers, without padding.
 unsafe impl Versioned for capg_convert_options {
@@ -150,13 +158,22 @@ pub unsafe extern "C" fn capg_convert(
             let split = split_options((o.light, o.light_len), calibrate, o.cancel, o.mini_bytes)?;
             (optional_path(o.mini_path, o.mini_path_len, "options.mini_path")?, split, share_optional(o.log))
         };
-        reserved(o.reserved, "options.reserved")?;
+        let planes = match o.planes {
+            CAPG_PLANES_AUTO => Planes::Auto,
+            CAPG_PLANES_WHOLE => Planes::Whole,
+            CAPG_PLANES_DIVIDED => Planes::Divided,
+            other => {
+                return Err(Failure::invalid(&format!(
+                    "options.planes is {other}; CAPG_PLANES_* go from 0 to 2"
+                )));
+            }
+        };
         let no_mini = flag(o.no_mini, "options.no_mini")?;
         if no_mini && mini.is_some() {
             return Err(Failure::invalid("options.mini_path and options.no_mini contradict each other"));
         }
         let targets = Targets::new(&source, target.as_deref(), mini.as_deref(), no_mini);
-        let convert = ConvertOptions { cancel: split.cancel.clone(), ..ConvertOptions::default() };
+        let convert = ConvertOptions { planes, cancel: split.cancel.clone(), ..ConvertOptions::default() };
         let host = Progress { callback: o.progress, user_data: o.progress_user_data };
         let mut progress = |phase, done, total| match phase {
             Phase::Convert => host.report(CAPG_PHASE_CONVERT, done, total),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::options::SplitOptions;
 use super::write::{SplitSummary, split};
-use crate::convert::import::{ConvertOptions, Converted, ProgressFn, convert_opened, open_source};
+use crate::convert::import::{ConvertOptions, Converted, Planes, ProgressFn, convert_opened, open_source};
 use crate::error::{Error, Result};
 
 /// What a conversion with split wrote.
@@ -62,7 +62,12 @@ pub fn produce(
     let full = {
         let gguf = open_source(source, &files, convert_options)?;
         let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Convert, done, total));
-        convert_opened(&gguf, source, &targets.full, convert_options, &mut sink)?
+        let planes = match (convert_options.planes, &targets.mini) {
+            (Planes::Auto, Some(_)) => Planes::Divided,
+            (chosen, _) => chosen,
+        };
+        let options = ConvertOptions { planes, ..convert_options.clone() };
+        convert_opened(&gguf, source, &targets.full, &options, &mut sink)?
     };
     let mini = match &targets.mini {
         None => None,

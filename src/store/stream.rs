@@ -422,6 +422,7 @@ impl Throttle {
 mod tests {
     #![allow(clippy::expect_used)]
 
+    use super::super::segments::Source;
     use super::*;
     use crate::container::disk::MemorySource;
     use crate::container::manifest::{Capsule, Extent, Layout as Stored, Plane, Tensor};
@@ -434,6 +435,7 @@ mod tests {
             shape: vec![8 * groups, columns],
             encoding: "q8_0".into(),
             layout: Stored::Packed8,
+            division: None,
             planes: vec![Plane { offset: 0, len, xxh3: String::new() }],
         };
         Capsule {
@@ -457,7 +459,8 @@ mod tests {
             let len = capsule.extent.map_or(0, |extent| extent.len);
             let content: Vec<u8> = (0..len).map(|i| (i * 7 + i / 251) as u8).collect();
             for (depth, buffers) in [(Some(1), 2), (Some(2), 8), (Some(4), 8), (None, 2), (None, 8)] {
-                let segments = Segments::new(&[&capsule], &[0], &[]).expect("sound shapes");
+                let segments = Segments::new(&[Source { capsule: &capsule, only_second: false }], &[0], &[])
+                    .expect("sound shapes");
                 let count = segments.all().len();
                 let file = DirectFile::new(Arc::new(MemorySource::new("memory", content.clone())));
                 let stream = Stream::new(segments, Arc::new([file]), vec![Place { file: 0, offset: 0 }]);
@@ -468,7 +471,7 @@ mod tests {
                     stream.begin(count);
                     for index in 0..count {
                         let lease = stream.take(index, index + 1, u64::MAX, &Gate::open()).expect("memory");
-                        let bytes = stream.segments().all()[index].bytes.clone();
+                        let bytes = stream.segments().all()[index].planes[0].clone().expect("a first plane");
                         let loaded = &lease.expect("an open gate")[0];
                         assert!(loaded.bytes() == &content[bytes.start as usize..bytes.end as usize]);
                     }

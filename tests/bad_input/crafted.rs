@@ -19,7 +19,7 @@ fn told(bytes: Vec<u8>) -> String {
 }
 
 fn shards_told(disk: &MemoryDisk, first: &str) -> String {
-    let options = ConvertOptions { disk: Arc::new(disk.clone()), cancel: None };
+    let options = ConvertOptions { disk: Arc::new(disk.clone()), ..ConvertOptions::default() };
     let result = convert(first.as_ref(), "m.cgraph".as_ref(), &options, &mut |_, _| {});
     assert_eq!(result.is_ok(), disk.get("m.cgraph").is_some(), "a file is left exactly where it is whole");
     result.err().map(|e| e.to_string()).unwrap_or_default()
@@ -445,7 +445,7 @@ fn no_shard_is_a_target() {
     let before = disk.get(&second);
     let refused = |full: &str, mini: Option<&str>| {
         let targets = Targets { full: full.into(), mini: mini.map(Into::into) };
-        let convert = ConvertOptions { disk: Arc::new(disk.clone()), cancel: None };
+        let convert = ConvertOptions { disk: Arc::new(disk.clone()), ..ConvertOptions::default() };
         let split = SplitOptions { disk: Arc::new(disk.clone()), ..SplitOptions::default() };
         let result = produce(first.as_ref(), &targets, &convert, &split, &mut |_, _, _| {});
         assert!(matches!(result, Err(Error::InvalidArgument(_))), "{result:?}");
@@ -454,7 +454,7 @@ fn no_shard_is_a_target() {
     refused(second.as_str(), None);
     refused("m.cgraph", Some(second.as_str()));
     refused("m.cgraph", Some("./m.cgraph"));
-    let options = ConvertOptions { disk: Arc::new(disk.clone()), cancel: None };
+    let options = ConvertOptions { disk: Arc::new(disk.clone()), ..ConvertOptions::default() };
     let result = convert(second.as_ref(), first.as_ref(), &options, &mut |_, _| {});
     assert!(matches!(result, Err(Error::InvalidArgument(_))), "{result:?}");
 }

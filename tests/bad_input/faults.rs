@@ -49,7 +49,7 @@ fn a_failing_disk_leaves_nothing_behind() {
     let at = |name: &str| dir.path().join(name);
     two_extents().write(&at("m.gguf"));
     let conversion = |disk: Arc<dyn Disk>| {
-        let options = ConvertOptions { disk, cancel: None };
+        let options = ConvertOptions { disk, ..ConvertOptions::default() };
         convert(&at("m.gguf"), &at("m.cgraph"), &options, &mut |_, _| {}).map(drop)
     };
     let first = fail_everywhere(dir.path(), "m.cgraph", &conversion);

@@ -134,7 +134,7 @@ fn a_cut_source_is_refused_by_the_converter() {
     let disk = MemoryDisk::default();
     let gguf = two_extents().gguf();
     disk.put("m.gguf", gguf[..gguf.len() - 100].to_vec());
-    let options = ConvertOptions { disk: Arc::new(disk.clone()), cancel: None };
+    let options = ConvertOptions { disk: Arc::new(disk.clone()), ..ConvertOptions::default() };
     let error = convert("m.gguf".as_ref(), "m.cgraph".as_ref(), &options, &mut |_, _| {}).unwrap_err();
     assert!(error.to_string().contains("the download is incomplete"), "{error}");
     assert!(disk.get("m.cgraph").is_none());

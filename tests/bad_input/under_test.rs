@@ -61,7 +61,7 @@ pub fn files() -> &'static Files {
 pub fn make(model: &TinyModel) -> Files {
     let disk = MemoryDisk::default();
     disk.put("m.gguf", model.gguf());
-    let options = ConvertOptions { disk: Arc::new(disk.clone()), cancel: None };
+    let options = ConvertOptions { disk: Arc::new(disk.clone()), ..ConvertOptions::default() };
     convert("m.gguf".as_ref(), "m.cgraph".as_ref(), &options, &mut |_, _| {}).unwrap();
     let full = disk.get("m.cgraph").unwrap();
     let mini = |name: &str, light: &str| {
@@ -164,7 +164,7 @@ pub fn use_gguf(bytes: Arc<[u8]>) -> Reached {
     }
     let disk = MemoryDisk::default();
     disk.put("m.gguf", bytes);
-    let options = ConvertOptions { disk: Arc::new(disk.clone()), cancel: None };
+    let options = ConvertOptions { disk: Arc::new(disk.clone()), ..ConvertOptions::default() };
     match convert(Path::new("m.gguf"), Path::new("m.cgraph"), &options, &mut |_, _| {}) {
         Err(error) => {
             expected(&error);

@@ -141,7 +141,7 @@ static void option_values(const char *gguf, const char *full, const capg_session
     convert.mini_path_len = 1;
     INVALID(capg_convert(gguf, strlen(gguf), "/nowhere/x", 10, &convert, NULL, &error));
     convert.no_mini = 0;
-    convert.reserved = 1;
+    convert.planes = 3;
     INVALID(capg_convert(gguf, strlen(gguf), "/nowhere/x", 10, &convert, NULL, &error));
     capg_verify_options verify;
     memset(&verify, 0, sizeof verify);

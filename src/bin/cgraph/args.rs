@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use capsulegraph::Error;
+use capsulegraph::convert::import::Planes;
 use capsulegraph::generate::SamplingOptions;
 use capsulegraph::generate::session::GenerateOptions;
 use capsulegraph::split::plan::Light;
@@ -213,6 +214,10 @@ pub struct ConvertArgs {
     /// Write no mini
     #[arg(long)]
     pub no_mini: bool,
+    /// How weights are stored: whole as kernels read them, or divided into two planes, of which a mini can be the first
+    /// (faster in a budget, somewhat slower without one); auto: divided where a mini is made
+    #[arg(long, value_name = "auto|whole|divided", default_value = "auto", hide_default_value = true)]
+    pub planes: Planes,
     #[command(flatten)]
     pub plan: PlanArgs,
     /// Print what was written as JSON

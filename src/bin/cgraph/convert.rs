@@ -17,7 +17,8 @@ pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), F
     let targets = Targets::new(&args.source, args.output.as_deref(), args.mini.as_deref(), args.no_mini);
     let inputs = [Some(args.source.as_path()), args.plan.calibrate_file()];
     Outputs::checked(&[Some(targets.full.as_path()), targets.mini.as_deref()], &inputs)?;
-    let options = ConvertOptions { cancel: Some(cancel.clone()), ..ConvertOptions::default() };
+    let options =
+        ConvertOptions { planes: args.planes, cancel: Some(cancel.clone()), ..ConvertOptions::default() };
     let split_options = split::options(args.plan, cancel)?;
     let bar = ui.bytes_bar("converting");
     let produced = produce(&args.source, &targets, &options, &split_options, &mut |phase, done, total| {

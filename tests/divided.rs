@@ -1,0 +1,215 @@
+//! Divided weights: the bits of whole ones in every mode, budget and layout, and minis of first planes.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use capsulegraph::convert::import::{ConvertOptions, Planes, convert};
+use capsulegraph::generate::model::{Model, ModelOptions};
+use capsulegraph::generate::session::{FinishReason, GenerateOptions, Session, SessionOptions, Step};
+use capsulegraph::pool::Gate;
+use capsulegraph::split::verify::{VerifyOptions, verify};
+use capsulegraph::split::{SplitOptions, split};
+use capsulegraph::store::budget::Budget;
+use capsulegraph::store::fetch::FetchLayout;
+use capsulegraph::store::{Mode, OpenOptions, Origin};
+use support::{Random, TinyModel};
+
+struct Files {
+    _dir: tempfile::TempDir,
+    whole: PathBuf,
+    divided: PathBuf,
+    mini: PathBuf,
+    vocab: u32,
+}
+
+/// The same model with whole and with divided weights, and a mini of the latter of `percent` of its length.
+fn files(encoding: &'static str, tied: bool, percent: u64) -> Files {
+    let model = TinyModel {
+        width: 256,
+        ffn: 512,
+        blocks: 4,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        tied,
+        encoding,
+        embedding: "q8_0",
+        ..TinyModel::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let [source, whole, divided, mini] =
+        ["m.gguf", "w.cgraph", "d.cgraph", "d.mini.cgraph"].map(|name| dir.path().join(name));
+    model.write(&source);
+    for (planes, target) in [(Planes::Whole, &whole), (Planes::Divided, &divided)] {
+        let options = ConvertOptions { planes, ..ConvertOptions::default() };
+        convert(&source, target, &options, &mut |_, _| {}).unwrap();
+    }
+    let size = std::fs::metadata(&divided).unwrap().len() * percent / 100;
+    split(&divided, &mini, &SplitOptions { size, ..SplitOptions::default() }, &mut |_, _| {}).unwrap();
+    Files { _dir: dir, whole, divided, mini, vocab: model.vocab_size() as u32 }
+}
+
+fn open(path: &Path, mode: Mode, budget: Option<u64>, threads: usize) -> Arc<Model> {
+    let store = OpenOptions { mode, budget: budget.map(Budget::new), ..OpenOptions::default() };
+    let options = ModelOptions { store, threads: threads.into(), ..ModelOptions::default() };
+    Arc::new(Model::open(&Origin::Path(path.to_owned()), &options).unwrap())
+}
+
+fn session(model: &Arc<Model>) -> Session {
+    let options = SessionOptions { context: 96, without_lookup: true, ..SessionOptions::default() };
+    Session::new(Arc::clone(model), &options).unwrap()
+}
+
+fn prompt(vocab: u32, n: usize) -> Vec<u32> {
+    let mut random = Random(3);
+    (0..n).map(|_| random.bits() as u32 % vocab).collect()
+}
+
+/// The bits of all logits, the prompt evaluated in parts of `batch` tokens.
+fn logits(model: &Arc<Model>, prompt: &[u32], batch: usize) -> Vec<u32> {
+    let mut session = session(model);
+    let mut all = Vec::new();
+    for part in prompt.chunks(batch) {
+        all.extend(session.eval(part, true, None).unwrap().iter().map(|logit| logit.to_bits()));
+    }
+    all
+}
+
+fn tokens(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, FinishReason) {
+    let options = GenerateOptions { max_tokens: 40, ignore_end: true, ..GenerateOptions::default() };
+    session.start(prompt, &options).unwrap();
+    let mut tokens = Vec::new();
+    loop {
+        match session.step(&Gate::open()).unwrap() {
+            Step::Token { id, .. } => tokens.push(id),
+            Step::Finished(reason) => return (tokens, reason),
+            Step::Paused => unreachable!("the gate is open"),
+        }
+    }
+}
+
+#[test]
+fn divided_weights_give_the_bits_of_whole_ones() {
+    for (encoding, tied) in [("q8_0", true), ("q8_0", false), ("q4_1", true)] {
+        let files = files(encoding, tied, 80);
+        let prompt = prompt(files.vocab, 40);
+        let expected = logits(&open(&files.whole, Mode::Exact, None, 1), &prompt, 40);
+        let length = std::fs::metadata(&files.divided).unwrap().len();
+        let budgets = [None, Some(4 * length), Some(length), Some(length * 3 / 4)];
+        for budget in budgets {
+            for (threads, batch) in [(1, 40), (2, 40), (2, 1), (2, 7)] {
+                let model = open(&files.divided, Mode::Exact, budget, threads);
+                assert!(
+                    logits(&model, &prompt, batch) == expected,
+                    "{encoding}, tied {tied}, budget {budget:?}, {threads} threads, batches of {batch}"
+                );
+            }
+        }
+        // With a mini beside it, whatever the mini holds of it.
+        for budget in [None, Some(length)] {
+            let model = open(&files.mini, Mode::Exact, budget, 2);
+            assert!(logits(&model, &prompt, 9) == expected, "{encoding}, mini, budget {budget:?}");
+        }
+    }
+}
+
+#[test]
+fn first_planes_draft_and_second_ones_are_streamed() {
+    for (encoding, percent) in [("q8_0", 72), ("q4_1", 86)] {
+        let files = files(encoding, true, percent);
+        let prompt = prompt(files.vocab, 12);
+        let expected = tokens(&mut session(&open(&files.whole, Mode::Exact, None, 2)), &prompt);
+        let length = std::fs::metadata(&files.divided).unwrap().len();
+        for budget in [None, Some(4 * length), Some(length * 5 / 4)] {
+            let model = open(&files.mini, Mode::Speculative, budget, 2);
+            let counts = model.store().counts();
+            assert!(counts.nested > 0 && counts.linked == 0, "{encoding}: {counts:?}");
+            let mut session = session(&model);
+            for _ in 0..2 {
+                assert_eq!(tokens(&mut session, &prompt), expected, "{encoding}, budget {budget:?}");
+            }
+            assert!(session.speculation().unwrap().drafted > 0);
+        }
+    }
+}
+
+#[test]
+fn a_pass_that_first_planes_serve_reads_second_ones_only() {
+    let files = files("q8_0", true, 72);
+    let prompt = prompt(files.vocab, 12);
+    let length = std::fs::metadata(&files.divided).unwrap().len();
+    let model = open(&files.mini, Mode::Speculative, Some(length), 2);
+    let sizes = model.store().weight_sizes();
+    assert!(sizes.beyond_mini < sizes.full * 45 / 100, "{sizes:?}");
+    let mut session = session(&model);
+    tokens(&mut session, &prompt);
+    let before = (model.store().weight_memory().unwrap().streamed, session.speculation().unwrap().passes);
+    tokens(&mut session, &prompt);
+    let after = (model.store().weight_memory().unwrap().streamed, session.speculation().unwrap().passes);
+    // One pass for the prompt; whole blocks are read, and the ring reads ahead of the last pass.
+    let passes = after.1 - before.1 + 2;
+    let a_pass = (after.0 - before.0) / passes;
+    assert!(a_pass <= sizes.beyond_mini * 5 / 4, "{a_pass} bytes a pass, {sizes:?}");
+}
+
+#[test]
+fn the_first_planes_alone_give_one_result() {
+    for encoding in ["q8_0", "q4_1"] {
+        let files = files(encoding, true, if encoding == "q8_0" { 72 } else { 86 });
+        let prompt = prompt(files.vocab, 40);
+        let expected = logits(&open(&files.mini, Mode::Fast, None, 1), &prompt, 40);
+        let length = std::fs::metadata(&files.mini).unwrap().len();
+        for (budget, threads, batch) in
+            [(None, 2, 1), (None, 2, 9), (Some(length), 2, 40), (Some(length), 1, 3)]
+        {
+            let model = open(&files.mini, Mode::Fast, budget, threads);
+            assert!(logits(&model, &prompt, batch) == expected, "{encoding}, {budget:?}, {threads}, {batch}");
+        }
+        let exact = logits(&open(&files.whole, Mode::Exact, None, 1), &prompt, 40);
+        assert!(expected != exact, "the first planes are coarser");
+    }
+}
+
+#[test]
+fn a_fetched_capsule_is_whole() {
+    let files = files("q8_0", true, 72);
+    let [whole, divided] = [&files.whole, &files.divided].map(|path| open(path, Mode::Exact, None, 1));
+    let length = std::fs::metadata(&files.divided).unwrap().len();
+    let limited = open(&files.divided, Mode::Exact, Some(length), 1);
+    for capsule in &whole.store().manifest().capsules {
+        for layout in [FetchLayout::Source, FetchLayout::Stored, FetchLayout::F32] {
+            let expected = whole.store().fetch(&capsule.id, layout).unwrap();
+            for model in [&divided, &limited] {
+                let found = model.store().fetch(&capsule.id, layout).unwrap();
+                assert_eq!(found.tensors.len(), expected.tensors.len());
+                for (found, expected) in found.tensors.iter().zip(&expected.tensors) {
+                    assert_eq!((found.name, found.layout), (expected.name, expected.layout));
+                    assert!(found.bytes == expected.bytes, "{}, {layout:?}", found.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_of_a_second_plane_is_found() {
+    let files = files("q8_0", true, 72);
+    let options = VerifyOptions { deep: true, ..VerifyOptions::default() };
+    let sound = |path: &Path| verify(path, &options, &mut |_, _| {}).map(|found| found.problems.is_empty());
+    assert!(sound(&files.divided).unwrap() && sound(&files.mini).unwrap());
+    let model = open(&files.divided, Mode::Exact, None, 1);
+    let capsule = &model.store().manifest().capsules[1];
+    let (extent, tensor) = (capsule.extent.unwrap(), &capsule.tensors[1]);
+    let (id, place) = (capsule.id.clone(), extent.offset + tensor.planes[1].offset);
+    drop(model);
+    let mut bytes = std::fs::read(&files.divided).unwrap();
+    bytes[place as usize] ^= 1;
+    std::fs::write(&files.divided, bytes).unwrap();
+    assert!(!sound(&files.divided).unwrap_or(false));
+    let model = open(&files.divided, Mode::Exact, None, 1);
+    let error = model.store().fetch(&id, FetchLayout::Source).unwrap_err().to_string();
+    assert!(error.contains(&id) && error.contains("checksum"), "{error}");
+}
