@@ -101,7 +101,7 @@ pub struct Tensor {
     pub encoding: String,
     /// How rows are arranged.
     pub layout: Layout,
-    /// How the elements' bits are divided into two planes, `5+3`; absent where they are not.
+    /// How the elements' bits are divided into two planes, `4+4`; absent where they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub division: Option<String>,
     /// The stored bytes: one plane, two of a divided tensor, of which a mini may hold the first alone; none where a mini

@@ -154,9 +154,9 @@ impl Session {
         let context = context_of(&model, options);
         let cache = KvCache::new(model.decoder().params(), context, options.kv_format)?;
         let store = model.store();
+        let Share { batch, guesses, claim } = share(&model, &cache, options.batch)?;
         let speculator = (store.mode() == Mode::Speculative)
-            .then(|| Speculator::new(store.drafts().then(Forward::draft), !options.without_lookup));
-        let (batch, claim) = claim(&model, &cache, options.batch)?;
+            .then(|| Speculator::new(store.drafts().then(Forward::draft), !options.without_lookup, guesses));
         Ok(Self {
             model,
             cache,
@@ -653,12 +653,25 @@ pub(super) fn context_of(model: &Model, options: &SessionOptions) -> usize {
 }
 
 /// Share of a budget that the activations of a batch take at most, where its size is the library's choice.
-const BATCH_SHARE: u64 = 16;
+const BATCH_SHARE: u64 = 32;
+
+/// Share of a budget that the logits of guesses take at most, but for a few.
+const GUESSES_SHARE: u64 = 40;
+
+/// What a session has of its model's budget.
+struct Share {
+    /// Tokens of a batch; 0: as many as suit the machine.
+    batch: usize,
+    /// Guesses of a round at most.
+    guesses: usize,
+    claim: Option<Claim>,
+}
 
 /// Has the model's budget hold a KV cache and the buffers of a batch of `batch` tokens; 0: as many as suit the machine
-/// and the budget. Gives the batch and the claim; both as they are without a budget.
-fn claim(model: &Model, cache: &KvCache, batch: usize) -> Result<(usize, Option<Claim>)> {
-    let Some(budget) = model.store().budget() else { return Ok((batch, None)) };
+/// and the budget.
+fn share(model: &Model, cache: &KvCache, batch: usize) -> Result<Share> {
+    let mut guesses = speculate::MOST.min(cache.capacity().saturating_sub(1));
+    let Some(budget) = model.store().budget() else { return Ok(Share { batch, guesses, claim: None }) };
     let decoder = model.decoder();
     let largest = decoder.backend().max_batch(false);
     let mut n = if batch == 0 { largest } else { batch.min(largest) }.min(cache.capacity()).max(1);
@@ -668,12 +681,15 @@ fn claim(model: &Model, cache: &KvCache, batch: usize) -> Result<(usize, Option<
         bytes = decoder.batch_bytes(cache, n, Logits::Last)?;
     }
     if model.store().mode() == Mode::Speculative {
-        let most = (speculate::MOST + 1).min(cache.capacity());
-        bytes = bytes.max(decoder.batch_bytes(cache, most, Logits::All)?);
+        let round = |guesses: usize| decoder.batch_bytes(cache, guesses + 1, Logits::All);
+        while guesses > speculate::FEWEST && round(guesses)? > budget.total() / GUESSES_SHARE {
+            guesses -= 1;
+        }
+        bytes = bytes.max(round(guesses)?);
         bytes += decoder.batch_bytes(cache, 1, Logits::Last)?;
     }
     let claim = budget.claim("the KV cache and activations", cache.bytes().saturating_add(bytes))?;
-    Ok((n, Some(claim)))
+    Ok(Share { batch: n, guesses, claim: Some(claim) })
 }
 
 /// Text that detokenizer and stop matcher still hold back when a generation ends without a stop string.

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use crate::decoder::forward::Forward;
 
-/// Guesses of one round at most.
+/// Guesses of one round at most, and the bound in the smallest budget.
 pub(super) const MOST: usize = 24;
+pub(super) const FEWEST: usize = 4;
 /// Guesses of a round of which nothing is known yet.
 const FIRST: usize = 4;
 /// Weight of the newest measurement in a running mean.
@@ -62,6 +63,8 @@ pub(super) struct Speculator {
     /// Computes with the mini; `None` where it cannot draft.
     pub draft: Option<Forward>,
     pub stats: SpeculationStats,
+    /// Guesses of a round at most.
+    most: usize,
     /// Whether repeated text is guessed to go on as before.
     lookup: bool,
     mini: Pace,
@@ -113,13 +116,14 @@ impl Pace {
 }
 
 impl Speculator {
-    /// `draft` computes with the mini where there is one.
-    pub fn new(draft: Option<Forward>, lookup: bool) -> Self {
+    /// `draft` computes with the mini where there is one; rounds have `most` guesses at most.
+    pub fn new(draft: Option<Forward>, lookup: bool, most: usize) -> Self {
         Self {
             phase: Phase::Idle,
             guesses: Vec::new(),
             draft,
             stats: SpeculationStats::default(),
+            most,
             lookup,
             mini: Pace::default(),
             repeats: Pace::default(),
@@ -147,7 +151,7 @@ impl Speculator {
     pub fn begin(&mut self, tokens: &[u32], room: usize) {
         self.guesses.clear();
         (self.chance, self.hope, self.spent) = (1.0, 0.0, Duration::ZERO);
-        let room = room.min(MOST);
+        let room = room.min(self.most);
         let repeated = if self.lookup { continuation(tokens, room) } else { &[] };
         let holds = self.repeats.holds.or(0.6);
         let mini_holds = if self.draft.is_some() { self.mini.holds.or(0.7) } else { 0.0 };
@@ -173,7 +177,7 @@ impl Speculator {
         let mini = self.mini.seconds.or(pass / 8.0);
         let tokens = |p: f64, n: usize| 1.0 + series(p, n);
         let with_mini =
-            (1..=MOST).map(|n| tokens(mini_holds, n) / self.cost(n, mini).max(1e-9)).fold(0.0, f64::max);
+            (1..=self.most).map(|n| tokens(mini_holds, n) / self.cost(n, mini).max(1e-9)).fold(0.0, f64::max);
         let with_mini = if self.draft.is_some() { with_mini } else { tokens(0.0, 0) / pass.max(1e-9) };
         tokens(holds, n) / self.cost(n, 0.0).max(1e-9) >= with_mini
     }
@@ -193,14 +197,15 @@ impl Speculator {
     fn pays(&self) -> bool {
         let (Some(holds), Some(seconds)) = (self.mini.holds.0, self.mini.seconds.0) else { return true };
         let alone = 1.0 / self.pass.or(1.0);
-        let best = (1..=MOST).map(|n| (1.0 + series(holds, n)) / self.cost(n, seconds)).fold(0.0, f64::max);
+        let best =
+            (1..=self.most).map(|n| (1.0 + series(holds, n)) / self.cost(n, seconds)).fold(0.0, f64::max);
         best > alone || self.idle >= RETRY
     }
 
     /// Whether the mini shall guess on, where at most `room` guesses have room.
     pub fn goes_on(&self, room: usize) -> bool {
         let n = self.guesses.len();
-        if n >= room.min(MOST) {
+        if n >= room.min(self.most) {
             return false;
         }
         if n == 0 {
@@ -316,7 +321,7 @@ mod tests {
 
     /// A speculator whose mini guesses in `guess` seconds what holds with probability `holds`.
     fn paced(pass: f64, guess: f64, holds: f64) -> Speculator {
-        let mut speculator = Speculator::new(Some(Forward::draft()), false);
+        let mut speculator = Speculator::new(Some(Forward::draft()), false, MOST);
         speculator.mini =
             Pace { seconds: Mean(Some(guess)), holds: Mean(Some(holds)), confidence: Mean(Some(holds)) };
         (speculator.pass, speculator.each) = (Mean(Some(pass)), Mean(Some(0.01 * pass)));
@@ -350,7 +355,7 @@ mod tests {
 
     #[test]
     fn what_held_is_counted() {
-        let mut speculator = Speculator::new(None, true);
+        let mut speculator = Speculator::new(None, true, MOST);
         speculator.begin(&[1, 2, 3, 4, 1, 2, 3], 8);
         assert_eq!((speculator.phase, &speculator.guesses[..]), (Phase::Verifying, &[4, 1, 2, 3][..]));
         speculator.verified();

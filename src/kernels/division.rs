@@ -11,7 +11,7 @@ use super::pack::GROUP;
 /// How an encoding's packed bytes are divided.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Division {
-    /// Bits of a code in the first and in the second plane: `5+3`.
+    /// Bits of a code in the first and in the second plane: `4+4`.
     pub name: &'static str,
     /// Bytes of a packed block (of eight rows) in the first and in the second plane.
     pub bytes: [usize; 2],
@@ -25,8 +25,8 @@ pub(super) enum Form {
     Q4_1,
 }
 
-/// q8_0: five high bits and three low ones. The coarse code is the middle of what the low bits leave open.
-pub(super) static Q8_0: Division = Division { name: "5+3", bytes: [176, 96], form: Form::Q8_0 };
+/// q8_0: four high bits and four low ones. The coarse code is the middle of what the low bits leave open.
+pub(super) static Q8_0: Division = Division { name: "4+4", bytes: [144, 128], form: Form::Q8_0 };
 /// q4_1: three high bits and a low one. The coarse form has codes twice as far apart, and an offset that is half a step
 /// higher.
 pub(super) static Q4_1: Division = Division { name: "3+1", bytes: [128, 32], form: Form::Q4_1 };
@@ -117,52 +117,33 @@ impl Division {
 /// Bytes that are moved together.
 const RUN: usize = 32;
 
-/// A code plus 128 is `hhhhhlll`. First plane: the scales; of the codes i and i + 128 the low four h in a byte; of the
-/// codes j + 32 b the highest h, in bit b of byte j. Second plane: of the codes k + 64 p the two high l, in bits 2 p; of
-/// the codes j + 32 b the lowest l, in bit b of byte j.
+/// First plane: the scales; of the codes i and i + 128 the high four bits in a byte. Second plane: the low ones likewise.
 fn divide_q8_0(block: &[u8], first: &mut [u8], second: &mut [u8]) {
     let (scales, codes) = block.split_at(16);
+    let (low, high) = codes.split_at(128);
     first[..16].copy_from_slice(scales);
-    first[16..].fill(0);
-    second.fill(0);
-    for (i, code) in codes.iter().enumerate() {
-        let code = code ^ 0x80;
-        first[16 + i % 128] |= (code >> 3 & 15) << (i / 128 * 4);
-        first[144 + i % RUN] |= (code >> 7) << (i / RUN);
-        second[i % 64] |= (code >> 1 & 3) << (i / 64 * 2);
-        second[64 + i % RUN] |= (code & 1) << (i / RUN);
+    for (i, (a, b)) in low.iter().zip(high).enumerate() {
+        first[16 + i] = a >> 4 | b & 0xf0;
+        second[i] = a & 15 | b << 4;
     }
 }
 
 #[inline(always)]
-fn join_q8_0(first: &[u8; 176], second: &[u8; 96], packed: &mut [u8; 272]) {
+fn join_q8_0(first: &[u8; 144], second: &[u8; 128], packed: &mut [u8; 272]) {
     packed[..16].copy_from_slice(&first[..16]);
-    for b in 0..8 {
-        for j in 0..RUN {
-            let twos = second[b % 2 * RUN + j] >> (b / 2 * 2) & 3;
-            let low = twos << 1 | second[64 + j] >> b & 1;
-            packed[16 + b * RUN + j] = high_q8_0(first, b, j) | low;
-        }
+    for i in 0..128 {
+        packed[16 + i] = first[16 + i] << 4 | second[i] & 15;
+        packed[144 + i] = first[16 + i] & 0xf0 | second[i] >> 4;
     }
 }
 
 #[inline(always)]
-fn coarse_q8_0(first: &[u8; 176], packed: &mut [u8; 272]) {
+fn coarse_q8_0(first: &[u8; 144], packed: &mut [u8; 272]) {
     packed[..16].copy_from_slice(&first[..16]);
-    for b in 0..8 {
-        for j in 0..RUN {
-            packed[16 + b * RUN + j] = high_q8_0(first, b, j) | 4;
-        }
+    for i in 0..128 {
+        packed[16 + i] = first[16 + i] << 4 | 8;
+        packed[144 + i] = first[16 + i] & 0xf0 | 8;
     }
-}
-
-/// The high bits of code `j + 32 b`, in place.
-#[inline(always)]
-fn high_q8_0(first: &[u8; 176], b: usize, j: usize) -> u8 {
-    let nibble = first[16 + b % 4 * RUN + j];
-    let four = if b < 4 { nibble << 3 & 0x78 } else { nibble >> 1 & 0x78 };
-    // The highest bit is stored as that of the code plus 128.
-    (first[144 + j] >> b << 7 ^ 0x80) | four
 }
 
 /// A byte holds two codes, `hhml hhml`. First plane: scales and offsets; of the bytes k and k + 64 the h; of the bytes
@@ -276,12 +257,12 @@ mod tests {
     #[test]
     fn coarse_codes_are_the_middle_of_what_is_left_open() {
         let packed = bytes(272);
-        let (mut first, mut second, mut coarse) = (vec![0; 176], vec![0; 96], vec![0; 272]);
+        let (mut first, mut second, mut coarse) = (vec![0; 144], vec![0; 128], vec![0; 272]);
         Q8_0.divide(&packed, &mut first, &mut second);
         Q8_0.join(&first, None, &mut coarse);
         assert_eq!(coarse[..16], packed[..16]);
         for (coarse, exact) in coarse[16..].iter().zip(&packed[16..]) {
-            assert_eq!(coarse.cast_signed(), (exact.cast_signed() & !7) + 4);
+            assert_eq!(coarse.cast_signed(), (exact.cast_signed() & !15) + 8);
         }
     }
 
@@ -301,7 +282,7 @@ mod tests {
     #[test]
     fn planes_that_are_too_short_are_seen() {
         let encoding = super::super::encoding::by_name("q8_0").unwrap_or_else(|| unreachable!("registered"));
-        let [first, second] = [vec![0; 2 * 176], vec![0; 2 * 96]];
+        let [first, second] = [vec![0; 2 * 144], vec![0; 2 * 128]];
         assert!(Planes::Both([&first, &second]).hold(encoding, 9, 32));
         assert!(Planes::First(&first).hold(encoding, 16, 32));
         assert!(!Planes::Both([&first, &second[1..]]).hold(encoding, 9, 32));

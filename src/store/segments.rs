@@ -258,10 +258,10 @@ mod tests {
         }
     }
 
-    /// The same, divided: 352 and 192 bytes.
+    /// The same, divided: 288 and 256 bytes.
     fn divided(name: &str, groups: u64, offsets: [u64; 2]) -> Tensor {
-        let plane = |k: usize| Plane { offset: offsets[k], len: [352, 192][k] * groups, xxh3: String::new() };
-        Tensor { division: Some("5+3".into()), planes: vec![plane(0), plane(1)], ..matrix(name, groups, 0) }
+        let plane = |k: usize| Plane { offset: offsets[k], len: [288, 256][k] * groups, xxh3: String::new() };
+        Tensor { division: Some("4+4".into()), planes: vec![plane(0), plane(1)], ..matrix(name, groups, 0) }
     }
 
     fn capsule(tensors: Vec<Tensor>) -> Capsule {

@@ -169,22 +169,18 @@ macro_rules! divided {
 
 divided!(
     /// q8_0 of both planes.
-    Q8Both, Q8_0, [176, 96], |p, q| {
-        let high = high_codes::<W>(p);
+    Q8Both, Q8_0, [144, 128], |p, q| {
         let codes = eight!(|i| {
-            let twos = vector::<W>(q, i % 2);
-            let twos = if i < 2 { W::shl16(twos, 1) } else { W::shr16(twos, 2 * (i as i32 / 2) - 1) };
-            let low = W::or(W::and(twos, W::splat8(6)), bits::<W>(vector::<W>(W::at(q, 64), 0), i, 1));
-            W::or(high[i], low)
+            let low = bits::<W>(vector::<W>(q, i % 4), 4 * (i / 4), 15);
+            W::or(high_nibble::<W>(p, i), low)
         });
         (codes, halves::<W>(p, 0), W::splat(0.0))
     }
 );
 divided!(
     /// q8_0 of the first plane alone.
-    Q8First, Q8_0, [176, 0], |p, _| {
-        let high = high_codes::<W>(p);
-        let codes = eight!(|i| W::or(high[i], W::splat8(4)));
+    Q8First, Q8_0, [144, 0], |p, _| {
+        let codes = eight!(|i| W::or(high_nibble::<W>(p, i), W::splat8(8)));
         (codes, halves::<W>(p, 0), W::splat(0.0))
     }
 );
@@ -204,19 +200,13 @@ divided!(
     }
 );
 
-/// The five high bits of a block's codes, from its first plane.
+/// The high four bits of code vector `i` of a block, in place, from its first plane.
 #[inline(always)]
-unsafe fn high_codes<W: Width>(p: W::Place) -> Codes<W> {
-    // SAFETY: the caller's block has 176 bytes.
+unsafe fn high_nibble<W: Width>(p: W::Place, i: usize) -> W::Int {
+    // SAFETY: the caller's block has 144 bytes.
     unsafe {
-        // The highest bit is stored as that of the code plus 128.
-        let highest = W::xor(vector::<W>(W::at(p, 144), 0), W::splat8(-1));
-        eight!(|i| {
-            let nibble = vector::<W>(W::at(p, 16), i % 4);
-            let four = if i < 4 { W::shl16(nibble, 3) } else { W::shr16(nibble, 1) };
-            let top = W::and(W::shl16(highest, 7 - i as i32), W::splat8(-128));
-            W::or(W::and(four, W::splat8(0x78)), top)
-        })
+        let both = vector::<W>(W::at(p, 16), i % 4);
+        W::and(if i < 4 { W::shl16(both, 4) } else { both }, W::splat8(-16))
     }
 }
 
