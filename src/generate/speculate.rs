@@ -17,8 +17,10 @@ const FIRST: usize = 4;
 const NEWEST: f64 = 0.15;
 /// Tokens that must repeat before what followed them is guessed to follow again.
 const REPEATED: usize = 3;
-/// Rounds without a guess after which one is tried again.
-const RETRY: u32 = 24;
+/// Rounds without a guess after which one is tried again: so many at first, twice as many after each that failed.
+const RETRY: [u32; 2] = [3, 24];
+/// How often guesses hold, and what the mini gives them, before anything is known.
+const USUAL: f64 = 0.7;
 /// Logits further below the best than this hardly change a probability.
 const NEGLIGIBLE: f32 = 16.0;
 
@@ -73,8 +75,11 @@ pub(super) struct Speculator {
     /// Time of a pass, and how much of it each guess costs.
     pass: Mean,
     each: Mean,
-    /// Rounds since a guess was made.
+    /// Rounds since a guess was made, and after how many one is tried again.
     idle: u32,
+    retry: u32,
+    /// Whether the mini has guessed before: the first time it may have to be read.
+    is_warm: bool,
     /// Of the guesses so far: the chance that all hold, and how many hold on average.
     chance: f64,
     hope: f64,
@@ -100,6 +105,12 @@ impl Mean {
         self.0 = Some(self.0.map_or(value, |mean| mean + NEWEST * (value - mean)));
     }
 
+    /// As [`add`](Self::add), where `usual` is what was known before.
+    fn learn(&mut self, usual: f64, value: f64) {
+        let mean = self.or(usual);
+        self.0 = Some(mean + NEWEST * (value - mean));
+    }
+
     fn or(self, other: f64) -> f64 {
         self.0.unwrap_or(other)
     }
@@ -109,7 +120,7 @@ impl Pace {
     /// The probability that a guess holds to which the mini gave `confidence`: of what it doubts on average, only so much
     /// fails.
     fn chance(&self, confidence: f64) -> f64 {
-        let (fails, doubt) = (1.0 - self.holds.or(0.7), 1.0 - self.confidence.or(0.7));
+        let (fails, doubt) = (1.0 - self.holds.or(USUAL), 1.0 - self.confidence.or(USUAL));
         let scale = (fails / doubt.max(0.01)).clamp(0.05, 2.0);
         (1.0 - scale * (1.0 - confidence)).clamp(0.01, 0.995)
     }
@@ -131,6 +142,8 @@ impl Speculator {
             pass: Mean::default(),
             each: Mean::default(),
             idle: 0,
+            retry: RETRY[0],
+            is_warm: false,
             chance: 1.0,
             hope: 0.0,
             spent: Duration::ZERO,
@@ -154,7 +167,7 @@ impl Speculator {
         let room = room.min(self.most);
         let repeated = if self.lookup { continuation(tokens, room) } else { &[] };
         let holds = self.repeats.holds.or(0.6);
-        let mini_holds = if self.draft.is_some() { self.mini.holds.or(0.7) } else { 0.0 };
+        let mini_holds = if self.draft.is_some() { self.mini.holds.or(USUAL) } else { 0.0 };
         if !repeated.is_empty() && self.repeats_win(repeated.len(), holds, mini_holds) {
             self.source = Source::Lookup;
             self.guesses.extend_from_slice(repeated);
@@ -167,6 +180,7 @@ impl Speculator {
             self.phase = Phase::Verifying;
         }
         if self.phase == Phase::Drafting || !self.guesses.is_empty() {
+            self.retry = if self.idle == 0 { RETRY[0] } else { (2 * self.retry).min(RETRY[1]) };
             self.idle = 0;
         }
     }
@@ -199,7 +213,7 @@ impl Speculator {
         let alone = 1.0 / self.pass.or(1.0);
         let best =
             (1..=self.most).map(|n| (1.0 + series(holds, n)) / self.cost(n, seconds)).fold(0.0, f64::max);
-        best > alone || self.idle >= RETRY
+        best > alone || self.idle >= self.retry
     }
 
     /// Whether the mini shall guess on, where at most `room` guesses have room.
@@ -213,7 +227,7 @@ impl Speculator {
         }
         let Some(seconds) = self.mini.seconds.0.filter(|_| self.pass.0.is_some()) else { return n < FIRST };
         // The next guess holds only where all before it do; what it adds a second must beat what the round has.
-        let next = self.chance * self.mini.holds.or(0.7);
+        let next = self.chance * self.mini.holds.or(USUAL);
         let cost = seconds + self.share();
         next / cost.max(1e-9) > (1.0 + self.hope) / self.cost(n, seconds).max(1e-9)
     }
@@ -222,7 +236,7 @@ impl Speculator {
     pub fn guess(&mut self, id: u32, confidence: f64) {
         self.guesses.push(id);
         self.chance *= self.mini.chance(confidence);
-        self.mini.confidence.add(confidence);
+        self.mini.confidence.learn(USUAL, confidence);
         self.hope += self.chance;
         self.stats.drafted += 1;
     }
@@ -234,7 +248,7 @@ impl Speculator {
 
     /// The mini has guessed enough.
     pub fn verify(&mut self) {
-        if !self.guesses.is_empty() {
+        if !self.guesses.is_empty() && std::mem::replace(&mut self.is_warm, true) {
             self.mini.seconds.add(self.spent.as_secs_f64() / self.guesses.len() as f64);
         }
         self.spent = Duration::ZERO;
@@ -265,7 +279,7 @@ impl Speculator {
         let Some(guess) = self.guesses.get(row) else { return false };
         let held = *guess == id;
         let pace = if self.source == Source::Mini { &mut self.mini } else { &mut self.repeats };
-        pace.holds.add(if held { 1.0 } else { 0.0 });
+        pace.holds.learn(USUAL, if held { 1.0 } else { 0.0 });
         self.stats.accepted += u64::from(held);
         held
     }
@@ -349,8 +363,25 @@ mod tests {
     #[test]
     fn guesses_are_tried_again_after_a_while() {
         let mut poor = paced(1.0, 0.9, 0.3);
-        let rounds = (0..2 * RETRY).filter(|_| round(&mut poor, 0.3) > 0).count();
-        assert!((1..=4).contains(&rounds), "{rounds}");
+        let rounds = (0..4 * RETRY[1]).filter(|_| round(&mut poor, 0.3) > 0).count();
+        assert!((4..=9).contains(&rounds), "{rounds}");
+    }
+
+    #[test]
+    fn one_guess_that_fails_does_not_end_guessing() {
+        let mut speculator = Speculator::new(Some(Forward::draft()), false, MOST);
+        for _ in 0..2 {
+            speculator.begin(&[1, 2], MOST);
+            assert_eq!(speculator.phase, Phase::Drafting);
+            speculator.guess(7, 0.5);
+            speculator.spend(Duration::from_millis(1));
+            speculator.verify();
+            speculator.spend(Duration::from_millis(20));
+            speculator.verified();
+            assert!(!speculator.held(0, 8));
+        }
+        speculator.begin(&[1, 2], MOST);
+        assert_eq!(speculator.phase, Phase::Drafting);
     }
 
     #[test]

@@ -199,13 +199,11 @@ impl Store {
         usize::from(!std::ptr::eq(file, &raw const self.primary))
     }
 
-    /// Bytes that the files' manifests and assets take.
+    /// Bytes that the files' manifests and the assets of the opened one take; those of a mini's full file are not read.
     fn held_by_files(&self) -> u64 {
-        let file = |file: &MappedFile| {
-            let contents = file.contents();
-            let assets: u64 = contents.manifest.assets.iter().map(|asset| asset.len).sum();
-            contents.header.manifest_len * PARSED + assets + file.owned_bytes() as u64
-        };
-        file(&self.primary) + self.full.as_ref().map_or(0, file)
+        let file =
+            |file: &MappedFile| file.contents().header.manifest_len * PARSED + file.owned_bytes() as u64;
+        let assets: u64 = self.manifest().assets.iter().map(|asset| asset.len).sum();
+        file(&self.primary) + self.full.as_ref().map_or(0, file) + assets
     }
 }
