@@ -6,6 +6,7 @@ mod demo;
 mod dist;
 mod fuzz;
 mod instructions;
+mod planes;
 mod setup;
 mod shell;
 mod test;
@@ -27,6 +28,7 @@ const HELP: &str = "cargo xtask COMMAND
   dist              an archive of library, header and command line for this system in target/dist
   fuzz [SECONDS]    runs every fuzz target for that long (default 60)
   instructions      counts the kernels' instructions alone and holds them against benches/instructions.json
+  planes            measures nested planes against separate light copies and writes the tables of docs/memory.md
   bless             rewrites the generated files that tests compare: header, symbols, schema, tables, counts
   setup             only installs what the other commands need";
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         (Some("fuzz"), []) => fuzz::run("60"),
         (Some("fuzz"), [seconds]) => fuzz::run(seconds),
         (Some("instructions"), []) => instructions::run(),
+        (Some("planes"), []) => planes::run(),
         (Some("bless"), []) => test::bless(),
         (Some("setup"), []) => setup::all(),
         (Some("help" | "--help" | "-h"), _) => {

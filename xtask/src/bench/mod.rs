@@ -5,7 +5,7 @@
 
 mod cgroup;
 mod disk;
-mod document;
+pub mod document;
 mod marks;
 mod measure;
 mod memory;
