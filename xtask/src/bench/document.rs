@@ -13,13 +13,15 @@ pub fn write(results: &Results, marks: &[Mark], floors: &Floors) -> Outcome {
     let text = fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     fs::write(&path, filled(text, results, marks, floors)?)
         .map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+    plot::all(results).into_iter().try_for_each(|(name, picture)| self::plot(name, &picture))
+}
+
+/// Writes a plot.
+pub fn plot(name: &str, picture: &str) -> Outcome {
     let folder = root().join("docs/plots");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    for (name, picture) in plot::all(results) {
-        let path = folder.join(format!("{name}.svg"));
-        fs::write(&path, picture).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-    }
-    Ok(())
+    let path = folder.join(format!("{name}.svg"));
+    fs::write(&path, picture).map_err(|e| format!("cannot write {}: {e}", path.display()))
 }
 
 /// Writes tables between their markers on another page of docs.

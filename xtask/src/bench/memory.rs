@@ -11,8 +11,8 @@ use super::cgroup::Cgroup;
 use super::disk;
 use super::measure::{Programs, Subject};
 use super::run::Run;
-use super::tables;
-use crate::shell::{Outcome, root};
+use super::{plot, tables};
+use crate::shell::{Outcome, capture, root};
 
 /// Limits in percent of our file's length.
 const LIMITS: [u64; 5] = [120, 100, 75, 50, 25];
@@ -53,7 +53,29 @@ pub struct Row {
     pub disk_read: f64,
     /// Our decoding without any limit, tokens a second.
     pub unlimited: f64,
+    /// Tokens a second that `cgraph plan` expects.
+    #[serde(default)]
+    pub planned: f64,
+    /// The modes of a mini.
+    #[serde(default)]
+    pub modes: Vec<ModeRow>,
 }
+
+/// A mode of the model's mini under a limit.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ModeRow {
+    pub mode: String,
+    /// The one that `auto` took.
+    pub taken: String,
+    /// Tokens a second; absent where the budget was refused.
+    pub speed: Option<f64>,
+    pub token_bytes: f64,
+    pub stall_ms: f64,
+    pub peak_bytes: u64,
+}
+
+/// The modes of a mini that are measured.
+const MODES: [&str; 4] = ["exact", "speculative", "fast", "auto"];
 
 /// What was measured under limits, and by which run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -100,6 +122,7 @@ impl MemoryResults {
             "read a token, MB",
             "of what is not pinned",
             "of the bound",
+            "of the plan",
             "waiting, ms a token",
             "peak over the budget, MB",
         ];
@@ -121,12 +144,65 @@ impl MemoryResults {
                     String::new()
                 },
                 tables::percent(Some(ours / row.bound())),
+                tables::percent((row.planned > 0.0).then(|| ours / row.planned)),
                 tables::show(Some(row.stall_ms)),
                 format!("{:.1}", (row.peak_bytes as f64 - row.budget_bytes as f64) / 1e6),
             ]
         });
         text += &tables::table(&titles, rows);
-        text
+        text + &self.modes()
+    }
+
+    /// The table of the modes.
+    fn modes(&self) -> String {
+        let titles = [
+            "model",
+            "limit",
+            "mode of the mini",
+            "tokens/s",
+            "read a token, MB",
+            "waiting, ms a token",
+            "peak over the budget, MB",
+        ];
+        let rows = self.rows.iter().flat_map(|row| {
+            row.modes.iter().map(move |mode| {
+                let taken = if mode.taken == mode.mode { String::new() } else { format!(": {}", mode.taken) };
+                let mut cells =
+                    vec![row.model.clone(), format!("{}%", row.percent), format!("{}{taken}", mode.mode)];
+                cells.extend(match mode.speed {
+                    None => ["does not fit".to_owned(), String::new(), String::new(), String::new()],
+                    Some(_) => [
+                        tables::show(mode.speed),
+                        format!("{:.0}", mode.token_bytes / 1e6),
+                        tables::show(Some(mode.stall_ms)),
+                        format!("{:.1}", (mode.peak_bytes as f64 - row.budget_bytes as f64) / 1e6),
+                    ],
+                });
+                cells
+            })
+        });
+        let rows: Vec<Vec<String>> = rows.collect();
+        if rows.is_empty() {
+            return String::new();
+        }
+        let why = "\nTheir weights are random, so that a mini's guesses never hold: these rows show what the modes cost at worst.\n\n";
+        why.to_owned() + &tables::table(&titles, rows)
+    }
+
+    /// The picture of docs/plots: speed by limit, ours, llama.cpp's and the bound.
+    pub fn plot(&self) -> String {
+        let lines = [
+            ("CapsuleGraph", "#2464b4", (|row: &Row| row.ours) as fn(&Row) -> Option<f64>),
+            ("llama.cpp", "#d08422", |row| row.theirs),
+            ("bound", "#85888f", |row| Some(row.bound())),
+        ];
+        let models: Vec<(&str, Vec<&Row>)> = MODELS
+            .iter()
+            .map(|name| (*name, self.rows.iter().filter(|row| row.model == *name).rev().collect()))
+            .collect();
+        plot::by_label("Decode by memory limit, 2 threads (tokens/s)", &models, &lines, |row: &Row| {
+            format!("{}%", row.percent)
+        })
     }
 }
 
@@ -153,7 +229,11 @@ impl Programs {
                 ..Row::default()
             };
             self.own_row(subject, &mut row)?;
+            row.planned = self.planned(subject, budget_bytes)?;
             row.theirs = self.peer_in(subject, limit_bytes)?;
+            for mode in MODES {
+                row.modes.push(self.mode_row(subject, mode, &row)?);
+            }
             rows.push(row);
         }
         Ok(rows)
@@ -177,7 +257,47 @@ impl Programs {
         Ok(())
     }
 
-    /// Our report, the bytes read and the peak of the cgroup.
+    /// Tokens a second that `cgraph plan` expects of mode exact.
+    fn planned(&self, subject: &Subject<'_>, budget: u64) -> Outcome<f64> {
+        let mut command = Command::new(&self.cgraph);
+        command.arg("plan").arg(&subject.converted).args(["--memory", &budget.to_string(), "--json"]);
+        let output = capture(command.args(["--threads", "2", "--ctx", &CONTEXT.to_string()]))?;
+        let plan: Value = serde_json::from_str(&output).map_err(|e| format!("no JSON ({e}): {output}"))?;
+        number(&plan["modes"][0], "tokens_per_s")
+    }
+
+    /// One mode of the model's mini, which is made where there is none.
+    fn mode_row(&self, subject: &Subject<'_>, mode: &str, row: &Row) -> Outcome<ModeRow> {
+        let mini = subject.converted.with_extension("mini.cgraph");
+        if !mini.exists() {
+            capture(
+                Command::new(&self.cgraph)
+                    .arg("split")
+                    .arg(&subject.converted)
+                    .arg("-o")
+                    .arg(&mini)
+                    .arg("-q"),
+            )?;
+        }
+        let mut found = ModeRow { mode: mode.to_owned(), ..ModeRow::default() };
+        let mut read = [0.0; 2];
+        for (read, tokens) in read.iter_mut().zip(OURS) {
+            let limits = (Some(row.limit_bytes), Some(row.budget_bytes));
+            disk::evict(&mini)?;
+            let Some((report, bytes, peak)) = self.decode_in(&mini, mode, limits, tokens, subject)? else {
+                return Ok(found);
+            };
+            *read = bytes as f64;
+            found.speed = Some(number(&report, "decode_tokens_per_s")?);
+            found.taken = report["mode"].as_str().unwrap_or_default().to_owned();
+            found.stall_ms = number(&report["capsules"], "stall_ms")? / (2 * tokens) as f64;
+            found.peak_bytes = found.peak_bytes.max(peak);
+        }
+        found.token_bytes = ((read[1] - read[0]) / (2 * (OURS[1] - OURS[0])) as f64).max(0.0);
+        Ok(found)
+    }
+
+    /// Our report of mode exact, the bytes read and the peak of the cgroup.
     fn ours_in(
         &self,
         subject: &Subject<'_>,
@@ -185,8 +305,22 @@ impl Programs {
         budget: Option<u64>,
         tokens: usize,
     ) -> Outcome<(Value, u64, u64)> {
+        self.decode_in(&subject.converted, "exact", (limit, budget), tokens, subject)?.ok_or_else(|| {
+            format!("cgraph did not end well with a budget of {budget:?} bytes in a cgroup of {limit:?}")
+        })
+    }
+
+    /// The same of any mode of a file; `None` where it ended with an error.
+    fn decode_in(
+        &self,
+        file: &Path,
+        mode: &str,
+        (limit, budget): (Option<u64>, Option<u64>),
+        tokens: usize,
+        subject: &Subject<'_>,
+    ) -> Outcome<Option<(Value, u64, u64)>> {
         let mut command = Command::new(&self.cgraph);
-        command.arg("bench").arg(&subject.converted).args(["--mode", "exact", "--threads", "2", "--json"]);
+        command.arg("bench").arg(file).args(["--mode", mode, "--threads", "2", "--json"]);
         command.args(["--repeat", "1", "-p", "0", "-n", &tokens.to_string(), "--ctx", &CONTEXT.to_string()]);
         if let Some(budget) = budget {
             command.args(["--memory", &budget.to_string()]);
@@ -194,11 +328,9 @@ impl Programs {
         disk::evict(&subject.converted)?;
         // Without a limit of its own the process gets one that binds nothing.
         let finished = Cgroup::new(limit.unwrap_or(1 << 40))?.run(&command)?;
-        let output = finished.output.ok_or_else(|| {
-            format!("cgraph did not end well with a budget of {budget:?} bytes in a cgroup of {limit:?}")
-        })?;
+        let Some(output) = finished.output else { return Ok(None) };
         let report = serde_json::from_str(&output).map_err(|e| format!("no JSON ({e}): {output}"))?;
-        Ok((report, finished.read_bytes, finished.peak_bytes))
+        Ok(Some((report, finished.read_bytes, finished.peak_bytes)))
     }
 
     /// llama.cpp's tokens a second, the file mapped; `None` where it was killed.

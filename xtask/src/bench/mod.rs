@@ -165,6 +165,9 @@ fn limited(options: &Options, folder: &Path) -> Outcome {
         }
     }
     println!("{}", results.table());
+    if !results.rows.is_empty() {
+        document::plot("limits", &results.plot())?;
+    }
     document::fill("memory.md", &[("limits", results.table())])
 }
 

@@ -135,6 +135,34 @@ fn draw(picture: &Picture, results: &Results) -> String {
     svg.finish()
 }
 
+/// A picture of lines: a panel a model, whose rows give the labels of the x axis and a value of each line.
+pub fn by_label<R>(
+    title: &str,
+    models: &[(&str, Vec<&R>)],
+    lines: &[(&str, &str, fn(&R) -> Option<f64>)],
+    label: impl Fn(&R) -> String,
+) -> String {
+    let mut svg = Svg::new(COLUMNS as f64 * PANEL.0 + 16.0, HEAD + PANEL.1 + 8.0);
+    let legend: Vec<(&str, &str)> = lines.iter().map(|(name, color, _)| (*name, *color)).collect();
+    head(&mut svg, title, &legend);
+    for (i, (name, rows)) in models.iter().enumerate() {
+        let corner = (8.0 + i as f64 * PANEL.0, HEAD);
+        let labels: Vec<String> = rows.iter().map(|row| label(row)).collect();
+        let values = rows.iter().flat_map(|row| lines.iter().filter_map(|(_, _, value)| value(row)));
+        let axes = Axes::draw(&mut svg, corner, name, &labels, values.fold(0.0, f64::max));
+        for (_, color, value) in lines.iter().rev() {
+            let points: Vec<(f64, f64)> = rows
+                .iter()
+                .enumerate()
+                .filter_map(|(i, row)| Some((axes.x(i), axes.y(value(row)?))))
+                .collect();
+            svg.path(&points, color, 2.0, false);
+            points.iter().for_each(|point| svg.dot(*point, 3.0, color));
+        }
+    }
+    svg.finish()
+}
+
 /// Title and legend.
 pub fn head(svg: &mut Svg, title: &str, legend: &[(&str, &str)]) {
     svg.text((20.0, 26.0), Anchor::Start, 15.0, INK, title);
@@ -161,27 +189,52 @@ pub fn short(value: f64) -> String {
     if value >= 10.0 || value == value.round() { format!("{value:.0}") } else { format!("{value:.1}") }
 }
 
+/// Where values of a panel lie.
+struct Axes {
+    left: f64,
+    slot: f64,
+    ceiling: f64,
+    floor: f64,
+    top: f64,
+}
+
+impl Axes {
+    /// Draws the axes of a panel for values up to `most`, with `labels` below and `title` above.
+    fn draw(svg: &mut Svg, corner: (f64, f64), title: &str, labels: &[String], most: f64) -> Self {
+        let ticks = ticks(most);
+        let top = ticks.last().copied().unwrap_or(1.0);
+        let (left, right) = (corner.0 + LEFT, corner.0 + PANEL.0 - RIGHT);
+        let (ceiling, floor) = (corner.1 + TOP, corner.1 + PANEL.1 - BOTTOM);
+        let axes = Self { left, slot: (right - left) / labels.len().max(1) as f64, ceiling, floor, top };
+        svg.text((left, corner.1 + 20.0), Anchor::Start, 12.5, INK, title);
+        for tick in &ticks {
+            svg.line((left, axes.y(*tick)), (right, axes.y(*tick)), GRID, 1.0);
+            svg.text((left - 6.0, axes.y(*tick) + 3.5), Anchor::End, 10.5, MUTED, &short(*tick));
+        }
+        svg.line((left, floor), (right, floor), MUTED, 1.0);
+        for (i, label) in labels.iter().enumerate() {
+            svg.text((axes.x(i), floor + 16.0), Anchor::Middle, 10.5, MUTED, label);
+        }
+        axes
+    }
+
+    /// The middle of label `i`.
+    fn x(&self, i: usize) -> f64 {
+        self.left + self.slot * (i as f64 + 0.5)
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        self.floor - (self.floor - self.ceiling) * value / self.top
+    }
+}
+
 fn panel(svg: &mut Svg, corner: (f64, f64), picture: &Picture, model: &Model, measured: &Measured) {
     let labels = picture.labels.texts();
     let value = |engine, i| (picture.value)(measured, engine, i);
     let all = Engine::ALL.iter().flat_map(|e| (0..labels.len()).filter_map(|i| value(*e, i)));
-    let most = all.fold(0.0, f64::max);
-    let ticks = ticks(most);
-    let top = ticks.last().copied().unwrap_or(1.0);
-    let (left, right) = (corner.0 + LEFT, corner.0 + PANEL.0 - RIGHT);
-    let (ceiling, floor) = (corner.1 + TOP, corner.1 + PANEL.1 - BOTTOM);
-    let y = |value: f64| floor - (floor - ceiling) * value / top;
-    svg.text((left, corner.1 + 20.0), Anchor::Start, 12.5, INK, model.title);
-    for tick in &ticks {
-        svg.line((left, y(*tick)), (right, y(*tick)), GRID, 1.0);
-        svg.text((left - 6.0, y(*tick) + 3.5), Anchor::End, 10.5, MUTED, &short(*tick));
-    }
-    svg.line((left, floor), (right, floor), MUTED, 1.0);
-    let slot = (right - left) / labels.len() as f64;
-    let x = |i: usize| left + slot * (i as f64 + 0.5);
-    for (i, label) in labels.iter().enumerate() {
-        svg.text((x(i), floor + 16.0), Anchor::Middle, 10.5, MUTED, label);
-    }
+    let axes = Axes::draw(svg, corner, model.title, &labels, all.fold(0.0, f64::max));
+    let (slot, floor) = (axes.slot, axes.floor);
+    let (x, y) = (|i: usize| axes.x(i), |value: f64| axes.y(value));
     match picture.form {
         // The last drawn lies on top.
         Form::Lines => {
