@@ -12,19 +12,12 @@ use crate::store::mapped::MappedFile;
 use crate::store::{Mode, OpenOptions, Origin};
 
 /// Plain prose of the project's own, on which agreement is measured where no text is given.
-const SAMPLE: &str = "The river runs through the old town, under three stone bridges, and turns north where \
-the mill used to stand. In spring the water is high and brown; by August a child can cross it on the stones. \
-People say that the baker at the corner knew every boat by its bell. He opened his shop at five in the morning, \
-swept the step, and wrote the price of bread on a slate. When the railway came, the boats grew few, and the \
-slate was replaced by a printed card. A measurement is worth little without its error. If two instruments \
-disagree, the first question is not which of them is right, but how far apart two readings of the same \
-instrument lie. Only then can a difference be called a difference. The engineer wrote this on the first page of \
-her notebook, and underlined it twice.";
+const SAMPLE: &str = include_str!("sample.txt");
 
 /// Full files above this length are measured only where a text is given: it would take minutes.
 const MAX_UNASKED: u64 = 1 << 30;
 /// Tokens that are compared at most.
-const MAX_TOKENS: usize = 256;
+const MAX_TOKENS: usize = 1024;
 
 /// The text that is measured on, and the full file that runs on this machine.
 #[derive(Debug)]

@@ -8,7 +8,9 @@
 //! measured on a sample of its rows with the very quantiser that will write it, times what such an error costs in the
 //! capsule: measured by running ([`super::sensitivity`]), or else a rough weight for its place in the graph.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use super::importance::Importance;
 use super::light;
@@ -18,7 +20,7 @@ use crate::container::{EXTENT_ALIGN, PLANE_ALIGN, align_up};
 use crate::error::{Error, Result};
 use crate::kernels::encoding::{self, Encoding};
 use crate::kernels::pack;
-use crate::pool::CancelToken;
+use crate::pool::{CancelToken, Gate, Pool};
 use crate::store::fetch::{encoding_of, rows_cols};
 use crate::store::forecast::{MachineRates, WeightSizes};
 use crate::store::mapped::MappedFile;
@@ -152,16 +154,16 @@ pub(super) fn plan(
 ) -> Result<SplitPlan> {
     let manifest = &full.contents().manifest;
     let SplitOptions { size, light, .. } = *options;
-    let mut forms = Vec::with_capacity(manifest.capsules.len());
-    for (index, capsule) in manifest.capsules.iter().enumerate() {
+    let forms_of = |index: usize| {
         if options.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
             return Err(Error::Cancelled);
         }
         let measured = weights.and_then(|weights| weights.get(index)).copied();
         let weight = measured.unwrap_or_else(|| place_weight(manifest, index));
         let columns = |tensor: usize| importance.and_then(|importance| importance.of(index, tensor));
-        forms.push(capsule_forms(full, capsule, (weight, &columns), light)?);
-    }
+        capsule_forms(full, &manifest.capsules[index], (weight, &columns), light)
+    };
+    let forms = on_all_threads(manifest.capsules.len(), &forms_of)?;
     let mut chosen = vec![0; forms.len()];
     let describe = |size: u64, chosen: &[usize]| SplitPlan {
         size,
@@ -205,6 +207,20 @@ pub(super) fn plan(
         plan = describe(size, &chosen);
     }
     Ok(plan)
+}
+
+/// What `of` gives for each of the numbers below `count`.
+fn on_all_threads<T: Send>(count: usize, of: &(dyn Fn(usize) -> Result<T> + Sync)) -> Result<Vec<T>> {
+    let places: Vec<Mutex<Option<Result<T>>>> = (0..count).map(|_| Mutex::new(None)).collect();
+    Pool::new(0)?.run(&Gate::open(), 0, count, &|index| {
+        let value = of(index);
+        *places[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+    });
+    let lost = || Err(Error::Internal("a task of the planner was lost".into()));
+    let value = |place: Mutex<Option<Result<T>>>| {
+        place.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(lost)
+    };
+    places.into_iter().map(value).collect()
 }
 
 /// Divergence, in nats a token, that damage is taken to mean where it was not measured.
@@ -319,15 +335,22 @@ fn capsule_forms<'a>(
         Light::Encoding(e) => vec![e],
         Light::Auto => AUTO.iter().filter_map(|name| encoding::by_name(name)).collect(),
     };
+    // Several candidates have one stand-in.
+    let mut known: Vec<BTreeMap<&str, f64>> = vec![BTreeMap::new(); capsule.tensors.len()];
     for candidate in candidates {
         let mut encodings = own.clone();
         let mut damage = 0.0;
         for (number, (tensor, slot)) in capsule.tensors.iter().zip(&mut encodings).enumerate() {
             let Some(smaller) = light_encoding(tensor, candidate)? else { continue };
-            damage += light::sampled_error(full, capsule, tensor, smaller, importance(number))?;
+            let error = match known[number].get(smaller.name) {
+                Some(error) => *error,
+                None => light::sampled_error(full, capsule, tensor, smaller, importance(number))?,
+            };
+            known[number].insert(smaller.name, error);
+            damage += error;
             *slot = Some(smaller);
         }
-        if encodings != own {
+        if encodings != own && forms.iter().all(|form| form.encodings != encodings) {
             let bytes = extent_bytes(capsule, &encodings);
             let damage = damage * weight;
             forms.push(Form { residence: Residence::Light, encodings, bytes, beyond: all, damage });
