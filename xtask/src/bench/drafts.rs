@@ -6,12 +6,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::choice::{Auto, Tried};
 use super::measure::{Programs, Subject};
 use super::minis::{Compared, First, SIZES, TIMED};
 use super::models::MODELS;
 use super::results::{Measured, median};
 use super::run::Run;
-use super::speculate::{self, AUTO_PERCENT, Auto, CASES, Case, Files, Row, SAMPLINGS, Tried};
+use super::speculate::{self, AUTO_PERCENT, CASES, Case, Files, Row, SAMPLINGS};
 use super::tables::{self, percent, show, table};
 use crate::shell::Outcome;
 

@@ -5,6 +5,7 @@
 
 mod account;
 mod cgroup;
+mod choice;
 mod disk;
 mod document;
 mod drafts;

@@ -41,10 +41,6 @@ const SLOW_PROMPTS: usize = 3;
 const SLOW_TOKENS: usize = 32;
 /// Tokens of an answer at most.
 const TOKENS: usize = 64;
-/// Prompts that a mini is chosen by, minis that are tried, and steps of their sizes in percent of the budget.
-const TRIED_PROMPTS: usize = 2;
-const TRIED: usize = 4;
-const SIZES: [u64; 10] = [95, 90, 85, 80, 75, 70, 65, 60, 55, 50];
 /// How far the report's bytes may lie from the kernel's: part of them, and bytes a token.
 const APART: (f64, f64) = (0.03, 2e5);
 
@@ -65,12 +61,18 @@ pub fn prompts() -> Outcome<Vec<Prompt>> {
 
 /// How text is generated.
 #[derive(Clone, Copy, Debug)]
-struct Way {
-    mode: &'static str,
-    tokens: usize,
-    temperature: f64,
-    seed: usize,
-    slow: bool,
+pub struct Way {
+    pub mode: &'static str,
+    pub tokens: usize,
+    pub temperature: f64,
+    /// Also the number of the prompt.
+    pub seed: usize,
+    pub slow: bool,
+}
+
+impl Way {
+    /// Greedy, the whole number of tokens.
+    pub const EXACT: Self = Self { mode: "exact", tokens: TOKENS, temperature: 0.0, seed: 0, slow: false };
 }
 
 /// What one process did.
@@ -182,32 +184,15 @@ impl Row {
     }
 }
 
-/// A mini that was tried.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Tried {
-    pub case: String,
-    pub mini_bytes: u64,
-    pub token_bytes: f64,
-}
-
-/// What mode auto did.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Auto {
-    pub budget_bytes: u64,
-    pub mini_bytes: u64,
-    pub mode: String,
-    pub reason: String,
-}
-
 /// A case's files.
 #[derive(Debug)]
 pub struct Files<'a> {
-    cgraph: &'a Path,
-    case: &'a Case,
+    pub cgraph: &'a Path,
+    pub case: &'a Case,
     pub source: PathBuf,
     pub full: PathBuf,
-    mini: PathBuf,
-    budget: u64,
+    pub mini: PathBuf,
+    pub budget: u64,
 }
 
 impl<'a> Files<'a> {
@@ -244,7 +229,7 @@ impl<'a> Files<'a> {
     }
 
     /// An answer and one of a single token beside it, from which the sums take it; its tokens.
-    fn measure(&self, prompt: &Prompt, way: Way, sums: &mut Sums) -> Outcome<Result<Vec<u64>, String>> {
+    pub fn measure(&self, prompt: &Prompt, way: Way, sums: &mut Sums) -> Outcome<Result<Vec<u64>, String>> {
         let one = match self.answer(prompt, Way { tokens: 1, ..way })? {
             Ok(sample) => sample,
             Err(why) => return Ok(Err(why)),
@@ -258,13 +243,12 @@ impl<'a> Files<'a> {
 
     /// Both modes in alternation.
     pub fn row(&self, prompts: &[Prompt], temperature: f64) -> Outcome<Row> {
-        let way = Way { mode: "exact", tokens: TOKENS, temperature, seed: 0, slow: false };
-        self.both(prompts, way)
+        self.both(prompts, Way { temperature, ..Way::EXACT })
     }
 
     /// Both modes with a slow disk, greedy.
     pub fn slow(&self, prompts: &[Prompt]) -> Outcome<Row> {
-        let way = Way { mode: "exact", tokens: SLOW_TOKENS, temperature: 0.0, seed: 0, slow: true };
+        let way = Way { tokens: SLOW_TOKENS, slow: true, ..Way::EXACT };
         self.both(&prompts[..SLOW_PROMPTS.min(prompts.len())], way)
     }
 
@@ -289,75 +273,6 @@ impl<'a> Files<'a> {
         let (budget_bytes, prompts) = (self.budget, prompts.len());
         Ok(Row { case, temperature, budget_bytes, mini_bytes, prompts, exact, speculative })
     }
-
-    /// Splits; the shortest length possible where that one is not.
-    fn split(&self, size: Option<u64>) -> Outcome<Result<(), u64>> {
-        let mut command = Command::new(self.cgraph);
-        command.arg("split").arg(&self.full).arg("-o").arg(&self.mini).arg("-q");
-        if let Some(size) = size {
-            command.args(["--size", &size.to_string()]);
-        }
-        let ended = account::run(&mut command)?;
-        match (ended.output, shortest(&ended.errors)) {
-            (Some(_), _) => Ok(Ok(())),
-            (None, Some(bytes)) => Ok(Err(bytes)),
-            (None, None) => Err(ended.errors),
-        }
-    }
-
-    /// Tries minis from large to small, the first that the budget has room for, and keeps the one whose tokens read
-    /// least; false where there is room for none.
-    pub fn choose(&self, prompts: &[Prompt], tried: &mut Vec<Tried>) -> Outcome<bool> {
-        let begin = tried.len();
-        for percent in SIZES {
-            let shortest = self.split(Some(self.budget * percent / 100))?.err();
-            if let Some(bytes) = shortest {
-                self.split(Some(bytes))?.map_err(|_| format!("no mini of {bytes} bytes"))?;
-            }
-            tried.extend(self.attempt(&prompts[..TRIED_PROMPTS.min(prompts.len())])?);
-            if shortest.is_some() || tried.len() - begin == TRIED {
-                break;
-            }
-        }
-        let best = tried[begin..].iter().min_by(|a, b| a.token_bytes.total_cmp(&b.token_bytes));
-        let Some(best) = best else { return Ok(false) };
-        self.split(Some(best.mini_bytes))?.map_err(|_| "a mini was possible and is not any more")?;
-        Ok(true)
-    }
-
-    /// What a token reads with the mini that is there; `None` where the budget has no room for it.
-    fn attempt(&self, prompts: &[Prompt]) -> Outcome<Option<Tried>> {
-        let mut sums = Sums::default();
-        for prompt in prompts {
-            let way = Way { mode: "speculative", tokens: TOKENS, temperature: 0.0, seed: 0, slow: false };
-            match self.measure(prompt, way, &mut sums)? {
-                Ok(_) => {}
-                Err(why) if why.contains("the smallest possible one is") => return Ok(None),
-                Err(why) => return Err(why),
-            }
-        }
-        let (case, mini_bytes) = (self.case.name.to_owned(), length(&self.mini)?);
-        Ok(Some(Tried { case, mini_bytes, token_bytes: sums.token_bytes() }))
-    }
-
-    /// What mode auto does with the default mini.
-    pub fn auto(&self, percent: u64) -> Outcome<Auto> {
-        self.split(None)?.map_err(|_| "there is no default mini")?;
-        let budget_bytes = percent * length(&self.source)? / 100;
-        let mut command = Command::new(self.cgraph);
-        command.arg("run").arg(&self.mini).args(["-p", "Hello", "-n", "1", "--json", "-q", "--threads", "2"]);
-        let text = capture(command.args(["--ctx", "256", "--memory", &budget_bytes.to_string()]))?;
-        let report: Value = serde_json::from_str(&text).map_err(|e| format!("no JSON ({e}): {text}"))?;
-        let [mode, reason] =
-            ["mode", "mode_reason"].map(|key| report[key].as_str().unwrap_or_default().to_owned());
-        Ok(Auto { budget_bytes, mini_bytes: length(&self.mini)?, mode, reason })
-    }
-}
-
-/// The length that `cgraph split` names as the shortest.
-fn shortest(errors: &str) -> Option<u64> {
-    let (_, rest) = errors.split_once("the smallest is ")?;
-    rest.split_whitespace().next()?.parse().ok()
 }
 
 /// SmolLM2 with weights that lie on no 4-bit grid; made once.
@@ -375,7 +290,7 @@ fn noisy(folder: &Path, form: &str) -> Outcome<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Sample, Sums, prompts, shortest};
+    use super::{Sample, Sums, prompts};
     use serde_json::json;
 
     #[test]
@@ -416,11 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shortest_mini_is_read_and_prompts_are_there() {
-        let error =
-            "a mini of 5 bytes is not possible with --light auto; the smallest is 73231599 bytes: rows";
-        assert_eq!(shortest(error), Some(73_231_599));
-        assert_eq!(shortest("no such file"), None);
+    fn the_prompts_are_there() {
         assert_eq!(prompts().unwrap().len(), 20);
     }
 }
