@@ -27,6 +27,8 @@ pub struct Drafts {
     /// With a slow disk.
     pub slow: Vec<Row>,
     pub tried: Vec<Tried>,
+    /// Cases whose budget has room for no mini.
+    pub without: Vec<String>,
     pub auto: Option<Auto>,
 }
 
@@ -99,6 +101,8 @@ impl Programs {
                     say(&format!("{} at {}%: slow disk", case.title, case.percent));
                     drafts.slow.push(files.slow(&prompts)?);
                 }
+            } else {
+                drafts.without.push(case.name.to_owned());
             }
             if case.name == CASES[CASES.len() - 1].name {
                 drafts.auto = Some(files.auto(AUTO_PERCENT)?);
@@ -187,7 +191,7 @@ impl Drafts {
 
     /// Models that no mini fits, and what mode auto did.
     fn remarks(&self) -> String {
-        let missing = CASES.iter().filter(|case| !self.rows.iter().any(|row| row.case == case.name));
+        let missing = CASES.iter().filter(|case| self.without.iter().any(|name| name == case.name));
         let mut text: String = missing
             .map(|case| format!("\n{} at {}%: the budget has room for no mini.\n", case.title, case.percent))
             .collect();
@@ -271,7 +275,7 @@ mod tests {
         let mixes = vec![Form { bytes: 100, differing: 300, ..Form::default() }];
         let compared = Compared { positions: 1000, source_bytes: 300, mixes, minis: vec![mini] };
         let results = DraftResults {
-            drafts: Some(Drafts { rows: vec![row], ..Drafts::default() }),
+            drafts: Some(Drafts { rows: vec![row], without: vec!["q8_0".into()], ..Drafts::default() }),
             minis: Some(Minis { compared, ..Minis::default() }),
         };
         assert_eq!(results.row(&CASES[0], 0.0, false).map(Row::bytes_ratio), Some(0.2));
