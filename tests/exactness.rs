@@ -82,11 +82,7 @@ fn logits_with(
         decoder.begin(&mut forward, &cache, part, Logits::All).unwrap();
         let mut ahead = slice;
         loop {
-            let gate = Gate {
-                deadline: ahead.map(|d| Instant::now() + d),
-                cancel: None,
-                ..ConvertOptions::default()
-            };
+            let gate = Gate { deadline: ahead.map(|d| Instant::now() + d), cancel: None };
             calls += 1;
             if decoder.advance(&mut forward, &mut cache, &gate).unwrap() == Progress::Done {
                 break;

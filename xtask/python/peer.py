@@ -3,6 +3,7 @@
     peer.py speed MODEL.gguf [options]                                one JSON line: times, speeds, memory
     peer.py agree CGRAPH_PROGRAM MODEL.gguf DATA FOLDER               one JSON line: agreement figures
     peer.py reference MODEL.gguf DATA FOLDER                          writes DATA/smollm2.f32.*
+    peer.py mix MODEL.gguf OUT.gguf TYPE                              llama-quantize's mix of that name, such as Q4_K_M
 
 `agree` evaluates the passages of DATA/smollm2.reference.bin (DATA is tests/data) with both engines: on the
 model as it is, and on its weights decoded to f32, where neither engine rounds activations. `reference` writes
@@ -303,6 +304,13 @@ def agree(args):
     print(json.dumps(result))
 
 
+def mix(args):
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = getattr(llama_cpp, "LLAMA_FTYPE_MOSTLY_" + args.type), 2
+    if llama_cpp.llama_model_quantize(args.model.encode(), args.out.encode(), params) != 0:
+        raise RuntimeError("llama_model_quantize failed")
+
+
 def main():
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(required=True)
@@ -329,6 +337,11 @@ def main():
     command.add_argument("data")
     command.add_argument("folder")
     command.set_defaults(run=reference)
+    command = commands.add_parser("mix")
+    command.add_argument("model")
+    command.add_argument("out")
+    command.add_argument("type")
+    command.set_defaults(run=mix)
     args = parser.parse_args()
     llama_cpp.llama_log_set(SILENT, ctypes.c_void_p(0))
     args.run(args)

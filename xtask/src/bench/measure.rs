@@ -58,23 +58,17 @@ fn number(report: &Value, key: &str) -> Outcome<f64> {
 
 impl Programs {
     /// One report of `cgraph bench`, every test measured once.
-    fn own(&self, subject: &Subject<'_>, threads: usize, arguments: &[&str]) -> Outcome<Value> {
+    pub fn own(&self, converted: &Path, threads: usize, arguments: &[&str]) -> Outcome<Value> {
         let mut command = Command::new(&self.cgraph);
-        command.arg("bench").arg(&subject.converted).args(["--repeat", "1", "--json"]);
+        command.arg("bench").arg(converted).args(["--repeat", "1", "--json"]);
         command.args(["--threads", &threads.to_string()]).args(arguments);
         parse(&capture(&mut command)?)
     }
 
     /// One line of `peer.py speed`.
-    fn peer(
-        &self,
-        python: &Path,
-        subject: &Subject<'_>,
-        engine: Engine,
-        arguments: &[&str],
-    ) -> Outcome<Value> {
+    pub fn peer(&self, python: &Path, source: &Path, engine: Engine, arguments: &[&str]) -> Outcome<Value> {
         let mut command = Command::new(python);
-        command.arg(root().join("xtask/python/peer.py")).arg("speed").arg(&subject.source);
+        command.arg(root().join("xtask/python/peer.py")).arg("speed").arg(source);
         command.args(["--first", &FIRST.to_string()]).args(arguments);
         if engine == Engine::Mapped {
             command.arg("--no-repack");
@@ -102,10 +96,11 @@ impl Programs {
         disk::warm(&subject.converted)?;
         let (generate, depth) = (subject.model.generate.to_string(), PASS_DEPTH.to_string());
         let (prompts, depths, passes) = (list(plan.prompts), list(plan.depths), list(plan.passes));
-        let prefill = self.own(subject, plan.threads, &["-p", &prompts, "-n", "0"])?;
-        let decode = self.own(subject, plan.threads, &["-p", "0", "-n", &generate, "--depth", &depths])?;
+        let prefill = self.own(&subject.converted, plan.threads, &["-p", &prompts, "-n", "0"])?;
+        let decode =
+            self.own(&subject.converted, plan.threads, &["-p", "0", "-n", &generate, "--depth", &depths])?;
         let pass_options = ["-p", "0", "-n", "0", "--pass", &passes, "--depth", &depth];
-        let pass = self.own(subject, plan.threads, &pass_options)?;
+        let pass = self.own(&subject.converted, plan.threads, &pass_options)?;
         let mut add = |report: &Value, figure: &dyn Fn(usize, usize) -> Figure| -> Outcome {
             for test in report["tests"].as_array().into_iter().flatten() {
                 let speed = number(test, "tokens_per_s")?;
@@ -138,7 +133,7 @@ impl Programs {
         let mut options = vec!["--threads", &threads, "--prompt", &prompts, "--generate", &generate];
         let depth = PASS_DEPTH.to_string();
         options.extend(["--depth", &depths, "--pass", &passes, "--pass-depth", &depth]);
-        let report = self.peer(python, subject, engine, &options)?;
+        let report = self.peer(python, &subject.source, engine, &options)?;
         for n in plan.prompts {
             let speed = number(&report["prefill"], &n.to_string())?;
             measured.add(engine, Figure::Prefill(*n, plan.threads), speed);
@@ -166,14 +161,14 @@ impl Programs {
         disk::warm(&subject.source)?;
         let _spinner = Spinner::start()?;
         let tokens = subject.model.generate;
-        let report = self.own(subject, WHOLE.threads, &["-p", "0", "-n", &tokens.to_string()])?;
+        let report = self.own(&subject.converted, WHOLE.threads, &["-p", "0", "-n", &tokens.to_string()])?;
         measured.add(Engine::Ours, Figure::Busy, number(&report, "decode_tokens_per_s")?);
         let Some(python) = &self.python else { return Ok(()) };
         let few = (tokens / 8).to_string();
         for engine in Engine::PEERS {
             let threads = WHOLE.threads.to_string();
             let options = ["--threads", &threads, "--generate", &few, "--depth", "0"];
-            let report = self.peer(python, subject, engine, &options)?;
+            let report = self.peer(python, &subject.source, engine, &options)?;
             measured.add(engine, Figure::Busy, number(&report["decode"], "0")?);
         }
         Ok(())
@@ -191,11 +186,13 @@ impl Programs {
                 disk::evict(file)?;
             }
             let ms = match (engine, &self.python) {
-                (Engine::Ours, _) => {
-                    own_first_token(&self.own(subject, WHOLE.threads, &["-p", &first, "-n", "0"])?)?
-                }
+                (Engine::Ours, _) => own_first_token(&self.own(
+                    &subject.converted,
+                    WHOLE.threads,
+                    &["-p", &first, "-n", "0"],
+                )?)?,
                 (_, Some(python)) => {
-                    let report = self.peer(python, subject, engine, &["--threads", &threads])?;
+                    let report = self.peer(python, &subject.source, engine, &["--threads", &threads])?;
                     number(&report, "first_token_ms")?
                 }
                 (_, None) => continue,
@@ -265,7 +262,8 @@ impl Programs {
     }
 }
 
-fn own_first_token(report: &Value) -> Outcome<f64> {
+/// From nothing to the first token.
+pub fn own_first_token(report: &Value) -> Outcome<f64> {
     Ok(number(report, "open_ms")? + number(report, "first_token_ms")?)
 }
 

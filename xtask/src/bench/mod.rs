@@ -3,18 +3,23 @@
 //! [`measure`] runs the engines, [`results`] keeps the samples, [`marks`] says what is demanded of them, [`tables`]
 //! and [`plot`] show them. Nothing is shown that is not in the results.
 
+mod account;
 mod cgroup;
+mod choice;
 mod disk;
 pub mod document;
+mod drafts;
 mod marks;
 mod measure;
 mod memory;
+mod minis;
 mod models;
 mod plot;
 mod reads;
 mod results;
 mod roofline;
 mod run;
+mod speculate;
 mod svg;
 mod tables;
 
@@ -28,6 +33,8 @@ use serde_json::Value;
 use crate::demo;
 use crate::setup;
 use crate::shell::{Outcome, cache, capture, cargo, root};
+use drafts::DraftResults;
+use marks::{Floors, Mark};
 use measure::{Programs, Subject};
 use memory::MemoryResults;
 use models::{MODELS, Model};
@@ -45,6 +52,8 @@ pub struct Options {
     rounds: Option<usize>,
     /// Measure under memory limits alone.
     memory: bool,
+    /// Measure drafts alone, and with peers minis too.
+    drafts: bool,
     /// Measure ways to read alone.
     reads: bool,
     /// Measure nothing: write what the results of earlier runs say.
@@ -61,6 +70,7 @@ impl Options {
                 "--peers" => options.peers = true,
                 "--tables" => (options.peers, options.tables) = (true, true),
                 "--memory" => (options.peers, options.memory) = (true, true),
+                "--drafts" => options.drafts = true,
                 "--reads" => options.reads = true,
                 "--models" => options.models = rest.next()?.split(',').map(str::to_owned).collect(),
                 "--rounds" => options.rounds = Some(rest.next()?.parse().ok().filter(|n| *n > 0)?),
@@ -87,14 +97,17 @@ pub fn run(options: &Options) -> Outcome {
     }
     let path = folder.join(if options.peers { "results.json" } else { "own.json" });
     let mut results = Results::load(&path)?;
-    if !options.tables && !options.memory {
+    let part = options.memory || options.drafts;
+    if !options.tables && !part {
         measure_all(options, &folder, &mut results, &path)?;
     }
-    if options.peers {
+    if options.peers && (options.memory || !options.drafts) {
         limited(options, &folder)?;
     }
-    if options.memory {
-        return Ok(());
+    let floors = marks::floors(&root().join(marks::FLOORS))?;
+    let demanded = drafting(options, &folder, &floors)?;
+    if part {
+        return marks::guard(&demanded, &floors);
     }
     if !options.peers {
         println!(
@@ -104,10 +117,9 @@ pub fn run(options: &Options) -> Outcome {
         return Ok(());
     }
     let marks = marks::all(&results, options.models.is_empty());
-    let floors = marks::floors(&root().join(marks::FLOORS))?;
     println!("{}", tables::marks(&results, &marks, &floors));
     document::write(&results, &marks, &floors)?;
-    marks::guard(&marks, &floors)
+    marks::guard(&[marks, demanded].concat(), &floors)
 }
 
 /// Measures the chosen models, and kernels and pool where all are chosen; a run that is broken off keeps the models
@@ -169,6 +181,45 @@ fn limited(options: &Options, folder: &Path) -> Outcome {
         document::plot("limits", &results.plot())?;
     }
     document::fill("memory.md", &[("limits", results.table())])
+}
+
+/// Measures drafts and minis where that was asked for or everything is, and writes docs/memory.md's tables; what is
+/// demanded of them.
+fn drafting(options: &Options, folder: &Path, floors: &Floors) -> Outcome<Vec<Mark>> {
+    if !options.drafts && !options.peers {
+        return Ok(Vec::new());
+    }
+    let path = folder.join("drafts.json");
+    let mut results = DraftResults::load(&path);
+    let whole = options.peers && (options.memory || options.drafts || options.models.is_empty());
+    if !options.tables && (options.drafts || whole) {
+        let begun = Instant::now();
+        let python = if options.peers { Some(setup::peer()?) } else { None };
+        let programs = Programs { cgraph: demo::build()?, python: python.clone(), folder: folder.to_owned() };
+        run::confine()?;
+        let run = Run::new(&Value::Null)?;
+        programs.drafts(run.clone(), &|what| say(begun, what), &mut |drafts| {
+            results.drafts = Some(drafts.clone());
+            results.save(&path)
+        })?;
+        if let Some(python) = python {
+            results.minis = Some(programs.minis(&python, run, &|what| say(begun, what))?);
+            results.save(&path)?;
+        }
+        say(begun, &path.display().to_string());
+    }
+    let marks = marks::drafts(&results, whole);
+    let mut tables = results.tables();
+    if tables.is_empty() {
+        // The tables of another checkout stay.
+        return Ok(marks);
+    }
+    tables.push(("draft-marks", tables::demanded(&marks, floors)));
+    for (_, table) in &tables {
+        println!("{table}");
+    }
+    document::fill("memory.md", &tables)?;
+    Ok(marks)
 }
 
 /// Measures ways to read where that was asked for, and writes docs/memory.md's table.
@@ -250,6 +301,8 @@ mod tests {
         let models = vec!["smollm2".to_owned(), "1b-q4_0".to_owned()];
         assert_eq!(options, Some(Options { peers: true, models, rounds: Some(2), ..Options::default() }));
         assert_eq!(options.map(|o| o.chosen().count()), Some(2));
+        let drafts = Options::parse(&["--drafts", "--peers"]);
+        assert_eq!(drafts, Some(Options { drafts: true, peers: true, ..Options::default() }));
         assert_eq!(Options::parse(&[]).map(|o| o.chosen().count()), Some(5));
         for wrong in [&["--models", "8b"][..], &["--models"], &["--rounds", "0"], &["peers"]] {
             assert_eq!(Options::parse(wrong), None, "{wrong:?}");

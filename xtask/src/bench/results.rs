@@ -92,6 +92,14 @@ impl fmt::Display for Figure {
     }
 }
 
+/// The median; of an even number of samples the mean of the two in the middle.
+pub fn median(samples: &[f64]) -> Option<f64> {
+    let mut values = samples.to_vec();
+    values.sort_by(f64::total_cmp);
+    let (low, high) = (values.get((values.len().checked_sub(1)?) / 2)?, values.get(values.len() / 2)?);
+    Some((low + high) / 2.0)
+}
+
 /// One model's samples and sizes.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Measured {
@@ -114,10 +122,7 @@ impl Measured {
 
     /// The median of a figure's samples; of an even number the mean of the two in the middle.
     pub fn median(&self, engine: Engine, figure: Figure) -> Option<f64> {
-        let mut values = self.samples.get(&engine)?.get(&figure.to_string())?.clone();
-        values.sort_by(f64::total_cmp);
-        let (low, high) = (values.get((values.len().checked_sub(1)?) / 2)?, values.get(values.len() / 2)?);
-        Some((low + high) / 2.0)
+        median(self.samples.get(&engine)?.get(&figure.to_string())?)
     }
 
     pub fn ours(&self, figure: Figure) -> Option<f64> {

@@ -139,6 +139,11 @@ fn runs(results: &Results) -> String {
 
 /// What is demanded, what was measured, and the floor where a mark stays short.
 pub fn marks(results: &Results, marks: &[Mark], floors: &Floors) -> String {
+    runs(results) + &demanded(marks, floors)
+}
+
+/// The marks alone.
+pub fn demanded(marks: &[Mark], floors: &Floors) -> String {
     let rows = marks.iter().map(|mark| {
         let sign = if mark.side == Side::AtLeast { ">=" } else { "<=" };
         let instead = mark.instead.map_or(String::new(), |(share, wanted)| {
@@ -154,7 +159,7 @@ pub fn marks(results: &Results, marks: &[Mark], floors: &Floors) -> String {
         let wanted = format!("{sign} {} {}{instead}", show(Some(mark.wanted)), mark.unit);
         vec![mark.id.clone(), show(mark.figure), wanted, verdict]
     });
-    runs(results) + &table(&["mark", "measured", "wanted", ""], rows)
+    table(&["mark", "measured", "wanted", ""], rows)
 }
 
 fn prefill(results: &Results) -> String {
