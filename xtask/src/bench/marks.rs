@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use super::drafts::{DraftResults, FIRSTS};
+use super::memory::{MemoryResults, Row};
 use super::minis;
 use super::models::{MODELS, Model};
 use super::results::{Engine, Figure, Measured, Results};
@@ -245,6 +246,36 @@ pub fn all(results: &Results, whole: bool) -> Vec<Mark> {
     marks
 }
 
+/// Speeds under a limit against llama.cpp's that are demanded: model, percent of the file, ratio.
+const LIMITED: [(&str, u64, f64); 6] = [
+    ("1b-q8_0", 75, 2.5),
+    ("1b-q8_0", 50, 1.4),
+    ("1b-q8_0", 25, 1.1),
+    ("7b-q4_k_m", 75, 4.0),
+    ("7b-q4_k_m", 50, 2.0),
+    ("7b-q4_k_m", 25, 1.4),
+];
+
+/// Every mark of decoding under memory limits; where it was not the `whole` that was measured, of what was.
+pub fn limits(results: &MemoryResults, whole: bool) -> Vec<Mark> {
+    let mut marks = Vec::new();
+    for (model, percent, wanted) in LIMITED {
+        let row = results.rows.iter().find(|row| row.model == model && row.percent == percent);
+        let mut add = |what: &str, name, figure: Option<f64>, side, wanted, unit| {
+            let id = format!("limits {model} at {percent}%: {what}");
+            let mark = Mark { id, row: name, figure, wanted, side, unit, instead: None };
+            marks.extend((whole || row.is_some()).then_some(mark));
+        };
+        let (least, most) = (Side::AtLeast, Side::AtMost);
+        add("speed", "limited speed", row.and_then(Row::ratio), least, wanted, "x llama.cpp");
+        add("bytes a token", "limited bytes", row.map(Row::read_share), most, 1.05, "x what is not pinned");
+        add("of the bound", "limited bound", row.map(Row::of_bound), least, 1.0 / 1.15, "x the bound");
+        add("unused", "limited pins", row.map(Row::unused_mib), most, 64.0, "MiB of the budget");
+        add("peak over the budget", "limited peak", row.map(Row::over_mb), most, 24.0, "MB");
+    }
+    marks
+}
+
 /// Every mark of drafts and minis; where it was not the `whole` that was measured, of what was.
 pub fn drafts(results: &DraftResults, whole: bool) -> Vec<Mark> {
     let mark = |id: String, row, figure: Option<f64>, side, wanted, unit| {
@@ -295,7 +326,8 @@ pub fn guard(marks: &[Mark], floors: &Floors) -> Outcome {
 
 /// Floors of no mark, and too many of them.
 fn wrong_floors(floors: &Floors) -> Vec<String> {
-    let marks = [all(&Results::default(), true), drafts(&DraftResults::default(), true)].concat();
+    let limits = limits(&MemoryResults::default(), true);
+    let marks = [all(&Results::default(), true), drafts(&DraftResults::default(), true), limits].concat();
     let row = |id: &String| marks.iter().find(|mark| mark.id == *id).map(|mark| mark.row);
     let unknown = floors.keys().filter(|id| row(id).is_none());
     let mut lines: Vec<String> = unknown.map(|id| format!("{FLOORS}: {id:?} is no mark")).collect();
@@ -311,7 +343,7 @@ fn wrong_floors(floors: &Floors) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::bench::drafts::Drafts;
-    use crate::bench::speculate::{Row, Sums};
+    use crate::bench::speculate::{Row as DraftRow, Sums};
 
     fn mark(figure: f64, side: Side, instead: Option<(f64, f64)>) -> Mark {
         let id = "smollm2: prefill of 512".to_owned();
@@ -362,7 +394,7 @@ mod tests {
         assert_eq!((marks.len(), guard(&marks, &Floors::new()).is_err()), (13, true));
         let sums = |read_bytes, seconds| Sums { tokens: 10, seconds, read_bytes, ..Sums::default() };
         let (exact, speculative) = (sums(100.0, 9.0), sums(25.0, 3.0));
-        let row = Row { case: "f16".into(), exact, speculative, ..Row::default() };
+        let row = DraftRow { case: "f16".into(), exact, speculative, ..DraftRow::default() };
         results.drafts = Some(Drafts { rows: vec![row.clone()], slow: vec![row], ..Drafts::default() });
         let marks = drafts(&results, false);
         let verdicts: Vec<_> = marks.iter().map(|mark| (mark.figure, mark.verdict(&Floors::new()))).collect();

@@ -102,14 +102,39 @@ impl Row {
         let streamed = self.weight_bytes.saturating_sub(self.pinned_bytes) as f64;
         self.unlimited.min(self.disk_read / streamed.max(1.0))
     }
+
+    /// Our speed against llama.cpp's; infinite where that was killed.
+    pub fn ratio(&self) -> Option<f64> {
+        Some(self.ours? / self.theirs.unwrap_or(0.0))
+    }
+
+    /// What a token reads of the weights that are not pinned; 0 where all are.
+    pub fn read_share(&self) -> f64 {
+        let unpinned = self.weight_bytes.saturating_sub(self.pinned_bytes) as f64;
+        if unpinned > 0.0 { self.token_bytes / unpinned } else { 0.0 }
+    }
+
+    /// Our speed against the bound.
+    pub fn of_bound(&self) -> f64 {
+        self.ours.unwrap_or(0.0) / self.bound()
+    }
+
+    /// What of the budget is neither pins nor KV cache nor activations, in MiB.
+    pub fn unused_mib(&self) -> f64 {
+        let used = self.pinned_bytes + self.beside_bytes;
+        self.budget_bytes.min(self.weight_bytes + self.beside_bytes).saturating_sub(used) as f64
+            / f64::from(1 << 20)
+    }
+
+    /// What the cgroup's peak is over the budget, in MB.
+    pub fn over_mb(&self) -> f64 {
+        (self.peak_bytes as f64 - self.budget_bytes as f64) / 1e6
+    }
 }
 
 impl MemoryResults {
     /// The table of docs/memory.md.
     pub fn table(&self) -> String {
-        if self.rows.is_empty() {
-            return "Nothing is measured yet.\n".to_owned();
-        }
         let Run { commit, date, machine, peer, .. } = &self.run;
         let mut text = format!("Commit {commit}, {date} UTC; {machine}; peer: {peer}.\n\n");
         let titles = [
@@ -129,24 +154,20 @@ impl MemoryResults {
         let mega = |bytes: f64| format!("{:.0}", bytes / 1e6);
         let rows = self.rows.iter().map(|row| {
             let ours = row.ours.unwrap_or(0.0);
-            let unpinned = row.weight_bytes.saturating_sub(row.pinned_bytes) as f64;
+            let share = row.read_share();
             vec![
                 row.model.clone(),
                 format!("{}%", row.percent),
                 tables::show(row.ours),
                 row.theirs.map_or_else(|| "killed".to_owned(), |speed| tables::show(Some(speed))),
-                tables::show(row.theirs.map(|theirs| ours / theirs)),
+                tables::show(row.ratio().filter(|ratio| ratio.is_finite())),
                 mega(row.pinned_bytes as f64),
                 mega(row.token_bytes),
-                if unpinned > 0.0 {
-                    tables::percent(Some(row.token_bytes / unpinned))
-                } else {
-                    String::new()
-                },
-                tables::percent(Some(ours / row.bound())),
+                if share > 0.0 { tables::percent(Some(share)) } else { String::new() },
+                tables::percent(Some(row.of_bound())),
                 tables::percent((row.planned > 0.0).then(|| ours / row.planned)),
                 tables::show(Some(row.stall_ms)),
-                format!("{:.1}", (row.peak_bytes as f64 - row.budget_bytes as f64) / 1e6),
+                format!("{:.1}", row.over_mb()),
             ]
         });
         text += &tables::table(&titles, rows);

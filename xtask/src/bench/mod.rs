@@ -101,11 +101,12 @@ pub fn run(options: &Options) -> Outcome {
     if !options.tables && !part {
         measure_all(options, &folder, &mut results, &path)?;
     }
-    if options.peers && (options.memory || !options.drafts) {
-        limited(options, &folder)?;
-    }
     let floors = marks::floors(&root().join(marks::FLOORS))?;
-    let demanded = drafting(options, &folder, &floors)?;
+    let mut demanded = Vec::new();
+    if options.peers && (options.memory || !options.drafts) {
+        demanded = limited(options, &folder, &floors)?;
+    }
+    demanded.extend(drafting(options, &folder, &floors)?);
     if part {
         return marks::guard(&demanded, &floors);
     }
@@ -155,8 +156,8 @@ fn measure_all(options: &Options, folder: &Path, results: &mut Results, path: &P
 }
 
 /// Measures both programs under memory limits where that was asked for or everything is, and writes docs/memory.md's
-/// table.
-fn limited(options: &Options, folder: &Path) -> Outcome {
+/// tables; what is demanded.
+fn limited(options: &Options, folder: &Path, floors: &Floors) -> Outcome<Vec<Mark>> {
     let path = folder.join("memory.json");
     let mut results = MemoryResults::load(&path);
     if !options.tables && (options.memory || options.models.is_empty()) {
@@ -176,11 +177,16 @@ fn limited(options: &Options, folder: &Path) -> Outcome {
             results.save(&path)?;
         }
     }
-    println!("{}", results.table());
-    if !results.rows.is_empty() {
-        document::plot("limits", &results.plot())?;
+    let marks = marks::limits(&results, options.memory || options.models.is_empty());
+    if results.rows.is_empty() {
+        // The tables of another checkout stay.
+        return Ok(marks);
     }
-    document::fill("memory.md", &[("limits", results.table())])
+    document::plot("limits", &results.plot())?;
+    let tables = [("limits", results.table()), ("limit-marks", tables::demanded(&marks, floors))];
+    tables.iter().for_each(|(_, table)| println!("{table}"));
+    document::fill("memory.md", &tables)?;
+    Ok(marks)
 }
 
 /// Measures drafts and minis where that was asked for or everything is, and writes docs/memory.md's tables; what is
