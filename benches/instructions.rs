@@ -10,8 +10,9 @@ mod encodings;
 
 use std::hint::black_box;
 
-use capsulegraph::kernels::backend::{Activations, AttentionWork, Backend, Matrix, Piece, Product, Queries};
+use capsulegraph::kernels::backend::{Activations, AttentionWork, Backend, Piece, Product, Queries};
 use capsulegraph::kernels::cpu::{Cpu, Isa};
+use capsulegraph::kernels::division::Planes;
 use capsulegraph::kernels::kv::{KvFormat, KvLayer, KvShape};
 use capsulegraph::kernels::{encoding, pack};
 use capsulegraph::pool::Gate;
@@ -45,14 +46,13 @@ fn products(cpu: &Cpu) {
     for name in ENCODINGS {
         let encoding = encoding::by_name(name).expect("an encoding");
         let data = vec![0x2au8; pack::packed_len(encoding, ROWS, WIDTH).expect("whole blocks")];
-        let weight = Matrix { encoding, rows: ROWS, cols: WIDTH, data: &data };
+        let piece = Piece { first: 0, encoding, rows: ROWS, cols: WIDTH, planes: Planes::Whole(&data) };
         for n in COLUMNS {
             let mut x = Activations::default();
             cpu.activations(&values(n * WIDTH), WIDTH, &mut x);
             let mut out = vec![0.0; n * ROWS];
             case(&format!("{name}, {n} columns"), || {
-                let pieces = [Piece { first: 0, weight }];
-                let product = Product { pieces: &pieces, bias: None, rows: ROWS, out: &mut out };
+                let product = Product { pieces: &[piece], bias: None, rows: ROWS, out: &mut out };
                 cpu.matmul(&Gate::open(), 0, &x, &mut [product]);
             });
         }

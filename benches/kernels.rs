@@ -12,8 +12,9 @@ mod encodings;
 
 use std::time::{Duration, Instant};
 
-use capsulegraph::kernels::backend::{Activations, AttentionWork, Backend, Matrix, Piece, Product, Queries};
+use capsulegraph::kernels::backend::{Activations, AttentionWork, Backend, Piece, Product, Queries};
 use capsulegraph::kernels::cpu::{Cpu, Isa};
+use capsulegraph::kernels::division::Planes;
 use capsulegraph::kernels::encoding::{self, Encoding};
 use capsulegraph::kernels::kv::{KvFormat, KvLayer, KvShape};
 use capsulegraph::kernels::{pack, roofline};
@@ -119,14 +120,13 @@ impl Products {
 /// Seconds of one product of `rows * k` weights of that encoding and n columns.
 fn product(cpu: &Cpu, encoding: &'static Encoding, rows: usize, k: usize, n: usize) -> f64 {
     let data = vec![0x2au8; pack::packed_len(encoding, rows, k).expect("whole blocks")];
-    let weight = Matrix { encoding, rows, cols: k, data: &data };
+    let piece = Piece { first: 0, encoding, rows, cols: k, planes: Planes::Whole(&data) };
     let x: Vec<f32> = (0..n * k).map(|i| (i % 97) as f32 - 48.0).collect();
     let mut prepared = Activations::default();
     cpu.activations(&x, k, &mut prepared);
     let mut out = vec![0.0; n * rows];
     best(|| {
-        let pieces = [Piece { first: 0, weight }];
-        let product = Product { pieces: &pieces, bias: None, rows, out: &mut out };
+        let product = Product { pieces: &[piece], bias: None, rows, out: &mut out };
         cpu.matmul(&Gate::open(), 0, &prepared, &mut [product]);
     })
 }
