@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::graph::params::DecoderParams;
 use crate::kernels::backend::Backend;
+use crate::kernels::division::joined_bytes;
 use crate::store::{ReadAhead, Store};
 use rope::RopeTable;
 use weights::Weights;
@@ -46,7 +47,8 @@ impl Decoder {
         let used: Vec<_> = used.map(|(index, capsule)| capsule.filter(|_| range.contains(&index))).collect();
         let read_ahead = ReadAhead::new(&store, used.iter().copied());
         let uses: Vec<usize> = used.into_iter().flatten().collect();
-        store.limit(&uses, weights.vector_bytes() as u64)?;
+        let joined = joined_bytes(store.longest_divided_group()).saturating_mul(backend.threads());
+        store.limit(&uses, weights.vector_bytes().saturating_add(joined) as u64)?;
         Ok(Self { store, backend, params, weights, rope, read_ahead })
     }
 

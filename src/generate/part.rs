@@ -22,6 +22,8 @@ pub struct Part {
     /// Whether `forward` holds the output of the last evaluation.
     given: bool,
     claim: Option<Claim>,
+    /// Tokens of the largest batches so far, of which the last and of which all logits were wanted: buffers keep their room.
+    largest: [usize; 2],
 }
 
 /// What a part gives.
@@ -48,7 +50,7 @@ impl Part {
             Some(budget) => Some(budget.claim("the KV cache", cache.bytes())?),
             None => None,
         };
-        Ok(Self { model, capsules, cache, forward: Forward::default(), given: false, claim })
+        Ok(Self { model, capsules, cache, forward: Forward::default(), given: false, claim, largest: [0; 2] })
     }
 
     /// The model.
@@ -105,7 +107,10 @@ impl Part {
             check_finite(hidden, width)?;
         }
         if let Some(claim) = &mut self.claim {
-            let needed = self.cache.bytes().saturating_add(decoder.batch_bytes(&self.cache, n, wanted)?);
+            let largest = &mut self.largest[usize::from(wanted == Logits::All)];
+            *largest = n.max(*largest);
+            let batches = [(self.largest[0], Logits::Last), (self.largest[1], Logits::All)];
+            let needed = self.cache.bytes().saturating_add(decoder.batch_bytes(&self.cache, &batches)?);
             if needed > claim.bytes() {
                 claim.resize(needed)?;
             }

@@ -1,6 +1,7 @@
 //! A session: one sequence of tokens, its KV cache, and the generation in progress.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::model::Model;
@@ -113,6 +114,8 @@ pub struct Session {
     forward: Forward,
     batch: usize,
     /// What the KV cache and the buffers take of the model's budget, where it has one.
+    /// Tokens of a round of guesses that the claim has room for.
+    round: Option<usize>,
     claim: Option<Claim>,
     /// In mode speculative.
     speculator: Option<Speculator>,
@@ -121,6 +124,15 @@ pub struct Session {
     in_flight: usize,
     generation: Option<Generation>,
     timings: Timings,
+    /// Of no two states of any sessions alike: a group goes on with a batch only where nothing else happened to its
+    /// sessions.
+    version: u64,
+}
+
+/// A number that no session had before.
+fn new_version() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 #[derive(Debug)]
@@ -154,7 +166,7 @@ impl Session {
         let context = context_of(&model, options);
         let cache = KvCache::new(model.decoder().params(), context, options.kv_format)?;
         let store = model.store();
-        let Share { batch, guesses, claim } = share(&model, &cache, options.batch)?;
+        let Share { batch, guesses, round, claim } = share(&model, &cache, options.batch)?;
         let speculator = (store.mode() == Mode::Speculative)
             .then(|| Speculator::new(store.drafts().then(Forward::draft), !options.without_lookup, guesses));
         Ok(Self {
@@ -162,6 +174,7 @@ impl Session {
             cache,
             forward: Forward::default(),
             batch,
+            round,
             claim,
             speculator,
             tokens: Vec::new(),
@@ -169,6 +182,7 @@ impl Session {
             in_flight: 0,
             generation: None,
             timings: Timings::default(),
+            version: new_version(),
         })
     }
 
@@ -223,6 +237,7 @@ impl Session {
 
     /// Forgets every token from position `len` on, and a generation in progress.
     pub fn truncate(&mut self, len: usize) {
+        self.version = new_version();
         self.generation = None;
         self.pending.clear();
         self.forward.abandon();
@@ -452,6 +467,7 @@ impl Session {
         let guesses = self.speculator.as_ref().map(|s| s.guesses.clone()).unwrap_or_default();
         if self.in_flight == 0 {
             let tokens: Vec<u32> = self.pending.iter().chain(&guesses).copied().collect();
+            self.version = new_version();
             self.claim_batch(tokens.len(), Logits::All)?;
             self.model.decoder().begin(&mut self.forward, &self.cache, &tokens, Logits::All)?;
             self.in_flight = tokens.len();
@@ -496,6 +512,16 @@ impl Session {
         Ok(None)
     }
 
+    /// Another one after everything that happens to the session but a group's batch in progress.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Tokens of a batch at most, as its budget allows; `None`: as many as suit the machine.
+    pub(super) fn largest_batch(&self) -> Option<usize> {
+        (self.batch > 0).then_some(self.batch)
+    }
+
     /// Tokens that wait to be evaluated.
     pub(super) fn waiting(&self) -> &[u32] {
         &self.pending
@@ -511,6 +537,7 @@ impl Session {
 
     /// The first `n` of the tokens that waited are evaluated. Whether none is left.
     pub(super) fn evaluated(&mut self, n: usize) -> bool {
+        self.version = new_version();
         self.tokens.extend(self.pending.drain(..n));
         self.pending.is_empty()
     }
@@ -574,6 +601,7 @@ impl Session {
             let n = size.clamp(1, self.pending.len());
             let last = n == self.pending.len();
             let wanted = if last || wanted == Logits::All { wanted } else { Logits::None };
+            self.version = new_version();
             self.claim_batch(n, wanted)?;
             self.model.decoder().begin(&mut self.forward, &self.cache, &self.pending[..n], wanted)?;
             self.in_flight = n;
@@ -593,13 +621,15 @@ impl Session {
     /// Has the budget hold what a batch needs beyond what the session claimed.
     fn claim_batch(&mut self, n: usize, wanted: Logits) -> Result<()> {
         let Some(claim) = &mut self.claim else { return Ok(()) };
-        let held = self.forward.buffer_bytes() as u64;
-        if wanted != Logits::All && n <= self.batch {
+        let claimed = match wanted {
+            Logits::All => self.round.is_some_and(|round| n <= round),
+            Logits::Last | Logits::None => n <= self.batch,
+        };
+        if claimed {
             return Ok(());
         }
-        let needed = self.model.decoder().batch_bytes(&self.cache, n, wanted)?.max(held);
-        let bytes = self.cache.bytes().saturating_add(needed);
-        if bytes > claim.bytes() { claim.resize(bytes) } else { Ok(()) }
+        let needed = needed_bytes(&self.model, &self.cache, self.batch, self.round, Some((n, wanted)))?;
+        if needed > claim.bytes() { claim.resize(needed) } else { Ok(()) }
     }
 
     fn batch_size(&self, sliced: bool) -> usize {
@@ -664,6 +694,8 @@ struct Share {
     batch: usize,
     /// Guesses of a round at most.
     guesses: usize,
+    /// Tokens of a round that the claim has room for.
+    round: Option<usize>,
     claim: Option<Claim>,
 }
 
@@ -671,25 +703,45 @@ struct Share {
 /// and the budget.
 fn share(model: &Model, cache: &KvCache, batch: usize) -> Result<Share> {
     let mut guesses = speculate::MOST.min(cache.capacity().saturating_sub(1));
-    let Some(budget) = model.store().budget() else { return Ok(Share { batch, guesses, claim: None }) };
+    let Some(budget) = model.store().budget() else {
+        return Ok(Share { batch, guesses, round: None, claim: None });
+    };
     let decoder = model.decoder();
     let largest = decoder.backend().max_batch(false);
     let mut n = if batch == 0 { largest } else { batch.min(largest) }.min(cache.capacity()).max(1);
-    let mut bytes = decoder.batch_bytes(cache, n, Logits::Last)?;
-    while batch == 0 && n > 1 && bytes > budget.total() / BATCH_SHARE {
+    let fits = |n: usize| -> Result<bool> {
+        Ok(decoder.batch_bytes(cache, &[(n, Logits::Last)])? <= budget.total() / BATCH_SHARE)
+    };
+    while batch == 0 && n > 1 && !fits(n)? {
         n = n.div_ceil(2);
-        bytes = decoder.batch_bytes(cache, n, Logits::Last)?;
     }
+    let mut round = None;
     if model.store().mode() == Mode::Speculative {
-        let round = |guesses: usize| decoder.batch_bytes(cache, guesses + 1, Logits::All);
-        while guesses > speculate::FEWEST && round(guesses)? > budget.total() / GUESSES_SHARE {
+        let logits = |guesses: usize| decoder.batch_bytes(cache, &[(guesses + 1, Logits::All)]);
+        while guesses > speculate::FEWEST && logits(guesses)? > budget.total() / GUESSES_SHARE {
             guesses -= 1;
         }
-        bytes = bytes.max(round(guesses)?);
-        bytes += decoder.batch_bytes(cache, 1, Logits::Last)?;
+        round = Some(guesses + 1);
     }
-    let claim = budget.claim("the KV cache and activations", cache.bytes().saturating_add(bytes))?;
-    Ok(Share { batch: n, guesses, claim: Some(claim) })
+    let needed = needed_bytes(model, cache, n, round, None)?;
+    let claim = budget.claim("the KV cache and activations", needed)?;
+    Ok(Share { batch: n, guesses, round, claim: Some(claim) })
+}
+
+/// Bytes of a KV cache and of buffers that have room for batches of `batch` tokens, for rounds of `round` of which all
+/// logits are wanted, for the guesses that these verify, and for one batch more.
+fn needed_bytes(
+    model: &Model,
+    cache: &KvCache,
+    batch: usize,
+    round: Option<usize>,
+    more: Option<(usize, Logits)>,
+) -> Result<u64> {
+    let decoder = model.decoder();
+    let own = round.map(|round| (round, Logits::All));
+    let batches: Vec<_> = [Some((batch.max(1), Logits::Last)), own, more].into_iter().flatten().collect();
+    let drafts = if round.is_some() { decoder.batch_bytes(cache, &[(1, Logits::Last)])? } else { 0 };
+    Ok(cache.bytes().saturating_add(decoder.batch_bytes(cache, &batches)?).saturating_add(drafts))
 }
 
 /// Text that detokenizer and stop matcher still hold back when a generation ends without a stop string.

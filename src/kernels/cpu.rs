@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::aarch64 as native;
 use super::attention::{self, Call, state_len};
 use super::backend::{Activations, AttentionWork, Backend, BatchSize, Piece, Product, Queries};
-use super::division::Planes;
+use super::division::{Planes, joined_groups};
 use super::encoding::TILE;
 use super::kv::{self, BLOCK, KvLayer, KvShape, Rounding, Rows};
 use super::layout::{GROUP, Matrix, Part, Shared, Target, float, group_bytes};
@@ -119,9 +119,6 @@ impl fmt::Display for Isa {
         f.write_str(self.name())
     }
 }
-
-/// Bytes of weights that are joined at a time, where more than a few row groups are.
-const JOINED: usize = 16 << 10;
 
 thread_local! {
     /// Row groups of divided weights as the kernels read them, kept between tasks.
@@ -264,7 +261,7 @@ impl Cpu {
         let ([coarse, fine], group) = (division.group_bytes(cols), group_bytes(encoding, cols));
         // Where weights are used once a few at a time will do, which the first cache holds.
         let together = if columns.len() > DIRECT { TOGETHER } else { 2 };
-        let step = (JOINED / group.max(1)).next_multiple_of(together).max(together);
+        let step = joined_groups(group, together);
         JOINED_GROUPS.with_borrow_mut(|joined| {
             if joined.len() < step * group {
                 joined.resize(step * group, 0);

@@ -7,6 +7,7 @@
 
 use super::encoding::{Encoding, TILE};
 use super::pack::GROUP;
+use super::plan::TOGETHER;
 
 /// How an encoding's packed bytes are divided.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,6 +113,20 @@ impl Division {
             }
         }
     }
+}
+
+/// Bytes of weights that are joined at a time, where more than a few row groups are.
+const JOINED: usize = 16 << 10;
+
+/// Row groups of `group` bytes that are joined at a time: a multiple of `together`.
+pub(super) fn joined_groups(group: usize, together: usize) -> usize {
+    (JOINED / group.max(1)).next_multiple_of(together).max(together)
+}
+
+/// Bytes of memory that a thread keeps to join row groups of at most `group` bytes; 0: none are joined.
+#[must_use]
+pub fn joined_bytes(group: usize) -> usize {
+    if group == 0 { 0 } else { joined_groups(group, TOGETHER).saturating_mul(group) }
 }
 
 /// Bytes that are moved together.

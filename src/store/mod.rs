@@ -33,6 +33,7 @@ use crate::container::header::Kind;
 use crate::container::manifest::{Capsule, Manifest, Residence, Tensor};
 use crate::error::{Error, Result};
 use crate::kernels::division::Planes;
+use crate::kernels::pack;
 use limits::Limits;
 use mapped::MappedFile;
 pub(crate) use pass::{Lease, PackedRows, Pass, Reach};
@@ -313,6 +314,18 @@ impl Store {
             Error::NotFound(format!("capsule {}: there is no tensor number {tensor}", capsule.id))
         })?;
         Ok(TensorData { tensor, planes: file.planes(capsule, tensor)? })
+    }
+
+    /// Bytes of the longest row group of a divided matrix, joined; 0 where none is divided.
+    pub(crate) fn longest_divided_group(&self) -> usize {
+        let files = std::iter::once(&self.primary).chain(&self.full);
+        let tensors =
+            files.flat_map(|file| &file.contents().manifest.capsules).flat_map(|capsule| &capsule.tensors);
+        let group = |tensor: &Tensor| {
+            tensor.division.as_ref()?;
+            pack::packed_len(fetch::encoding_of(tensor).ok()?, pack::GROUP, fetch::rows_cols(tensor).1)
+        };
+        tensors.filter_map(group).max().unwrap_or(0)
     }
 
     /// Bytes of an asset.

@@ -364,8 +364,9 @@ fn check_link(mini: &Capsule, full: &Capsule) -> Result<(), String> {
     if full.checksum().as_deref() != Some(link.xxh3.as_str()) {
         return Err("its checksum differs".into());
     }
-    let shapes =
-        |c: &Capsule| c.tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect::<Vec<_>>();
+    let shapes = |c: &Capsule| {
+        c.tensors.iter().map(|t| (t.name.clone(), t.shape.clone(), t.layout)).collect::<Vec<_>>()
+    };
     if shapes(mini) != shapes(full) {
         return Err("its tensors differ".into());
     }

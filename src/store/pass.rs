@@ -24,15 +24,23 @@ const CALL: u64 = 8 << 20;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Reach {
     through: usize,
-    taken: usize,
+    /// `None` where the map serves.
+    taken: Option<usize>,
     /// The task of the call to resume from.
     pub task: usize,
 }
 
 impl Reach {
+    /// The stage goes on from the map. Where it began with segments the work was cut into other tasks: it begins anew.
+    fn turn_to_map(&mut self) {
+        if self.taken.is_some() || self.through > 0 {
+            *self = Self::default();
+        }
+    }
+
     /// Whether nothing of the stage is computed.
     pub fn is_at_start(&self) -> bool {
-        self.through == 0 && self.taken == 0 && self.task == 0
+        self.through == 0 && self.taken.is_none_or(|taken| taken == 0) && self.task == 0
     }
 }
 
@@ -99,15 +107,20 @@ impl Store {
     /// Waits for its turn to read the weights of a pass, whose last is tensor `last` of capsule `capsule`; `None` where
     /// the gate closed first.
     pub(crate) fn pass(&self, view: View, [capsule, last]: [usize; 2], gate: &Gate) -> Option<Pass<'_>> {
-        let Some(residency) = self.residency().filter(|residency| !residency.is_mapped()) else {
-            if let Some(residency) = self.residency() {
-                residency.touch();
-            }
-            return Some(Pass { store: self, view, streamed: None });
-        };
+        let mapped = Pass { store: self, view, streamed: None };
+        let Some(residency) = self.residency() else { return Some(mapped) };
+        if residency.is_mapped() {
+            residency.touch();
+            return Some(mapped);
+        }
         let end = self.segments_of(residency, view, capsule, &[last]).ok().map(|segments| segments.end);
         let turn = residency.enter(end.filter(|_| view == View::Promised), gate)?;
-        Some(Pass { store: self, view, streamed: Some((residency, turn)) })
+        if residency.is_mapped() {
+            // While it waited a larger budget took the ring away.
+            residency.touch();
+            return Some(mapped);
+        }
+        Some(Pass { streamed: Some((residency, turn)), ..mapped })
     }
 
     /// The number under which segments know capsule `index`: what only the mini has comes behind all capsules.
@@ -266,16 +279,14 @@ impl<'a> Pass<'a> {
         let (store, view) = (self.store, self.view);
         let mapped = Lease { store, view, capsule, held: Held::Mapped };
         let Some((residency, _)) = &self.streamed else {
-            if reach.taken > 0 || reach.through > 0 {
-                // It began with segments, which cut the work into other tasks.
-                *reach = Reach::default();
-            }
+            reach.turn_to_map();
             return Ok(Some(mapped));
         };
         let all = store.segments_of(residency, view, capsule, tensors)?;
         let completed = view == View::Promised && store.is_completed(capsule);
         if all.is_empty() && !completed {
             // A file that a host reads is in memory as a whole.
+            reach.turn_to_map();
             return Ok(Some(mapped));
         }
         let coarse = if completed {
@@ -286,7 +297,8 @@ impl<'a> Pass<'a> {
             (0, Vec::new())
         };
         let first = all.start + reach.through;
-        let end = if reach.taken > 0 { (first + reach.taken).min(all.end) } else { all.end };
+        let end =
+            reach.taken.filter(|taken| *taken > 0).map_or(all.end, |taken| (first + taken).min(all.end));
         let taken = match view {
             _ if all.is_empty() => Some(Vec::new()),
             View::Promised => residency.stream().take(first, end, CALL, gate)?,
@@ -294,11 +306,11 @@ impl<'a> Pass<'a> {
             View::Draft | View::Only(_) => residency.stream().take_pinned(first, end, gate)?,
         };
         let Some(loaded) = taken else { return Ok(None) };
-        if loaded.len() != reach.taken {
+        if reach.taken != Some(loaded.len()) {
             // Other calls than before: tasks are counted anew, and what was computed is computed again.
             reach.task = 0;
         }
-        reach.taken = loaded.len();
+        reach.taken = Some(loaded.len());
         let (is_first, is_last) = (reach.through == 0, first + loaded.len() >= all.end);
         let held = Held::Segments { residency, coarse, first, loaded, is_first, is_last };
         Ok(Some(Lease { held, ..mapped }))
@@ -378,7 +390,7 @@ impl Lease<'_> {
     pub fn is_through(&self, reach: &mut Reach) -> bool {
         match &self.held {
             Held::Segments { loaded, is_last: false, .. } => {
-                *reach = Reach { through: reach.through + loaded.len(), taken: 0, task: 0 };
+                *reach = Reach { through: reach.through + loaded.len(), taken: None, task: 0 };
                 false
             }
             _ => {

@@ -1,5 +1,6 @@
 //! Which weights stay in memory, and the turns of the passes that read the others.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -25,6 +26,8 @@ pub(super) struct Residency {
     most: u64,
     /// Whether the map serves.
     mapped: AtomicBool,
+    /// What was arranged last: whether the map serves, and what stays. One budget arranges at a time.
+    arranged: Mutex<Option<(bool, Layout)>>,
     /// The files and what of each is weights.
     maps: Vec<(MappedFile, Range<usize>)>,
     /// Whether passes left pages of the maps in memory.
@@ -47,6 +50,7 @@ impl Residency {
             stream: Stream::new(segments, files, places),
             most: whole,
             mapped: AtomicBool::new(false),
+            arranged: Mutex::new(None),
             turn: Turn::default(),
         }
     }
@@ -70,9 +74,8 @@ impl Residency {
         ring.saturating_add(self.stream.segments().fixed(Stream::pinned_cost)).min(self.most)
     }
 
-    /// Holds weights of at most `room` bytes from now on. Waits for a pass that computes.
+    /// Holds weights of at most `room` bytes from now on. Waits for a pass that computes, where that changes anything.
     pub fn arrange(&self, room: u64) {
-        let _turn = self.turn.enter(&Gate::open());
         let mapped = room >= self.most;
         let segments = self.stream.segments();
         let layout = if mapped {
@@ -80,12 +83,20 @@ impl Residency {
         } else {
             let [usual, fewest] = self.stream.buffers();
             let buffer = self.stream.buffer_cost().max(1);
-            let buffers = usual.min((room / RING_SHARE / buffer) as usize).max(fewest);
+            // What drafts compute with stays, however much that is.
+            let beside = room.saturating_sub(segments.fixed(Stream::pinned_cost)) / buffer;
+            let buffers = usual.min((room / RING_SHARE / buffer).min(beside) as usize).max(fewest);
             let pins = room.saturating_sub(buffers as u64 * buffer);
             Layout { pinned: segments.pins(pins, Stream::pinned_cost), buffers }
         };
+        let wanted = Some((mapped, layout.clone()));
+        if *self.arranged.lock().unwrap_or_else(PoisonError::into_inner) == wanted {
+            return;
+        }
+        let _turn = self.turn.enter(&Gate::open());
         self.stream.arrange(layout);
         self.mapped.store(mapped, Ordering::Release);
+        *self.arranged.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
         if !mapped && self.touched.load(Ordering::Acquire) {
             self.give_back();
         }
@@ -138,25 +149,38 @@ impl Residency {
     }
 }
 
-/// One pass at a time: two at different places would take each other's buffers.
+/// One pass at a time: two at different places would take each other's buffers. Who waits first goes first.
 #[derive(Debug, Default)]
 struct Turn {
-    taken: Mutex<bool>,
+    queue: Mutex<Queue>,
     free: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    taken: bool,
+    waiting: VecDeque<u64>,
+    next: u64,
 }
 
 impl Turn {
     fn enter(&self, gate: &Gate) -> Option<TurnGuard<'_>> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        while *taken {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = queue.next;
+        queue.next += 1;
+        queue.waiting.push_back(own);
+        while queue.taken || queue.waiting.front() != Some(&own) {
             if gate.is_closed() {
+                queue.waiting.retain(|waiting| *waiting != own);
+                self.free.notify_all();
                 return None;
             }
             let wait =
                 gate.deadline.map_or(LOOK, |at| LOOK.min(at.saturating_duration_since(Instant::now())));
-            taken = self.free.wait_timeout(taken, wait).unwrap_or_else(PoisonError::into_inner).0;
+            queue = self.free.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
-        *taken = true;
+        queue.waiting.pop_front();
+        queue.taken = true;
         Some(TurnGuard(self))
     }
 }
@@ -167,7 +191,7 @@ pub(super) struct TurnGuard<'a>(&'a Turn);
 
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
-        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.0.free.notify_one();
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).taken = false;
+        self.0.free.notify_all();
     }
 }

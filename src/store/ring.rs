@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 const PATIENCE: u32 = 64;
 
 /// What may stay in memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     /// Which segments are pinned.
     pub pinned: Vec<bool>,

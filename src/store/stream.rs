@@ -393,6 +393,9 @@ impl Shared {
     }
 }
 
+/// How long a read is held back at most.
+const LONGEST_HOLD: Duration = Duration::from_secs(3600);
+
 /// Holds reads back to a rate, for tests.
 #[derive(Debug)]
 struct Throttle {
@@ -411,7 +414,8 @@ impl Throttle {
         let Some(rate) = self.bytes_per_s else { return };
         let until = {
             let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            *free = (*free).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate);
+            *free = (*free).max(Instant::now())
+                + Duration::try_from_secs_f64(bytes as f64 / rate).unwrap_or(LONGEST_HOLD);
             *free
         };
         thread::sleep(until.saturating_duration_since(Instant::now()));
