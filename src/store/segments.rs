@@ -294,21 +294,21 @@ mod tests {
 
     #[test]
     fn both_planes_of_a_run_are_of_the_same_rows() {
-        let tensors = vec![divided("a", 3, [64, 8192]), matrix("b", 2, 2048), divided("c", 2, [4096, 8832])];
+        let tensors = vec![divided("a", 3, [64, 8192]), matrix("b", 2, 2048), divided("c", 2, [4096, 9216])];
         let mixed = capsule(tensors);
         let expected = [
-            [Some(64..768), Some(8192..8576)],
-            [Some(768..1120), Some(8576..8768)],
+            [Some(64..640), Some(8192..8704)],
+            [Some(640..928), Some(8704..8960)],
             [Some(2048..3136), None],
-            [Some(4096..4800), Some(8832..9216)],
+            [Some(4096..4672), Some(9216..9728)],
         ];
         assert_eq!(runs(&all_of(&mixed), 1100), expected);
         let second = Source { capsule: &mixed, only_second: true };
         assert_eq!(
-            runs(&second, 400),
-            [[None, Some(8192..8576)], [None, Some(8576..8768)], [None, Some(8832..9216)]]
+            runs(&second, 600),
+            [[None, Some(8192..8704)], [None, Some(8704..8960)], [None, Some(9216..9728)]]
         );
-        assert_eq!(packed_bytes(&second), 5 * 192);
+        assert_eq!(packed_bytes(&second), 5 * 256);
     }
 
     #[test]
