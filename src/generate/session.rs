@@ -723,9 +723,14 @@ fn share(model: &Model, cache: &KvCache, batch: usize) -> Result<Share> {
         }
         round = Some(guesses + 1);
     }
-    let needed = needed_bytes(model, cache, n, round, None)?;
-    let claim = budget.claim("the KV cache and activations", needed)?;
-    Ok(Share { batch: n, guesses, round, claim: Some(claim) })
+    loop {
+        let needed = needed_bytes(model, cache, n, round, None)?;
+        match budget.claim("the KV cache and activations", needed) {
+            Ok(claim) => return Ok(Share { batch: n, guesses, round, claim: Some(claim) }),
+            Err(Error::Limit(_)) if batch == 0 && n > 1 => n = n.div_ceil(2),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Bytes of a KV cache and of buffers that have room for batches of `batch` tokens, for rounds of `round` of which all

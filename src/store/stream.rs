@@ -149,6 +149,8 @@ impl Stream {
             state.search = state.cursor;
         }
         state.kept.retain(|(index, _)| *index != first);
+        // What a draft wanted first waits: this is what is wanted now.
+        state.demanded = 0..0;
         state.advance(first);
         shared.wait_for(state, first, gate, |state| state.lease(first, end, most, &shared.segments))
     }
@@ -284,6 +286,10 @@ impl Shared {
                 (failure, Some(Held::Reading)) => state.failure = failure,
                 (Some(_), _) => {
                     state.search = state.cursor;
+                    // Else readers would fail at the same segment for ever.
+                    if !state.demanded.contains(&first) {
+                        state.demanded = 0..0;
+                    }
                     self.wake(&mut state);
                 }
                 (None, _) => {}
