@@ -306,7 +306,11 @@ pub fn check_link_index(mini: &MappedFile, full: &MappedFile) -> Result<()> {
     let (m, f) = (mini.contents(), full.contents());
     let bad = |detail: String| {
         let another = m.manifest.full.as_ref().is_some_and(|full| full.digest != f.digest);
-        let first = if another { "name the full file that the mini was made from, or, if that is this model, " } else { "" };
+        let first = if another {
+            "name the full file that the mini was made from, or, if that is this model, "
+        } else {
+            ""
+        };
         Err(Error::Mismatch(format!(
             "{} and {} do not belong together: {detail}; {first}rebuild the mini with: cgraph verify {} --repair --full {}",
             m.name, f.name, m.name, f.name

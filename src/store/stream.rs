@@ -434,7 +434,7 @@ mod tests {
 
     use super::super::segments::Source;
     use super::*;
-    use crate::container::disk::MemorySource;
+    use crate::container::disk::{MemorySource, ReadAt};
     use crate::container::manifest::{Capsule, Extent, Layout as Stored, Plane, Tensor};
 
     /// A capsule whose row groups take `8 * columns / 32 * 34` bytes each.
@@ -458,6 +458,56 @@ mod tests {
             shared: Vec::new(),
             residence: None,
             link: None,
+        }
+    }
+
+    /// A source of which a range cannot be read.
+    #[derive(Debug)]
+    struct Broken(std::ops::Range<u64>);
+
+    impl ReadAt for Broken {
+        fn len(&self) -> u64 {
+            1 << 30
+        }
+
+        fn name(&self) -> String {
+            "broken".into()
+        }
+
+        fn read_exact_at(&self, offset: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+            let end = offset + bytes.len() as u64;
+            if offset < self.0.end && self.0.start < end {
+                return Err(std::io::Error::other("a bad sector"));
+            }
+            bytes.fill(7);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_pinned_segment_that_cannot_be_read_stops_only_who_needs_it() {
+        let capsule = capsule(400, 1024);
+        for depth in [1, 2, 4] {
+            let segments = Segments::new(&[Source { capsule: &capsule, only_second: false }], &[0], &[])
+                .expect("sound shapes");
+            let count = segments.all().len();
+            let bad = segments.all()[2].planes[0].clone().expect("a first plane");
+            let file = DirectFile::new(Arc::new(Broken(bad)));
+            let stream = Stream::new(segments, Arc::new([file]), vec![Place { file: 0, offset: 0 }]);
+            stream.arrange(Layout { pinned: (0..count).map(|index| index < 4).collect(), buffers: 4 });
+            stream.shared.lock().depth = Some(depth);
+            let soon = || Gate { deadline: Some(Instant::now() + Duration::from_secs(20)), cancel: None };
+            for _ in 0..3 {
+                // A draft wants the first four; a pass, which has another mind, a later one.
+                assert!(stream.take_pinned(0, 4, &soon()).is_ok_and(|lease| lease.is_some()));
+                stream.begin(count);
+                assert!(stream.take(count - 1, count, u64::MAX, &soon()).is_ok_and(|lease| lease.is_some()));
+                let error = stream.take_pinned(2, 4, &soon()).expect_err("a bad sector");
+                assert!(error.to_string().contains("bad sector"), "{error}");
+                let error = stream.take(2, 3, u64::MAX, &soon()).expect_err("a bad sector");
+                assert!(error.to_string().contains("bad sector"), "{error}");
+                stream.finish();
+            }
         }
     }
 
