@@ -131,6 +131,22 @@
 #define CAPG_PHASE_VERIFY 3
 
 /**
+ * Weights are divided into two planes where a mini is made with the full file.
+ */
+#define CAPG_PLANES_AUTO 0
+
+/**
+ * Weights are stored as kernels read them.
+ */
+#define CAPG_PLANES_WHOLE 1
+
+/**
+ * Weights are divided where their encoding can be: a mini can then hold the first planes, and drafts cost the passes of a
+ * budget fewer bytes. Without a budget computing takes somewhat longer.
+ */
+#define CAPG_PLANES_DIVIDED 2
+
+/**
  * Compute threads run with the priority of the thread that opens the model.
  */
 #define CAPG_PRIORITY_INHERITED 0
@@ -389,9 +405,9 @@ typedef struct capg_convert_options {
    */
   uint32_t no_mini;
   /**
-   * Must be 0.
+   * How weights are stored, CAPG_PLANES_*. Default: divided where a mini is made.
    */
-  uint32_t reserved;
+  uint32_t planes;
 } capg_convert_options;
 
 /**
