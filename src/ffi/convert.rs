@@ -164,7 +164,7 @@ pub unsafe extern "C" fn capg_convert(
             CAPG_PLANES_WHOLE => Planes::Whole,
             CAPG_PLANES_DIVIDED => Planes::Divided,
             other => {
-                return Err(Failure::invalid(&format!(
+                return Err(Failure::invalid(format!(
                     "options.planes is {other}; CAPG_PLANES_* go from 0 to 2"
                 )));
             }

@@ -112,12 +112,11 @@ pub fn nested_error(
     error_of(source, importance, &mut |row, _, out| coarse.decode(row, &mut group, out))
 }
 
-/// The error of what `approximate` makes of sampled rows: it is given the number of a row and the row.
-fn error_of(
-    source: Rows<'_>,
-    importance: Option<&[f32]>,
-    approximate: &mut dyn FnMut(usize, &[f32], &mut [f32]) -> Result<()>,
-) -> Result<f64> {
+/// Makes something of a row: takes its number, the row, and room for what is made.
+type Approximate<'a> = dyn FnMut(usize, &[f32], &mut [f32]) -> Result<()> + 'a;
+
+/// The error of what `approximate` makes of sampled rows.
+fn error_of(source: Rows<'_>, importance: Option<&[f32]>, approximate: &mut Approximate<'_>) -> Result<f64> {
     let _floats = StandardFloats::enter();
     let sampled = source.rows.min(SAMPLED_ROWS);
     let (mut exact, mut coarse, mut group) =
