@@ -131,7 +131,8 @@
 #define CAPG_PHASE_VERIFY 3
 
 /**
- * Weights are divided into two planes where a mini is made with the full file.
+ * Weights are divided into two planes where a mini is made with the full file and light is "auto": others hold no first
+ * planes.
  */
 #define CAPG_PLANES_AUTO 0
 
@@ -163,7 +164,8 @@
 #define CAPG_PRIORITY_LOWEST 2
 
 /**
- * Run mode: exact where the full file can be reached, else fast. capg_model_mode says what it came to.
+ * Run mode: exact; of a mini in a budget that all weights do not fit speculative, where that is expected to be faster; of a
+ * mini whose full file cannot be reached fast. capg_model_mode says what it came to.
  */
 #define CAPG_MODE_AUTO 0
 
@@ -253,12 +255,13 @@
 #define CAPG_FINISH_CALLBACK 5
 
 /**
- * Layout: the source's own bytes, row after row in its own encoding.
+ * Layout: row after row in the encoding that the file holds. At full precision these are the source's own bytes; in mode
+ * fast they are in the mini's own form, which may be coarser.
  */
 #define CAPG_LAYOUT_SOURCE 0
 
 /**
- * Layout: the bytes as they stand in the file.
+ * Layout: as kernels read them: matrices packed, the two planes of a divided tensor joined.
  */
 #define CAPG_LAYOUT_STORED 1
 
@@ -405,7 +408,7 @@ typedef struct capg_convert_options {
    */
   uint32_t no_mini;
   /**
-   * How weights are stored, CAPG_PLANES_*. Default: divided where a mini is made.
+   * How weights are stored, CAPG_PLANES_*. Default: CAPG_PLANES_AUTO.
    */
   uint32_t planes;
 } capg_convert_options;
@@ -1117,7 +1120,7 @@ capg_status capg_model_open_reader(const struct capg_reader *reader,
                                    struct capg_error **error);
 
 /**
- * The mode in force: CAPG_MODE_EXACT or CAPG_MODE_FAST. Thread class: any.
+ * The mode in force: CAPG_MODE_EXACT, CAPG_MODE_FAST or CAPG_MODE_SPECULATIVE. Thread class: any.
  */
 capg_status capg_model_mode(const struct capg_model *model, uint32_t *mode, struct capg_error **error);
 
@@ -1483,8 +1486,9 @@ capg_status capg_model_capsule_id(const struct capg_model *model,
                                   struct capg_error **error);
 
 /**
- * Takes a capsule out: at full precision in mode exact, as the mini holds it in mode fast. Every tensor is held
- * against its checksum. layout: CAPG_LAYOUT_*. Errors: NOT_FOUND, CORRUPT naming the tensor. Thread class: any.
+ * Takes a capsule out: as the mini holds it in mode fast, at full precision in every other mode. Every tensor is held
+ * against its checksum. layout: CAPG_LAYOUT_*. Errors: NOT_FOUND, CORRUPT naming the tensor, LIMIT (the budget). Thread
+ * class: any.
  */
 capg_status capg_model_fetch(const struct capg_model *model,
                              const char *id,
@@ -1494,8 +1498,9 @@ capg_status capg_model_fetch(const struct capg_model *model,
                              struct capg_error **error);
 
 /**
- * What the capsule came as: "full", "pinned" (bit for bit, out of the mini) or "light". A view, UTF-8,
- * NUL-terminated, valid until the capsule is freed. Thread class: any.
+ * What the capsule came as: "full", "pinned" (bit for bit, out of the mini), "light" (the mini's copy of lower precision)
+ * or "nested" (the mini's first planes). A view, UTF-8, NUL-terminated, valid until the capsule is freed. Thread class:
+ * any.
  */
 capg_status capg_capsule_precision(const struct capg_capsule *capsule,
                                    const char **data,
@@ -1542,7 +1547,7 @@ capg_status capg_fetch_poll(const struct capg_fetch *fetch,
 
 /**
  * Takes capsule number index of those that were asked for; once. Errors: BUSY where it has not come yet, NOT_FOUND past
- * the end or the second time, and those of capg_model_fetch. Thread class: any.
+ * the end, the second time, or behind one that failed, and those of capg_model_fetch. Thread class: any.
  */
 capg_status capg_fetch_take(const struct capg_fetch *fetch,
                             size_t index,

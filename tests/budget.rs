@@ -18,6 +18,7 @@ use capsulegraph::generate::session::{GenerateOptions, Session, SessionOptions, 
 use capsulegraph::pool::{CancelToken, Gate, ThreadOptions};
 use capsulegraph::split::{SplitOptions, split};
 use capsulegraph::store::budget::Budget;
+use capsulegraph::store::fetch::FetchLayout;
 use capsulegraph::store::{Mode, OpenOptions, Origin};
 use support::{Random, TinyModel};
 
@@ -267,6 +268,36 @@ fn a_cancelled_pass_can_be_taken_up_again() {
     token.cancel();
     assert!(matches!(session.eval(&tokens, false, Some(&token)), Err(Error::Cancelled)));
     assert!(bits(&mut session, &tokens) == expected);
+}
+
+#[test]
+fn a_fetch_that_has_no_room_leaves_the_model_usable() {
+    let files = Converted::new(&shape("q8_0", false));
+    let (path, tokens) = (files.path("m.cgraph"), files.tokens(10));
+    let whole = open(&path, None, 1).unwrap();
+    let capsule = "block.1.ffn";
+    let stored = whole.store().manifest().capsule(capsule).unwrap().stored_bytes();
+    // Room for the capsule and one of its three matrices twice, but not for four bytes an element.
+    let budget = Budget::new(smallest_budget(&path) + 2 * stored);
+    let model = open(&path, Some(&budget), 1).unwrap();
+    let mut session = session(&model, 1).unwrap();
+    let claimed = budget.claimed();
+    let refused = model.store().fetch(capsule, FetchLayout::F32);
+    assert!(matches!(refused, Err(Error::Limit(_))), "{refused:?}");
+    assert_eq!(budget.claimed(), claimed);
+    for layout in [FetchLayout::Source, FetchLayout::Stored] {
+        let fetched = model.store().fetch(capsule, layout).unwrap();
+        let own: u64 = fetched.tensors.iter().map(|tensor| tensor.bytes.len() as u64).sum();
+        assert_eq!(budget.claimed(), claimed + own, "what is held counts, and no more");
+        let expected = whole.store().fetch(capsule, layout).unwrap();
+        assert!(fetched.tensors.iter().zip(&expected.tensors).all(|(a, b)| a.bytes == b.bytes));
+    }
+    assert_eq!(budget.claimed(), claimed);
+    session.eval(&tokens, false, None).unwrap();
+    budget.resize(budget.total() + 8 * stored).unwrap();
+    let fetched = model.store().fetch(capsule, FetchLayout::F32).unwrap();
+    let expected = whole.store().fetch(capsule, FetchLayout::F32).unwrap();
+    assert!(fetched.tensors.iter().zip(&expected.tensors).all(|(a, b)| a.bytes == b.bytes));
 }
 
 #[test]

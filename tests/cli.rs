@@ -18,7 +18,8 @@ fn convert_and_split_write_what_they_say() {
     assert!(out.contains("m.cgraph") && out.contains("m.mini.cgraph"), "{out}");
     assert_eq!(place.files(), ["m.cgraph", "m.gguf", "m.mini.cgraph"]);
 
-    let json = place.json(&["convert", "m.gguf", "-o", "n.cgraph", "--no-mini", "--json"]);
+    let json =
+        place.json(&["convert", "m.gguf", "-o", "n.cgraph", "--no-mini", "--planes", "divided", "--json"]);
     assert_eq!(json["full"]["path"], "n.cgraph");
     assert_eq!(json["full"]["bytes"], place.bytes("n.cgraph").len());
     assert!(json.get("mini").is_none());

@@ -371,7 +371,7 @@ fn links_stay_links_to_what_is_written() {
     }
     std::fs::write(place.path("far/x.npy"), "old").unwrap();
     let before = place.files();
-    place.ok(&["convert", "m.gguf", "-o", "n.cgraph", "--no-mini"]);
+    place.ok(&["convert", "m.gguf", "-o", "n.cgraph", "--no-mini", "--planes", "divided"]);
     place.ok(&["eval", "n.cgraph", "--tokens", "ids.json", "--logits", "x.npy", "--report", "r.json"]);
     assert_eq!(place.files(), before);
     for name in ["n.cgraph", "r.json", "x.npy"] {

@@ -5,15 +5,19 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
+use capsulegraph::Error;
 use capsulegraph::convert::import::{ConvertOptions, Planes, convert};
 use capsulegraph::generate::model::{Model, ModelOptions};
 use capsulegraph::generate::session::{FinishReason, GenerateOptions, Session, SessionOptions, Step};
-use capsulegraph::pool::Gate;
-use capsulegraph::split::verify::{VerifyOptions, verify};
+use capsulegraph::pool::{CancelToken, Gate};
+use capsulegraph::split::job::{Targets, produce};
+use capsulegraph::split::verify::{VerifyOptions, check, verify};
 use capsulegraph::split::{SplitOptions, split};
 use capsulegraph::store::budget::Budget;
 use capsulegraph::store::fetch::FetchLayout;
+use capsulegraph::store::fetch_job::FetchJob;
 use capsulegraph::store::{Mode, OpenOptions, Origin};
 use support::{Random, TinyModel};
 
@@ -54,7 +58,7 @@ fn files(encoding: &'static str, tied: bool, percent: u64) -> Files {
 
 fn open(path: &Path, mode: Mode, budget: Option<u64>, threads: usize) -> Arc<Model> {
     let store = OpenOptions { mode, budget: budget.map(Budget::new), ..OpenOptions::default() };
-    let options = ModelOptions { store, threads: threads.into(), ..ModelOptions::default() };
+    let options = ModelOptions { store, threads: threads.into() };
     Arc::new(Model::open(&Origin::Path(path.to_owned()), &options).unwrap())
 }
 
@@ -212,4 +216,98 @@ fn damage_of_a_second_plane_is_found() {
     let model = open(&files.divided, Mode::Exact, None, 1);
     let error = model.store().fetch(&id, FetchLayout::Source).unwrap_err().to_string();
     assert!(error.contains(&id) && error.contains("checksum"), "{error}");
+}
+
+#[test]
+fn behind_a_capsule_that_failed_none_comes() {
+    let files = files("q8_0", true, 64);
+    let model = open(&files.divided, Mode::Exact, None, 1);
+    let capsules = &model.store().manifest().capsules;
+    let ids: Vec<String> = capsules[..4].iter().map(|capsule| capsule.id.clone()).collect();
+    let place = capsules[1].extent.unwrap().offset + capsules[1].tensors[1].planes[1].offset;
+    drop(model);
+    let mut bytes = std::fs::read(&files.divided).unwrap();
+    bytes[place as usize] ^= 1;
+    std::fs::write(&files.divided, bytes).unwrap();
+    let model = open(&files.divided, Mode::Exact, None, 1);
+    let keep = |fetched: capsulegraph::store::fetch::FetchedCapsule<'_>| fetched.id.to_owned();
+    let store = Arc::clone(model.decoder().store());
+    let job = FetchJob::start(store, ids.clone(), FetchLayout::Source, keep).unwrap();
+    while job.come() < 2 {
+        thread::yield_now();
+    }
+    for _ in 0..2 {
+        for index in [2, 3] {
+            let error = job.take(index).unwrap_err();
+            assert!(matches!(&error, Error::NotFound(why) if why.contains("number 1 failed")), "{error}");
+        }
+    }
+    assert_eq!(job.take(0).unwrap(), Some(ids[0].clone()));
+    assert!(matches!(job.take(1), Err(Error::Corrupt(_))));
+    assert!(matches!(job.take(1), Err(Error::NotFound(why)) if why.contains("taken before")));
+    assert!(matches!(job.take(2), Err(Error::NotFound(why)) if why.contains("given up")));
+    assert!(matches!(job.take(4), Err(Error::NotFound(why)) if why.contains("4 were asked for")));
+}
+
+#[test]
+fn conversion_counts_bytes_once_and_is_cancelled_in_both_rounds() {
+    let files = files("q8_0", false, 80);
+    let (source, target) = (files.whole.with_file_name("m.gguf"), files.whole.with_file_name("again.cgraph"));
+    let options = ConvertOptions { planes: Planes::Divided, ..ConvertOptions::default() };
+    let mut told = Vec::new();
+    convert(&source, &target, &options, &mut |done, total| told.push((done, total))).unwrap();
+    assert_eq!(std::fs::read(&target).unwrap(), std::fs::read(&files.divided).unwrap());
+    assert!(told.iter().all(|(done, total)| done <= total) && told.is_sorted(), "{told:?}");
+    assert!(told.last().is_some_and(|(done, total)| done == total), "{told:?}");
+    // Second planes are written last: the final call tells of one.
+    std::fs::remove_file(&target).unwrap();
+    for last in [3, told.len() - 1] {
+        let cancel = CancelToken::new();
+        let options = ConvertOptions { cancel: Some(cancel.clone()), ..options.clone() };
+        let mut calls = 0;
+        let result = convert(&source, &target, &options, &mut |_, _| {
+            calls += 1;
+            if calls == last {
+                cancel.cancel();
+            }
+        });
+        assert!(matches!(result, Err(Error::Cancelled)) && calls == last, "{result:?} after {calls}");
+        assert!(!target.exists());
+    }
+}
+
+#[test]
+fn weights_are_divided_where_a_mini_may_hold_first_planes() {
+    let files = files("q8_0", true, 80);
+    let [source, full, mini] =
+        ["m.gguf", "a.cgraph", "a.mini.cgraph"].map(|name| files.whole.with_file_name(name));
+    for (light, mini, expected) in [
+        ("auto", Some(&mini), true),
+        ("none", Some(&mini), false),
+        ("q4_0", Some(&mini), false),
+        ("auto", None, false),
+    ] {
+        let targets = Targets { full: full.clone(), mini: mini.cloned() };
+        let options = SplitOptions { light: light.parse().unwrap(), ..SplitOptions::default() };
+        produce(&source, &targets, &ConvertOptions::default(), &options, &mut |_, _, _| {}).unwrap();
+        let model = open(&full, Mode::Exact, None, 1);
+        let manifest = model.store().manifest();
+        assert_eq!(manifest.capsules.iter().any(|capsule| capsule.is_divided()), expected, "{light}");
+        assert_eq!(manifest.requires.iter().any(|feature| feature == "planes"), expected, "{light}");
+    }
+}
+
+#[test]
+fn a_mini_of_first_planes_is_planned_anew_where_its_full_file_has_none() {
+    let files = files("q8_0", true, 64);
+    std::fs::copy(&files.whole, &files.divided).unwrap();
+    let options = VerifyOptions { deep: true, ..VerifyOptions::default() };
+    let outcome = check(&files.mini, &options, true, &mut |_, _| {}).unwrap();
+    assert!(outcome.repaired && outcome.verified.problems.is_empty(), "{outcome:?}");
+    let model = open(&files.mini, Mode::Fast, None, 1);
+    let manifest = model.store().manifest();
+    assert_eq!(model.store().counts().nested, 0);
+    assert!(!manifest.requires.iter().any(|feature| feature == "planes"), "{:?}", manifest.requires);
+    let length = std::fs::metadata(&files.mini).unwrap().len();
+    assert!(length <= manifest.plan.as_ref().unwrap().size, "{length}");
 }

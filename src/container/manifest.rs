@@ -261,6 +261,14 @@ pub struct LineageStep {
     pub parameters: Map<String, Value>,
 }
 
+/// Features without which a file of these capsules cannot be read.
+#[must_use]
+pub fn required_features(capsules: &[Capsule]) -> Vec<String> {
+    let divided = capsules.iter().any(Capsule::is_divided);
+    let features = [Some(REQUIRES_PACKED8), divided.then_some(REQUIRES_PLANES)];
+    features.into_iter().flatten().map(str::to_owned).collect()
+}
+
 impl Manifest {
     /// The capsule called `id`.
     #[must_use]
@@ -281,6 +289,12 @@ impl Capsule {
     pub fn checksum(&self) -> Option<String> {
         let planes = self.tensors.iter().flat_map(|t| &t.planes).map(|p| p.xxh3.as_str());
         super::checksum::capsule_checksum(planes)
+    }
+
+    /// Whether one of its tensors is divided.
+    #[must_use]
+    pub fn is_divided(&self) -> bool {
+        self.tensors.iter().any(|tensor| tensor.division.is_some())
     }
 
     /// All planes in the order in which they lie in the extent: the first of all tensors, then the second ones.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::checksum::{Running, blake3_hex, parse_hex64};
 use super::disk::ReadAt;
 use super::header::{HEADER_LEN, Header, Kind};
-use super::manifest::{Capsule, KNOWN_FEATURES, Layout, Manifest, Plane, Residence, Tensor};
+use super::manifest::{Capsule, KNOWN_FEATURES, Layout, Manifest, Plane, REQUIRES_PLANES, Residence, Tensor};
 use super::{EXTENT_ALIGN, PLANE_ALIGN};
 use crate::error::{Error, Result};
 use crate::graph::arch;
@@ -82,6 +82,11 @@ impl Contents {
             )));
         }
         m.model.decoder.validate()?;
+        if m.capsules.iter().any(Capsule::is_divided) && !m.requires.iter().any(|f| f == REQUIRES_PLANES) {
+            return Err(
+                self.bad(format!("it has divided tensors and does not require \"{REQUIRES_PLANES}\""))
+            );
+        }
         let mini = self.header.kind == Kind::Mini;
         if m.full.is_some() != mini || m.plan.is_some() != mini {
             return Err(self.bad("only a mini names a full file and a plan, and it must name both"));
@@ -173,13 +178,14 @@ impl Contents {
                 return Err(bad("it is listed twice".into()));
             }
             let expected = plane_bytes(tensor).map_err(bad)?;
+            let (found, all) = (tensor.planes.len(), expected.len());
             let needed = match capsule.residence {
-                Some(Residence::Linked) => 0..=expected.len(),
-                Some(Residence::Nested) => 1..=1,
-                _ => expected.len()..=expected.len(),
+                Some(Residence::Linked) if found == 0 => 0,
+                Some(Residence::Nested) => 1,
+                _ => all,
             };
-            if !needed.contains(&tensor.planes.len()) {
-                return Err(bad(format!("{} planes where {needed:?} belong", tensor.planes.len())));
+            if found != needed {
+                return Err(bad(format!("{found} planes where {needed} belong")));
             }
             for (plane, expected) in tensor.planes.iter().zip(expected) {
                 if plane.len != expected {
@@ -196,6 +202,7 @@ impl Contents {
         }
         Ok(())
     }
+
     fn check_shared(&self) -> Result<()> {
         let mut by_id: HashMap<&str, &Capsule> = HashMap::new();
         for capsule in &self.manifest.capsules {

@@ -13,14 +13,14 @@ use super::weights;
 use crate::container::disk::{Disk, SystemDisk};
 use crate::container::header::Kind;
 use crate::container::manifest::{
-    Capsule, Layout, LineageStep, Manifest, ModelInfo, REQUIRES_PACKED8, REQUIRES_PLANES, SharedTensor,
-    Tensor,
+    Capsule, Layout, LineageStep, Manifest, ModelInfo, Plane, SharedTensor, Tensor, required_features,
 };
 use crate::container::paths::refuse_overwriting;
 use crate::container::writer::Writer;
 use crate::error::{Error, Result};
 use crate::graph::arch::{self, CapsuleRule, TensorKind, TensorRule};
 use crate::graph::vocab;
+use crate::kernels::division::Division;
 use crate::pool::CancelToken;
 use crate::text::Tokenizer;
 
@@ -44,7 +44,7 @@ pub type ProgressFn<'a> = dyn FnMut(u64, u64) + 'a;
 /// fewer bytes, and computing from both takes somewhat longer (docs/memory.md).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Planes {
-    /// Divided where a mini is made with the full file.
+    /// Divided where a mini is made with the full file, and the planner chooses its light forms: others hold no first planes.
     #[default]
     Auto,
     /// As kernels read them.
@@ -173,7 +173,7 @@ pub(crate) fn convert_opened(
     written.push(writer.asset(assets::METADATA, metadata.preserved().to_string().as_bytes())?);
     let manifest = Manifest {
         generator: generator(),
-        requires: requires(&capsules),
+        requires: required_features(&capsules),
         model: ModelInfo { name: metadata.model_name(), arch: metadata.arch().to_owned(), decoder: params },
         capsules,
         assets: written,
@@ -185,14 +185,6 @@ pub(crate) fn convert_opened(
     let bytes = writer.finish(Kind::Full, &manifest)?;
     let tensors = plan.iter().map(Vec::len).sum();
     Ok(Converted { path: target.to_owned(), bytes, capsules: manifest.capsules.len(), tensors })
-}
-
-/// Features without which the file cannot be read.
-fn requires(capsules: &[Capsule]) -> Vec<String> {
-    let divided =
-        capsules.iter().flat_map(|capsule| &capsule.tensors).any(|tensor| tensor.division.is_some());
-    let features = [Some(REQUIRES_PACKED8), divided.then_some(REQUIRES_PLANES)];
-    features.into_iter().flatten().map(str::to_owned).collect()
 }
 
 /// What is written must open: the pre-tokenizer is known, and every token has its row of the embedding.
@@ -289,19 +281,18 @@ impl Job<'_, '_> {
     fn capsule(&mut self, rule: &CapsuleRule, sources: &[&TensorInfo]) -> Result<Capsule> {
         self.writer.begin_capsule()?;
         let mut tensors: Vec<Tensor> = Vec::with_capacity(sources.len());
-        let mut second_planes = Vec::new();
         for source in sources {
             let wanted = rule.tensors.iter().find(|t| t.name == source.name);
             let (kind, shape) = wanted
                 .map(|t| (t.kind, t.shape.iter().map(|d| *d as u64).collect()))
                 .ok_or_else(|| Error::Internal(format!("{} matched no rule", source.name)))?;
-            let (tensor, second) = self.tensor(source, kind, shape)?;
-            second_planes.extend(second.map(|bytes| (tensors.len(), bytes)));
-            tensors.push(tensor);
+            tensors.push(self.tensor(source, kind, shape)?);
         }
-        for (number, bytes) in second_planes {
-            let plane = self.writer.plane(&mut |sink| sink(&bytes))?;
-            tensors[number].planes.push(plane);
+        // The second planes belong behind the first ones of all tensors; keeping them would take the memory of a capsule.
+        for (source, tensor) in sources.iter().zip(&mut tensors) {
+            if let Some(division) = source.encoding.division.filter(|_| tensor.division.is_some()) {
+                tensor.planes.push(self.plane(source, tensor.layout, Some((division, 1)))?);
+            }
         }
         let shared = |(capsule, tensor): &(String, String)| SharedTensor {
             capsule: capsule.clone(),
@@ -320,52 +311,54 @@ impl Job<'_, '_> {
         })
     }
 
-    /// Writes a tensor; of a divided one the first plane, and gives the second, which belongs behind those of all others.
-    fn tensor(
-        &mut self,
-        source: &TensorInfo,
-        kind: TensorKind,
-        shape: Vec<u64>,
-    ) -> Result<(Tensor, Option<Vec<u8>>)> {
+    /// Writes a tensor; of a divided one the first plane.
+    fn tensor(&mut self, source: &TensorInfo, kind: TensorKind, shape: Vec<u64>) -> Result<Tensor> {
         let layout = match kind {
             TensorKind::Matrix => Layout::Packed8,
             TensorKind::Table | TensorKind::Vector => Layout::Rows,
         };
-        let Self { gguf, writer, planes, cancel, done, total, progress } = self;
-        let divided = *planes == Planes::Divided && layout == Layout::Packed8;
+        let divided = self.planes == Planes::Divided && layout == Layout::Packed8;
         let division = source.encoding.division.filter(|_| divided);
-        let (mut first, mut second) = (Vec::new(), Vec::new());
-        let plane = writer.plane(&mut |sink| {
-            weights::stream(gguf, source, layout, &mut |bytes| {
-                if cancel.is_some_and(CancelToken::is_cancelled) {
-                    return Err(Error::Cancelled);
-                }
-                match division {
-                    None => sink(bytes)?,
-                    Some(division) => {
-                        let [len, rest] = division
-                            .bytes
-                            .map(|part| bytes.len() / (division.bytes[0] + division.bytes[1]) * part);
-                        first.resize(len, 0);
-                        let at = second.len();
-                        second.resize(at + rest, 0);
-                        division.divide(bytes, &mut first, &mut second[at..]);
-                        sink(&first)?;
-                    }
-                }
-                *done += bytes.len() as u64;
-                progress((*done).min(*total), *total);
-                Ok(())
-            })
-        })?;
-        let tensor = Tensor {
+        Ok(Tensor {
             name: source.name.clone(),
             shape,
             encoding: source.encoding.name.to_owned(),
             layout,
             division: division.map(|division| division.name.to_owned()),
-            planes: vec![plane],
-        };
-        Ok((tensor, division.map(|_| second)))
+            planes: vec![self.plane(source, layout, division.map(|division| (division, 0)))?],
+        })
+    }
+
+    /// Writes a tensor's only plane, or that of this number where it is divided.
+    fn plane(
+        &mut self,
+        source: &TensorInfo,
+        layout: Layout,
+        part: Option<(&Division, usize)>,
+    ) -> Result<Plane> {
+        let Self { gguf, writer, cancel, done, total, progress, .. } = self;
+        let mut planes = [Vec::new(), Vec::new()];
+        writer.plane(&mut |sink| {
+            weights::stream(gguf, source, layout, &mut |bytes| {
+                if cancel.is_some_and(CancelToken::is_cancelled) {
+                    return Err(Error::Cancelled);
+                }
+                let written = match part {
+                    None => bytes,
+                    Some((division, number)) => {
+                        let blocks = bytes.len() / division.bytes.iter().sum::<usize>();
+                        let [first, second] = &mut planes;
+                        first.resize(blocks * division.bytes[0], 0);
+                        second.resize(blocks * division.bytes[1], 0);
+                        division.divide(bytes, first, second);
+                        planes[number].as_slice()
+                    }
+                };
+                sink(written)?;
+                *done += written.len() as u64;
+                progress((*done).min(*total), *total);
+                Ok(())
+            })
+        })
     }
 }

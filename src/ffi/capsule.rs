@@ -19,9 +19,10 @@ use crate::generate::model::Model;
 use crate::store::budget::Claim;
 use crate::store::fetch::{FetchLayout, FetchedCapsule, FetchedTensor};
 
-/// Layout: the source's own bytes, row after row in its own encoding.
+/// Layout: row after row in the encoding that the file holds. At full precision these are the source's own bytes; in mode
+/// fast they are in the mini's own form, which may be coarser.
 pub const CAPG_LAYOUT_SOURCE: u32 = 0;
-/// Layout: the bytes as they stand in the file.
+/// Layout: as kernels read them: matrices packed, the two planes of a divided tensor joined.
 pub const CAPG_LAYOUT_STORED: u32 = 1;
 /// Layout: decoded to floats, row after row.
 pub const CAPG_LAYOUT_F32: u32 = 2;
@@ -189,8 +190,9 @@ pub unsafe extern "C" fn capg_model_capsule_id(
     unsafe { guard(error, body) }
 }
 
-/// Takes a capsule out: at full precision in mode exact, as the mini holds it in mode fast. Every tensor is held
-/// against its checksum. layout: CAPG_LAYOUT_*. Errors: NOT_FOUND, CORRUPT naming the tensor. Thread class: any.
+/// Takes a capsule out: as the mini holds it in mode fast, at full precision in every other mode. Every tensor is held
+/// against its checksum. layout: CAPG_LAYOUT_*. Errors: NOT_FOUND, CORRUPT naming the tensor, LIMIT (the budget). Thread
+/// class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_fetch(
     model: *const capg_model,
@@ -220,8 +222,9 @@ pub unsafe extern "C" fn capg_model_fetch(
     unsafe { guard(error, body) }
 }
 
-/// What the capsule came as: "full", "pinned" (bit for bit, out of the mini) or "light". A view, UTF-8,
-/// NUL-terminated, valid until the capsule is freed. Thread class: any.
+/// What the capsule came as: "full", "pinned" (bit for bit, out of the mini), "light" (the mini's copy of lower precision)
+/// or "nested" (the mini's first planes). A view, UTF-8, NUL-terminated, valid until the capsule is freed. Thread class:
+/// any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_capsule_precision(
     capsule: *const capg_capsule,

@@ -61,11 +61,12 @@ pub struct capg_convert_options {
     pub mini_bytes: u64,
     /// 1: write no mini.
     pub no_mini: u32,
-    /// How weights are stored, CAPG_PLANES_*. Default: divided where a mini is made.
+    /// How weights are stored, CAPG_PLANES_*. Default: CAPG_PLANES_AUTO.
     pub planes: u32,
 }
 
-/// Weights are divided into two planes where a mini is made with the full file.
+/// Weights are divided into two planes where a mini is made with the full file and light is "auto": others hold no first
+/// planes.
 pub const CAPG_PLANES_AUTO: u32 = 0;
 /// Weights are stored as kernels read them.
 pub const CAPG_PLANES_WHOLE: u32 = 1;
@@ -163,7 +164,7 @@ pub unsafe extern "C" fn capg_convert(
             CAPG_PLANES_WHOLE => Planes::Whole,
             CAPG_PLANES_DIVIDED => Planes::Divided,
             other => {
-                return Err(Failure::invalid(&format!(
+                return Err(Failure::invalid(format!(
                     "options.planes is {other}; CAPG_PLANES_* go from 0 to 2"
                 )));
             }

@@ -66,7 +66,7 @@ pub unsafe extern "C" fn capg_fetch_poll(
 }
 
 /// Takes capsule number index of those that were asked for; once. Errors: BUSY where it has not come yet, NOT_FOUND past
-/// the end or the second time, and those of capg_model_fetch. Thread class: any.
+/// the end, the second time, or behind one that failed, and those of capg_model_fetch. Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_fetch_take(
     fetch: *const capg_fetch,

@@ -1,6 +1,6 @@
 //! Several sessions of one model that go on together.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Instant;
 
 use super::cancel::{capg_cancel, token};
@@ -11,7 +11,7 @@ use super::input::array;
 use super::output::{HandleOut, Out};
 use super::panic::guard;
 use super::session::{State, capg_session};
-use super::status::{CAPG_ERROR_BUSY, capg_status};
+use super::status::{CAPG_ERROR_BUSY, CAPG_ERROR_INTERNAL, capg_status};
 use crate::error::Error;
 use crate::generate::group::Group;
 use crate::generate::session::{Session, Step};
@@ -23,6 +23,24 @@ use crate::pool::Gate;
 pub struct capg_group(Mutex<Group>);
 
 impl Handle for capg_group {}
+
+impl capg_group {
+    /// The group for one call.
+    ///
+    /// # Errors
+    /// BUSY while another call has it; INTERNAL after a panic.
+    fn enter(&self) -> Result<MutexGuard<'_, Group>, Failure> {
+        self.0.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                Failure::new(CAPG_ERROR_BUSY, "the group is in use by another call; wait for it")
+            }
+            TryLockError::Poisoned(_) => Failure::new(
+                CAPG_ERROR_INTERNAL,
+                "an earlier call on this group ended with an internal error; free it and make a new one",
+            ),
+        })
+    }
+}
 
 /// Makes a group. Thread class: any.
 #[unsafe(no_mangle)]
@@ -74,8 +92,7 @@ pub unsafe extern "C" fn capg_group_advance(
         if named_twice {
             return Err(Failure::invalid("sessions names one twice"));
         }
-        let busy = |_| Failure::new(CAPG_ERROR_BUSY, "the group is in use by another call; wait for it");
-        let mut group = group.0.try_lock().map_err(busy)?;
+        let mut group = group.enter()?;
         let mut states: Vec<MutexGuard<'_, State>> = Vec::with_capacity(shared.len());
         for session in &shared {
             states.push(session.enter()?);

@@ -20,7 +20,8 @@ use crate::generate::model::{Model, ModelOptions};
 use crate::store::budget::Budget;
 use crate::store::{Mode, OpenOptions, Origin};
 
-/// Run mode: exact where the full file can be reached, else fast. capg_model_mode says what it came to.
+/// Run mode: exact; of a mini in a budget that all weights do not fit speculative, where that is expected to be faster; of a
+/// mini whose full file cannot be reached fast. capg_model_mode says what it came to.
 pub const CAPG_MODE_AUTO: u32 = 0;
 /// Run mode: every capsule at full precision.
 pub const CAPG_MODE_EXACT: u32 = 1;
@@ -320,7 +321,7 @@ unsafe fn get_text(
     unsafe { guard(error, body) }
 }
 
-/// The mode in force: CAPG_MODE_EXACT or CAPG_MODE_FAST. Thread class: any.
+/// The mode in force: CAPG_MODE_EXACT, CAPG_MODE_FAST or CAPG_MODE_SPECULATIVE. Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_mode(
     model: *const capg_model,

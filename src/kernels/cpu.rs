@@ -241,17 +241,16 @@ impl Cpu {
         x: &Activations,
     ) {
         let Piece { encoding, rows, cols, planes, .. } = *piece;
-        let [first, second] = match planes {
+        let (first, second) = match planes {
             Planes::Whole(data) => {
                 let weight = Matrix { encoding, rows, cols, data };
                 // SAFETY: passed on to the caller.
                 return unsafe { self.multiply(&Part { weight, target, groups, columns }, x) };
             }
-            Planes::First(first) => [first, &[]],
-            Planes::Both(planes) => planes,
+            Planes::First(first) => (first, None),
+            Planes::Both([first, second]) => (first, Some(second)),
         };
         let Some(division) = encoding.division else { return };
-        let second = (!second.is_empty()).then_some(second);
         let weight = Matrix { encoding, rows, cols, data: &[] };
         let part = Part { weight, target, groups: groups.clone(), columns: columns.clone() };
         // SAFETY: passed on to the caller; `is_sound` held the planes against the rows.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::options::SplitOptions;
+use super::plan::Light;
 use super::write::{SplitSummary, split};
 use crate::convert::import::{ConvertOptions, Converted, Planes, ProgressFn, convert_opened, open_source};
 use crate::error::{Error, Result};
@@ -63,7 +64,8 @@ pub fn produce(
         let gguf = open_source(source, &files, convert_options)?;
         let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Convert, done, total));
         let planes = match (convert_options.planes, &targets.mini) {
-            (Planes::Auto, Some(_)) => Planes::Divided,
+            // Other minis hold no first planes.
+            (Planes::Auto, Some(_)) if split_options.light == Light::Auto => Planes::Divided,
             (chosen, _) => chosen,
         };
         let options = ConvertOptions { planes, ..convert_options.clone() };

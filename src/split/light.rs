@@ -26,6 +26,14 @@ struct Rows<'a> {
     cols: usize,
 }
 
+/// Memory for a row group of divided planes that was joined.
+#[derive(Default)]
+struct Group {
+    /// Which it is of the [`Rows`] it is used with.
+    number: Option<usize>,
+    bytes: Vec<u8>,
+}
+
 impl<'a> Rows<'a> {
     fn new(file: &'a MappedFile, capsule: &Capsule, tensor: &Tensor) -> Result<Self> {
         let (rows, cols) = rows_cols(tensor);
@@ -41,9 +49,9 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Decodes a row; `group` is memory for the row group that it is part of.
-    fn decode(&self, row: usize, group: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
-        let bytes = match (self.planes, self.layout) {
+    /// Decodes a row; `group` holds the row group of the last one, of these rows and no others.
+    fn decode(&self, row: usize, group: &mut Group, out: &mut [f32]) -> Result<()> {
+        let (first, second) = match (self.planes, self.layout) {
             (Planes::Whole(bytes), Layout::Packed8) => {
                 return pack::dequantize_row(self.encoding, bytes, self.rows, self.cols, row, out);
             }
@@ -51,17 +59,23 @@ impl<'a> Rows<'a> {
                 let len = bytes.len() / self.rows;
                 return self.encoding.decode(&bytes[row * len..][..len], out);
             }
-            (Planes::First(first), _) => [first, &[]],
-            (Planes::Both(planes), _) => planes,
+            (Planes::First(first), _) => (first, None),
+            (Planes::Both([first, second]), _) => (first, Some(second)),
         };
         let divided = || Error::Internal(format!("{} is divided, which it cannot be", self.encoding.name));
         let division = self.encoding.division.ok_or_else(divided)?;
-        let each = division.group_bytes(self.cols);
         let at = row / pack::GROUP;
-        let part = |number: usize| bytes[number].get(at * each[number]..(at + 1) * each[number]);
-        group.resize(each[0] + each[1], 0);
-        division.join(part(0).ok_or_else(divided)?, part(1), group);
-        pack::dequantize_row(self.encoding, group, pack::GROUP, self.cols, row % pack::GROUP, out)
+        if group.number != Some(at) {
+            let [coarse, fine] = division.group_bytes(self.cols);
+            let part =
+                |plane: &'a [u8], each: usize| plane.get(at * each..(at + 1) * each).ok_or_else(divided);
+            group.number = None;
+            group.bytes.resize(coarse + fine, 0);
+            let second = second.map(|second| part(second, fine)).transpose()?;
+            division.join(part(first, coarse)?, second, &mut group.bytes);
+            group.number = Some(at);
+        }
+        pack::dequantize_row(self.encoding, &group.bytes, pack::GROUP, self.cols, row % pack::GROUP, out)
     }
 }
 
@@ -94,19 +108,19 @@ pub fn nested_error(
 ) -> Result<f64> {
     let source = Rows::new(file, capsule, tensor)?;
     let Some(coarse) = source.coarse() else { return Ok(0.0) };
-    let mut group = Vec::new();
+    let mut group = Group::default();
     error_of(source, importance, &mut |row, _, out| coarse.decode(row, &mut group, out))
 }
 
-/// The error of what `approximate` makes of sampled rows: it is given the number of a row and the row.
-fn error_of(
-    source: Rows<'_>,
-    importance: Option<&[f32]>,
-    approximate: &mut dyn FnMut(usize, &[f32], &mut [f32]) -> Result<()>,
-) -> Result<f64> {
+/// Makes something of a row: takes its number, the row, and room for what is made.
+type Approximate<'a> = dyn FnMut(usize, &[f32], &mut [f32]) -> Result<()> + 'a;
+
+/// The error of what `approximate` makes of sampled rows.
+fn error_of(source: Rows<'_>, importance: Option<&[f32]>, approximate: &mut Approximate<'_>) -> Result<f64> {
     let _floats = StandardFloats::enter();
     let sampled = source.rows.min(SAMPLED_ROWS);
-    let (mut exact, mut coarse, mut group) = (vec![0.0; source.cols], vec![0.0; source.cols], Vec::new());
+    let (mut exact, mut coarse, mut group) =
+        (vec![0.0; source.cols], vec![0.0; source.cols], Group::default());
     let (mut error, mut power) = (0.0, 0.0);
     for i in 0..sampled {
         let row = i * source.rows / sampled;
@@ -169,7 +183,7 @@ fn encode_rows(
     let parts: Vec<Mutex<&mut [u8]>> = codes.chunks_mut(share * row).map(Mutex::new).collect();
     let encode = |i: usize| -> Result<()> {
         let mut part = parts[i].lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut exact, mut group) = (vec![0.0; source.cols], Vec::new());
+        let (mut exact, mut group) = (vec![0.0; source.cols], Group::default());
         for (j, out) in part.chunks_exact_mut(row).enumerate() {
             source.decode(first + i * share + j, &mut group, &mut exact)?;
             target.encode(&exact, importance, out)?;

@@ -356,7 +356,7 @@ fn capsule_forms<'a>(
             forms.push(Form { residence: Residence::Light, encodings, bytes, beyond: all, damage });
         }
     }
-    if light == Light::Auto && capsule.tensors.iter().any(|tensor| tensor.division.is_some()) {
+    if light == Light::Auto && capsule.is_divided() {
         let mut damage = 0.0;
         for (number, tensor) in capsule.tensors.iter().enumerate() {
             damage += light::nested_error(full, capsule, tensor, importance(number))?;
@@ -469,6 +469,9 @@ pub(super) fn form_of(planned: &PlannedCapsule, capsule: &Capsule) -> Result<Cap
         |why: &str| Error::Mismatch(format!("the recorded plan does not suit capsule {}: {why}", capsule.id));
     if planned.id != capsule.id {
         return Err(wrong("it plans another capsule in its place"));
+    }
+    if planned.residence == Residence::Nested && !capsule.is_divided() {
+        return Err(wrong("it plans first planes of weights that are not divided"));
     }
     let mut names = planned.encodings.iter();
     let mut form = Vec::with_capacity(capsule.tensors.len());

@@ -14,6 +14,7 @@ use crate::container::disk::Disk;
 use crate::container::header::Kind;
 use crate::container::manifest::{
     Asset, Capsule, Extent, FullReference, LineageStep, Link, Manifest, Plane, Residence, SplitPlan, Tensor,
+    required_features,
 };
 use crate::container::paths::refuse_overwriting;
 use crate::container::reader::plane_bytes;
@@ -155,8 +156,10 @@ pub(super) fn compose(
                     continue;
                 }
                 // The mini gets checksums of its own, which must not cover up damage of the full file.
-                for number in 0..tensor.planes.len() {
-                    full.checked_plane(capsule, tensor, number)?;
+                let copied = *encoding == encoding_of(tensor)?;
+                let read = if copied { place..place + 1 } else { 0..tensor.planes.len() };
+                for plane in read {
+                    full.checked_plane(capsule, tensor, plane)?;
                 }
                 out.planes.push(writer.plane(&mut |sink| {
                     let mut checked = |bytes: &[u8]| {
@@ -165,7 +168,7 @@ pub(super) fn compose(
                         }
                         sink(bytes)
                     };
-                    if *encoding == encoding_of(tensor)? {
+                    if copied {
                         copy(full.plane(capsule, tensor, place)?, &mut checked)
                     } else {
                         let columns = importance.and_then(|importance| importance.of(index, number));
@@ -245,7 +248,7 @@ fn outline(full: &MappedFile, plan: &SplitPlan) -> Result<Manifest> {
     let step = LineageStep { transform: "split".into(), parent: Some(contents.digest.clone()), parameters };
     Ok(Manifest {
         generator: generator(),
-        requires: source.requires.clone(),
+        requires: required_features(&capsules),
         model: source.model.clone(),
         capsules,
         assets: source.assets.clone(),

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use super::budget::Claim;
 use super::{Store, View};
-use crate::container::manifest::{Layout, Tensor};
+use crate::container::manifest::{Capsule, Layout, Tensor};
+use crate::container::reader::tensor_bytes;
 use crate::error::{Error, Result};
 use crate::kernels::encoding::{self, Encoding};
 use crate::kernels::pack;
@@ -12,10 +13,11 @@ use crate::kernels::pack;
 /// How fetched tensors are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FetchLayout {
-    /// The source's own bytes: row after row in its own encoding.
+    /// Row after row in the encoding that the file holds: of a full file and of pins the source's own bytes, else the
+    /// mini's own form.
     #[default]
     Source,
-    /// As kernels read them: packed, the planes of a divided tensor joined.
+    /// As kernels read them: matrices packed, the planes of a divided tensor joined.
     Stored,
     /// Decoded to f32, row after row.
     F32,
@@ -55,7 +57,7 @@ pub struct FetchedCapsule<'a> {
     pub id: &'a str,
     /// The file that served it.
     pub file: &'a str,
-    /// `full`, `pinned`, or `light` where only the mini's lower-precision form can be reached.
+    /// `full`, or as the mini that serves it holds it: `pinned`, `light`, `nested`.
     pub precision: &'static str,
     /// Its tensors, in the order of use.
     pub tensors: Vec<FetchedTensor<'a>>,
@@ -64,7 +66,7 @@ pub struct FetchedCapsule<'a> {
 }
 
 impl Store {
-    /// Takes capsule `id` out: at full precision in mode exact, as the mini holds it in mode fast. Each
+    /// Takes capsule `id` out: as the mini holds it in mode fast, at full precision in every other mode. Each
     /// plane is held against its checksum.
     ///
     /// # Errors
@@ -80,7 +82,7 @@ impl Store {
         self.count_use(index);
         self.ask_for(index, 0..usize::MAX);
         let mut claim = match self.budget() {
-            Some(budget) => Some(budget.claim("a fetched capsule", capsule.stored_bytes())?),
+            Some(budget) => Some(budget.claim("a fetched capsule", most_bytes(capsule, layout)?)?),
             None => None,
         };
         let mut tensors = Vec::with_capacity(capsule.tensors.len());
@@ -108,6 +110,22 @@ impl Store {
         }
         Ok(FetchedCapsule { id: &capsule.id, file: file.name(), precision, tensors, claim })
     }
+}
+
+/// Bytes that taking a capsule out takes at most while it goes on: all that is given, and beside it one form of the largest
+/// tensor, of which each step makes the next.
+fn most_bytes(capsule: &Capsule, layout: FetchLayout) -> Result<u64> {
+    let (mut given, mut largest) = (0u64, 0);
+    for tensor in &capsule.tensors {
+        let packed = tensor_bytes(tensor)
+            .map_err(|why| Error::Internal(format!("tensor {} passed the reader: {why}", tensor.name)))?;
+        let (rows, cols) = rows_cols(tensor);
+        let decoded = (rows as u64).saturating_mul(cols as u64).saturating_mul(4);
+        let own = if layout == FetchLayout::F32 { decoded.max(packed) } else { packed };
+        given = given.saturating_add(own);
+        largest = packed.max(largest);
+    }
+    Ok(given.saturating_add(largest))
 }
 
 /// Rows and columns of a tensor whose outer dimensions are flattened. The reader checked that they fit.

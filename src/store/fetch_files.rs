@@ -23,7 +23,7 @@ pub struct CapsuleFiles {
     pub id: String,
     /// The file that served it.
     pub source: String,
-    /// `full`, `pinned` or `light`.
+    /// `full`, `pinned`, `light` or `nested`.
     pub precision: String,
     /// The directory.
     #[serde(skip)]

@@ -18,13 +18,20 @@ pub struct FetchJob<T> {
 
 #[derive(Debug)]
 struct Shared<T> {
-    /// One entry a capsule that is there, until it is taken; the last may be the failure that ended the job.
-    fetched: Mutex<Vec<Option<Result<T>>>>,
+    fetched: Mutex<Fetched<T>>,
     stopped: AtomicBool,
 }
 
+#[derive(Debug)]
+struct Fetched<T> {
+    /// One entry a capsule that is there, until it is taken; the last may be the failure that ended the job.
+    places: Vec<Option<Result<T>>>,
+    /// Number of the capsule that failed.
+    failed: Option<usize>,
+}
+
 impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, Vec<Option<Result<T>>>> {
+    fn lock(&self) -> MutexGuard<'_, Fetched<T>> {
         self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -42,18 +49,21 @@ impl<T: Send + 'static> FetchJob<T> {
         keep: impl Fn(FetchedCapsule<'_>) -> T + Send + 'static,
     ) -> Result<Self> {
         ids.iter().try_for_each(|id| store.find(id).map(drop))?;
-        let shared = Arc::new(Shared { fetched: Mutex::new(Vec::new()), stopped: AtomicBool::new(false) });
+        let fetched = Mutex::new(Fetched { places: Vec::new(), failed: None });
+        let shared = Arc::new(Shared { fetched, stopped: AtomicBool::new(false) });
         let count = ids.len();
         let own = Arc::clone(&shared);
         let fetch_all = move || {
-            for id in ids {
+            for (number, id) in ids.into_iter().enumerate() {
                 if own.stopped.load(Ordering::Relaxed) {
                     return;
                 }
                 let fetched = store.fetch(&id, layout).map(&keep);
-                let failed = fetched.is_err();
-                own.lock().push(Some(fetched));
-                if failed {
+                let failed = fetched.is_err().then_some(number);
+                let mut all = own.lock();
+                all.places.push(Some(fetched));
+                all.failed = failed;
+                if failed.is_some() {
                     return;
                 }
             }
@@ -65,22 +75,17 @@ impl<T: Send + 'static> FetchJob<T> {
         Ok(Self { shared, thread: Some(thread), count })
     }
 
-    /// Capsules that were asked for.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
     /// Capsules that have come, whether they were taken or not. A failure counts as one: taking it says which.
     #[must_use]
     pub fn come(&self) -> usize {
-        self.shared.lock().len()
+        self.shared.lock().places.len()
     }
 
     /// Takes the capsule at `index` of those that were asked for; `None` where it has not come yet.
     ///
     /// # Errors
-    /// Those of `Store::fetch`, once; [`Error::NotFound`] for an index past the end or a capsule that was taken before.
+    /// Those of `Store::fetch`, once; [`Error::NotFound`] for an index past the end, a capsule that was taken before, or one
+    /// that was given up because an earlier one failed.
     pub fn take(&self, index: usize) -> Result<Option<T>> {
         if index >= self.count {
             let count = self.count;
@@ -88,9 +93,14 @@ impl<T: Send + 'static> FetchJob<T> {
                 "there is no capsule number {index}; {count} were asked for"
             )));
         }
-        match self.shared.lock().get_mut(index) {
-            None => Ok(None),
-            Some(place) => place
+        let mut fetched = self.shared.lock();
+        let failed = fetched.failed;
+        match (fetched.places.get_mut(index), failed) {
+            (None, None) => Ok(None),
+            (None, Some(failed)) => Err(Error::NotFound(format!(
+                "capsule number {index} was given up: number {failed} failed, and with it all that follow"
+            ))),
+            (Some(place), _) => place
                 .take()
                 .transpose()?
                 .map(Some)

@@ -13,6 +13,7 @@ mod memory;
 mod mutations;
 mod parts;
 mod payload;
+mod planes;
 mod resealed;
 mod truncation;
 mod under_test;

@@ -114,7 +114,20 @@ fn strings(manifest: &Value) -> Vec<Value> {
         }
     }
     let encodings = capsulegraph::kernels::encoding::all().iter().map(|e| json!(e.name));
-    let words = ["rows", "packed8", "pinned", "light", "linked", "../m.cgraph", "/", "yarn", "linear"];
+    let words = [
+        "rows",
+        "packed8",
+        "4+4",
+        "3+1",
+        "pinned",
+        "light",
+        "nested",
+        "linked",
+        "../m.cgraph",
+        "/",
+        "yarn",
+        "linear",
+    ];
     all.into_iter().chain(encodings).chain(words.map(|w| json!(w))).collect()
 }
 

@@ -215,7 +215,7 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub no_mini: bool,
     /// How weights are stored: whole as kernels read them, or divided into two planes, of which a mini can be the first
-    /// (faster in a budget, somewhat slower without one); auto: divided where a mini is made
+    /// (faster in a budget, somewhat slower without one); auto: divided where a mini is made with --light auto
     #[arg(long, value_name = "auto|whole|divided", default_value = "auto", hide_default_value = true)]
     pub planes: Planes,
     #[command(flatten)]
