@@ -135,11 +135,14 @@ fn draw(picture: &Picture, results: &Results) -> String {
     svg.finish()
 }
 
+/// A line's name, its color and its value in a row.
+pub type Line<'a, R> = (&'a str, &'a str, fn(&R) -> Option<f64>);
+
 /// A picture of lines: a panel a model, whose rows give the labels of the x axis and a value of each line.
 pub fn by_label<R>(
     title: &str,
     models: &[(&str, Vec<&R>)],
-    lines: &[(&str, &str, fn(&R) -> Option<f64>)],
+    lines: &[Line<'_, R>],
     label: impl Fn(&R) -> String,
 ) -> String {
     let mut svg = Svg::new(COLUMNS as f64 * PANEL.0 + 16.0, HEAD + PANEL.1 + 8.0);
