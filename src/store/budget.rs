@@ -106,7 +106,7 @@ impl State {
         }
         Err(Error::Limit(format!(
             "a memory budget of {} bytes has no room for {what} ({more} bytes); the smallest possible one is {needed} \
-             bytes, or less with a smaller context",
+             bytes",
             self.total
         )))
     }

@@ -107,7 +107,7 @@ pub struct FileArgs {
         default_value_t,
         value_name = "MODE",
         hide_possible_values = true,
-        help = "What computes: auto, exact or fast"
+        help = "What computes: auto, exact, speculative or fast"
     )]
     pub mode: ModeArg,
     /// The mini's full file, where it is not the one beside it
