@@ -2,6 +2,7 @@
 
 use super::session::Session;
 use crate::error::{Error, Result};
+use crate::kernels::math::log_sum_exp;
 use crate::pool::CancelToken;
 
 /// Window where neither caller nor model ask for less, in tokens.
@@ -70,11 +71,9 @@ pub fn evaluate(
 
 /// `-log softmax(logits)[target]` in f64, in a fixed order.
 fn negative_log_likelihood(logits: &[f32], target: u32) -> f64 {
-    let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let total: f64 = logits.iter().map(|l| libm::exp(f64::from(*l) - top)).sum();
     // `Session::eval` refused ids outside the vocabulary.
     let chosen = logits.get(target as usize).copied().unwrap_or(f32::NEG_INFINITY);
-    libm::log(total) + top - f64::from(chosen)
+    log_sum_exp(logits, f32::INFINITY) - f64::from(chosen)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::decoder::forward::Forward;
+use crate::kernels::math::{NEGLIGIBLE, log_sum_exp};
 
 /// Guesses of one round at most, and the bound in the smallest budget.
 pub(super) const MOST: usize = 24;
@@ -21,8 +22,6 @@ const REPEATED: usize = 3;
 const RETRY: [u32; 2] = [3, 24];
 /// How often guesses hold, and what the mini gives them, before anything is known.
 const USUAL: f64 = 0.7;
-/// Logits further below the best than this hardly change a probability.
-const NEGLIGIBLE: f32 = 16.0;
 
 /// Counts of a session's speculation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -303,10 +302,8 @@ fn continuation(tokens: &[u32], most: usize) -> &[u32] {
 /// Probability of `id` in a distribution of these logits.
 pub(super) fn probability(logits: &[f32], id: u32) -> f64 {
     let Some(own) = logits.get(id as usize) else { return 0.0 };
-    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let near = logits.iter().filter(|logit| **logit > best - NEGLIGIBLE);
-    let sum: f64 = near.map(|logit| f64::from(logit - best).exp()).sum();
-    if sum > 0.0 { f64::from(own - best).exp() / sum } else { 0.0 }
+    let all = log_sum_exp(logits, NEGLIGIBLE);
+    if all.is_finite() { libm::exp(f64::from(*own) - all) } else { 0.0 }
 }
 
 #[cfg(test)]

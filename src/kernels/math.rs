@@ -72,6 +72,19 @@ pub fn exp(x: f32) -> f32 {
     }
 }
 
+/// How far below the greatest logit others hardly change a probability, for [`log_sum_exp`] where speed counts.
+pub const NEGLIGIBLE: f32 = 16.0;
+
+/// `ln(sum of exp(logit))` in f64, in a fixed order and the same on every system, over the logits that are less than
+/// `reach` below the greatest one; infinite: over all.
+#[must_use]
+pub fn log_sum_exp(logits: &[f32], reach: f32) -> f64 {
+    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let top = f64::from(best);
+    let near = logits.iter().filter(|logit| **logit > best - reach);
+    libm::log(near.map(|logit| libm::exp(f64::from(*logit) - top)).sum()) + top
+}
+
 /// Nearest integer, ties to even, of a float of magnitude below 2^22.
 #[inline(always)]
 pub(super) fn round_even(x: f32) -> f32 {

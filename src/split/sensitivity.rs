@@ -19,6 +19,7 @@ use crate::decoder::kv::KvCache;
 use crate::error::{Error, Result};
 use crate::kernels::encoding::{self, Encoding};
 use crate::kernels::kv::KvFormat;
+use crate::kernels::math::{NEGLIGIBLE, log_sum_exp};
 use crate::pool::{CancelToken, Gate, Progress, StandardFloats};
 use crate::store::fetch::encoding_of;
 use crate::store::mapped::MappedFile;
@@ -30,8 +31,6 @@ const PROBES: &[&str] = &["q4_0", "q3_k", "q2_k"];
 const LOGITS: usize = 64 << 20;
 /// Tokens at least, and at most.
 const TOKENS: [usize; 2] = [32, 256];
-/// Probabilities below this hardly count in a divergence.
-const NEGLIGIBLE: f32 = 16.0;
 
 /// Of each capsule the divergence (Kullback-Leibler, nats a token) for a squared relative error of 1 in its weights;
 /// `None` where nothing can be measured.
@@ -157,21 +156,14 @@ impl Run<'_> {
 
 /// Kullback-Leibler divergence of the distribution of logits `q` from that of `p`.
 fn divergence(p: &[f32], q: &[f32]) -> f64 {
-    let (p_sum, q_sum) = (log_sum(p), log_sum(q));
+    let [p_sum, q_sum] = [p, q].map(|logits| log_sum_exp(logits, NEGLIGIBLE));
     let best = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let near = p.iter().zip(q).filter(|(p, _)| **p > best - NEGLIGIBLE);
     let each = near.map(|(p, q)| {
         let (p, q) = (f64::from(*p) - p_sum, f64::from(*q) - q_sum);
-        p.exp() * (p - q)
+        libm::exp(p) * (p - q)
     });
     each.sum::<f64>().max(0.0)
-}
-
-fn log_sum(logits: &[f32]) -> f64 {
-    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let near = logits.iter().filter(|logit| **logit > best - NEGLIGIBLE);
-    let sum: f64 = near.map(|logit| f64::from(logit - best).exp()).sum();
-    f64::from(best) + sum.ln()
 }
 
 #[cfg(test)]
