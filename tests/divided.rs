@@ -58,7 +58,7 @@ fn files(encoding: &'static str, tied: bool, percent: u64) -> Files {
 
 fn open(path: &Path, mode: Mode, budget: Option<u64>, threads: usize) -> Arc<Model> {
     let store = OpenOptions { mode, budget: budget.map(Budget::new), ..OpenOptions::default() };
-    let options = ModelOptions { store, threads: threads.into() };
+    let options = ModelOptions { store, threads: threads.into(), ..ModelOptions::default() };
     Arc::new(Model::open(&Origin::Path(path.to_owned()), &options).unwrap())
 }
 

@@ -273,7 +273,7 @@ fn light_capsules_do_change_fast() {
 fn model() -> Arc<Model> {
     let tiny = larger("q8_0");
     let store = OpenOptions { disk: Arc::new(converted(&tiny)), ..OpenOptions::default() };
-    let options = ModelOptions { store, threads: 2.into() };
+    let options = ModelOptions { store, threads: 2.into(), ..ModelOptions::default() };
     Arc::new(Model::open(&Origin::Path("m.cgraph".into()), &options).unwrap())
 }
 

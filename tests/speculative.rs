@@ -11,6 +11,7 @@ use capsulegraph::Error;
 use capsulegraph::convert::import::{ConvertOptions, convert};
 use capsulegraph::generate::SamplingOptions;
 use capsulegraph::generate::model::{Model, ModelOptions};
+use capsulegraph::generate::plan::{BudgetPlan, budget_plan};
 use capsulegraph::generate::session::{FinishReason, GenerateOptions, Session, SessionOptions, Step};
 use capsulegraph::pool::{CancelToken, Gate};
 use capsulegraph::split::{SplitOptions, split};
@@ -204,4 +205,59 @@ fn a_cancelled_round_goes_on() {
         }
     }
     assert_eq!(tokens, expected);
+}
+
+/// The model at `path` in a budget, opened for a session that is then made.
+fn try_open(path: &std::path::Path, mode: Mode, budget: u64) -> Result<Session, Error> {
+    let session = SessionOptions { context: 128, ..SessionOptions::default() };
+    let store = OpenOptions { mode, budget: Some(Budget::new(budget)), ..OpenOptions::default() };
+    let options = ModelOptions { store, session: session.clone(), threads: 2.into() };
+    let model = Arc::new(Model::open(&Origin::Path(path.to_owned()), &options)?);
+    Session::new(model, &session)
+}
+
+fn plan(path: &std::path::Path, budget: u64) -> BudgetPlan {
+    let session = SessionOptions { context: 128, ..SessionOptions::default() };
+    let store = OpenOptions { budget: Some(Budget::new(budget)), ..OpenOptions::default() };
+    let options = ModelOptions { store, session: session.clone(), threads: 2.into() };
+    budget_plan(&Origin::Path(path.to_owned()), &options, &session, Some(1e8)).unwrap()
+}
+
+#[test]
+fn a_plan_says_what_modes_need_and_what_auto_takes() {
+    let files = files(true);
+    let whole = std::fs::metadata(&files.full).unwrap().len();
+    let ample = plan(&files.mini, 1 << 40);
+    let least = |wanted: Mode| {
+        let found = ample.modes.iter().find(|plan| plan.mode == wanted).unwrap();
+        assert!(found.fits && found.tokens_per_s > 0.0, "{found:?}");
+        found.smallest_budget_bytes
+    };
+    // Opening and the session work in the smallest budget, and in none below it: the error names it.
+    for mode in [Mode::Exact, Mode::Speculative, Mode::Fast] {
+        let least = least(mode);
+        try_open(&files.mini, mode, least).unwrap_or_else(|e| panic!("{mode:?} in {least}: {e}"));
+        if mode != Mode::Fast {
+            // Without its full file a mini needs somewhat less than the plan, which has both open, says.
+            let refused = try_open(&files.mini, mode, least - 1).map(drop).unwrap_err().to_string();
+            assert!(refused.contains(&format!("the smallest possible one is {least} bytes")), "{refused}");
+        }
+    }
+    let (exact, guessing) = (least(Mode::Exact), least(Mode::Speculative));
+    assert!(exact < guessing && guessing < 2 * whole);
+    for budget in [exact, (exact + guessing) / 2, guessing - 1, guessing, guessing + whole / 8, 4 * whole] {
+        let plan = plan(&files.mini, budget);
+        let session = try_open(&files.mini, Mode::Auto, budget).unwrap();
+        let store = session.model().store();
+        assert_eq!((plan.taken, plan.reason.as_str()), (Some(store.mode()), store.mode_reason()), "{budget}");
+        if budget < guessing {
+            let why = format!("a session of 128 positions need a budget of {guessing} bytes");
+            assert!(store.mode() == Mode::Exact && plan.reason.contains(&why), "{}", plan.reason);
+            let row = plan.modes.iter().find(|plan| plan.mode == Mode::Speculative).unwrap();
+            assert!(!row.fits && row.tokens_per_s == 0.0 && row.smallest_budget_bytes == guessing);
+        }
+    }
+    let none = plan(&files.mini, exact - 1);
+    assert!(none.taken.is_none() && none.reason.contains(&format!("needs {exact} bytes")), "{}", none.reason);
+    assert!(try_open(&files.mini, Mode::Auto, exact - 1).is_err());
 }

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::graph::params::DecoderParams;
 use crate::kernels::backend::Backend;
 use crate::kernels::division::joined_bytes;
-use crate::store::{ReadAhead, Store};
+use crate::store::{Mode, ReadAhead, Store};
 use rope::RopeTable;
 use weights::Weights;
 
@@ -28,6 +28,8 @@ pub struct Decoder {
     weights: Weights,
     rope: RopeTable,
     read_ahead: ReadAhead,
+    /// The capsules that a pass reads, in that order.
+    uses: Vec<usize>,
 }
 
 impl Decoder {
@@ -38,6 +40,18 @@ impl Decoder {
     /// [`crate::Error::Malformed`] naming a capsule or tensor that the architecture needs and the file lacks;
     /// [`crate::Error::Limit`] where the store's budget has no room for tables and buffers.
     pub fn new(store: Arc<Store>, backend: Arc<dyn Backend>) -> Result<Self> {
+        Self::beside(store, backend, |_| Ok(0))
+    }
+
+    /// As [`new`](Self::new); an error names a budget that has room for the bytes that `later` says, too.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new) and of `later`.
+    pub(crate) fn beside(
+        store: Arc<Store>,
+        backend: Arc<dyn Backend>,
+        later: impl FnOnce(&Self) -> Result<u64>,
+    ) -> Result<Self> {
         let params = store.manifest().model.decoder.clone();
         let weights = Weights::resolve(&store, &params)?;
         let rope = RopeTable::new(&params.rope, weights.rope_factors.as_deref());
@@ -48,8 +62,19 @@ impl Decoder {
         let read_ahead = ReadAhead::new(&store, used.iter().copied());
         let uses: Vec<usize> = used.into_iter().flatten().collect();
         let joined = joined_bytes(store.longest_divided_group()).saturating_mul(backend.threads());
-        store.limit(&uses, weights.vector_bytes().saturating_add(joined) as u64)?;
-        Ok(Self { store, backend, params, weights, rope, read_ahead })
+        let tables = weights.vector_bytes().saturating_add(joined) as u64;
+        let decoder = Self { store, backend, params, weights, rope, read_ahead, uses };
+        let later = if decoder.store.budget().is_some() { later(&decoder)? } else { 0 };
+        decoder.store.limit(&decoder.uses, tables, later)?;
+        Ok(decoder)
+    }
+
+    /// Bytes without which weights cannot be computed with in mode `mode` under a budget.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] for shapes that the reader refuses.
+    pub(crate) fn least_weights(&self, mode: Mode) -> Result<u64> {
+        self.store.least_weights(mode, &self.uses)
     }
 
     /// The hyper-parameters.

@@ -13,10 +13,12 @@ use super::options::{Versioned, read};
 use super::output::{HandleOut, Out, ViewOut};
 use super::panic::guard;
 use super::reader::{HostSource, capg_reader};
+use super::session::kv_format;
 use super::status::capg_status;
 use super::text::Utf8;
 use super::threads::{capg_parallel_for_callback, thread_options};
 use crate::generate::model::{Model, ModelOptions};
+use crate::generate::session::SessionOptions;
 use crate::store::budget::Budget;
 use crate::store::{Mode, OpenOptions, Origin};
 
@@ -84,6 +86,11 @@ pub struct capg_model_options {
     pub first_capsule: u32,
     /// Index past the last one; at most capg_model_capsule_count.
     pub end_capsule: u32,
+    /// Positions of the session that the model is opened for; 0: as many as a session has by default. Under a budget mode
+    /// auto leaves room for it. Other sessions are possible.
+    pub session_context: u32,
+    /// CAPG_KV_* of that session.
+    pub session_kv_type: u32,
 }
 
 // SAFETY: integers, nullable pointers and nullable function pointers, without padding.
@@ -188,7 +195,12 @@ impl Opening {
             (first, end) => Some(first as usize..end as usize),
         };
         let store = OpenOptions { mode, full, budget, range, ..OpenOptions::default() };
-        Ok(Self { options: ModelOptions { store, threads }, readers })
+        let session = SessionOptions {
+            context: o.session_context as usize,
+            kv_format: kv_format(o.session_kv_type, "options.session_kv_type")?,
+            ..SessionOptions::default()
+        };
+        Ok(Self { options: ModelOptions { store, threads, session }, readers })
     }
 
     /// Opens the model; the readers are closed whatever happens.

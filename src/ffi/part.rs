@@ -76,7 +76,7 @@ pub unsafe extern "C" fn capg_part_new(
         };
         let options = SessionOptions {
             context: o.context as usize,
-            kv_format: kv_format(o.kv_type)?,
+            kv_format: kv_format(o.kv_type, "options.kv_type")?,
             ..SessionOptions::default()
         };
         out.set(capg_part(Mutex::new(Part::new(Arc::clone(&model.model), &options)?)));

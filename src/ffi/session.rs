@@ -131,7 +131,7 @@ impl capg_session_options {
     /// The library's options.
     fn checked(self) -> Result<SessionOptions, Failure> {
         let flags = flags(self.flags, CAPG_SESSION_WITHOUT_LOOKUP)?;
-        let kv_format = kv_format(self.kv_type)?;
+        let kv_format = kv_format(self.kv_type, "options.kv_type")?;
         let without_lookup = flags & CAPG_SESSION_WITHOUT_LOOKUP != 0;
         Ok(SessionOptions {
             context: self.context as usize,
@@ -143,12 +143,12 @@ impl capg_session_options {
 }
 
 /// What a CAPG_KV_* names.
-pub(super) fn kv_format(kv_type: u32) -> Result<KvFormat, Failure> {
+pub(super) fn kv_format(kv_type: u32, name: &str) -> Result<KvFormat, Failure> {
     match kv_type {
         CAPG_KV_F16 => Ok(KvFormat::F16),
         CAPG_KV_Q8_0 => Ok(KvFormat::Q8_0),
         other => {
-            Err(Failure::invalid(format!("options.kv_type is {other}; 0 (f16) and 1 (q8_0) are possible")))
+            Err(Failure::invalid(format!("{name} is {other}; 0 (f16) and 1 (q8_0) are possible")))
         }
     }
 }

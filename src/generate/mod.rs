@@ -6,6 +6,7 @@
 //! `cgraph`). Must not know: the C API, the command line.
 
 pub mod bench;
+mod demand;
 pub mod eval;
 pub mod group;
 pub mod model;

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::plan;
+use super::session::SessionOptions;
 use crate::container::disk::Disk;
 use crate::convert::gguf::{Gguf, is_gguf};
 use crate::convert::import::assets;
@@ -11,10 +13,11 @@ use crate::convert::metadata;
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::graph::vocab;
+use crate::kernels::backend::Backend;
 use crate::kernels::cpu::Cpu;
 use crate::pool::ThreadOptions;
 use crate::store::mapped::MappedFile;
-use crate::store::{OpenOptions, Origin, Store};
+use crate::store::{Mode, OpenOptions, Origin, Store};
 use crate::text::{ChatMessage, ChatTemplate, Tokenizer};
 
 /// How to open a model.
@@ -24,6 +27,8 @@ pub struct ModelOptions {
     pub store: OpenOptions,
     /// Threads that compute.
     pub threads: ThreadOptions,
+    /// The session that mode auto leaves room for in a budget, and that errors of opening count with; others are possible.
+    pub session: SessionOptions,
 }
 
 /// An opened model. Immutable; shared by any number of sessions on any threads.
@@ -39,12 +44,18 @@ impl Model {
     /// Opens a full file, or a mini and (unless the mode is fast) its full file.
     ///
     /// # Errors
-    /// Those of [`Store::open`] and [`Decoder::new`]; [`Error::InvalidArgument`] for too many threads.
+    /// Those of [`Store::open`] and [`Decoder::new`]; [`Error::InvalidArgument`] for too many threads; [`Error::Limit`]
+    /// naming the smallest budget.
     pub fn open(origin: &Origin, options: &ModelOptions) -> Result<Self> {
         let begun = Instant::now();
-        let store = Arc::new(Store::open(origin, &options.store)?);
-        let backend = Arc::new(Cpu::new(options.threads.clone())?);
-        let decoder = Decoder::new(Arc::clone(&store), backend)?;
+        let mut store = Store::open(origin, &options.store)?;
+        let backend: Arc<dyn Backend> = Arc::new(Cpu::new(options.threads.clone())?);
+        if options.store.mode == Mode::Auto {
+            store = settle(store, &backend, &options.session)?;
+        }
+        let store = Arc::new(store);
+        let later = |decoder: &Decoder| plan::least_session(decoder, &options.session);
+        let decoder = Decoder::beside(Arc::clone(&store), backend, later)?;
         let manifest = store.manifest();
         let tokenizer = match manifest.asset(assets::VOCAB) {
             Some(_) => Some(Tokenizer::new(Arc::new(store.primary().shared_asset(assets::VOCAB)?))?),
@@ -135,6 +146,20 @@ impl Model {
         let owned = store.primary().owned_bytes() + full.map_or(0, |f| f.owned_bytes());
         (self.decoder.table_bytes() + owned) as u64
     }
+}
+
+/// In a budget, the store in the mode that is expected to be the fastest; any other as it is.
+fn settle(store: Store, backend: &Arc<dyn Backend>, session: &SessionOptions) -> Result<Store> {
+    let Some(budget) = store.budget().cloned() else { return Ok(store) };
+    let is_whole = store.range() == (0..store.manifest().capsules.len());
+    if store.mode() != Mode::Exact || store.manifest().full.is_none() || !is_whole {
+        return Ok(store);
+    }
+    // In a budget of its own, which it is gone from before the real one is asked.
+    let trial = store.in_mode(Mode::Exact, String::new(), Some(plan::ample()));
+    let decoder = Decoder::new(Arc::new(trial), Arc::clone(backend))?;
+    let (mode, reason) = plan::auto(&decoder, session, budget.available())?;
+    Ok(store.in_mode(mode, reason, Some(budget)))
 }
 
 /// The tokenizer of a `.cgraph` file or a GGUF model, one without tensors too.

@@ -44,7 +44,7 @@ impl Part {
         let decoder = model.decoder();
         let capsules = model.store().range();
         let blocks = blocks_of(&capsules, decoder.capsule_count());
-        let context = context_of(&model, options);
+        let context = context_of(decoder, options);
         let cache = KvCache::of_blocks(decoder.params(), blocks, context, options.kv_format)?;
         let claim = match model.store().budget() {
             Some(budget) => Some(budget.claim("the KV cache", cache.bytes())?),

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::demand::{Demand, needed_bytes};
 use super::model::Model;
 use super::speculate::{self, Phase, SpeculationStats, Speculator};
 use super::{Sampler, SamplingOptions, StopMatcher};
+use crate::decoder::Decoder;
 use crate::decoder::forward::{Forward, Logits};
 use crate::decoder::kv::KvCache;
 use crate::error::{Error, Result};
@@ -113,9 +115,9 @@ pub struct Session {
     cache: KvCache,
     forward: Forward,
     batch: usize,
-    /// What the KV cache and the buffers take of the model's budget, where it has one.
     /// Tokens of a round of guesses that the claim has room for.
     round: Option<usize>,
+    /// What the KV cache and the buffers take of the model's budget, where it has one.
     claim: Option<Claim>,
     /// In mode speculative.
     speculator: Option<Speculator>,
@@ -163,10 +165,10 @@ impl Session {
                 opened.end
             )));
         }
-        let context = context_of(&model, options);
+        let context = context_of(model.decoder(), options);
         let cache = KvCache::new(model.decoder().params(), context, options.kv_format)?;
         let store = model.store();
-        let Share { batch, guesses, round, claim } = share(&model, &cache, options.batch)?;
+        let (Demand { batch, guesses, round, .. }, claim) = share(&model, &cache, options.batch)?;
         let speculator = (store.mode() == Mode::Speculative)
             .then(|| Speculator::new(store.drafts().then(Forward::draft), !options.without_lookup, guesses));
         Ok(Self {
@@ -628,7 +630,8 @@ impl Session {
         if claimed {
             return Ok(());
         }
-        let needed = needed_bytes(&self.model, &self.cache, self.batch, self.round, Some((n, wanted)))?;
+        let decoder = self.model.decoder();
+        let needed = needed_bytes(decoder, &self.cache, self.batch, self.round, Some((n, wanted)))?;
         if needed > claim.bytes() { claim.resize(needed) } else { Ok(()) }
     }
 
@@ -677,76 +680,43 @@ pub(super) fn check_logits(model: &Model, tokens: usize) -> Result<()> {
 }
 
 /// Positions that a sequence has room for.
-pub(super) fn context_of(model: &Model, options: &SessionOptions) -> usize {
-    let trained = model.decoder().params().context_length as usize;
+pub(super) fn context_of(decoder: &Decoder, options: &SessionOptions) -> usize {
+    let trained = decoder.params().context_length as usize;
     if options.context == 0 { trained.min(DEFAULT_CONTEXT) } else { options.context }
 }
 
-/// Share of a budget that the activations of a batch take at most, where its size is the library's choice.
-const BATCH_SHARE: u64 = 32;
-
-/// Share of a budget that the logits of guesses take at most, but for a few.
-const GUESSES_SHARE: u64 = 40;
-
-/// What a session has of its model's budget.
-struct Share {
-    /// Tokens of a batch; 0: as many as suit the machine.
-    batch: usize,
-    /// Guesses of a round at most.
-    guesses: usize,
-    /// Tokens of a round that the claim has room for.
-    round: Option<usize>,
-    claim: Option<Claim>,
-}
-
-/// Has the model's budget hold a KV cache and the buffers of a batch of `batch` tokens; 0: as many as suit the machine
-/// and the budget.
-fn share(model: &Model, cache: &KvCache, batch: usize) -> Result<Share> {
-    let mut guesses = speculate::MOST.min(cache.capacity().saturating_sub(1));
+/// What a session has of its model's budget, which holds that from now on; a claim where there is a budget.
+fn share(model: &Model, cache: &KvCache, batch: usize) -> Result<(Demand, Option<Claim>)> {
     let Some(budget) = model.store().budget() else {
-        return Ok(Share { batch, guesses, round: None, claim: None });
+        let guesses = speculate::MOST.min(cache.capacity().saturating_sub(1));
+        return Ok((Demand { batch, guesses, round: None, bytes: 0 }, None));
     };
-    let decoder = model.decoder();
-    let largest = decoder.backend().max_batch(false);
-    let mut n = if batch == 0 { largest } else { batch.min(largest) }.min(cache.capacity()).max(1);
-    let fits = |n: usize| -> Result<bool> {
-        Ok(decoder.batch_bytes(cache, &[(n, Logits::Last)])? <= budget.total() / BATCH_SHARE)
-    };
-    while batch == 0 && n > 1 && !fits(n)? {
-        n = n.div_ceil(2);
-    }
-    let mut round = None;
-    if model.store().mode() == Mode::Speculative {
-        let logits = |guesses: usize| decoder.batch_bytes(cache, &[(guesses + 1, Logits::All)]);
-        while guesses > speculate::FEWEST && logits(guesses)? > budget.total() / GUESSES_SHARE {
-            guesses -= 1;
-        }
-        round = Some(guesses + 1);
-    }
-    loop {
-        let needed = needed_bytes(model, cache, n, round, None)?;
-        match budget.claim("the KV cache and activations", needed) {
-            Ok(claim) => return Ok(Share { batch: n, guesses, round, claim: Some(claim) }),
-            Err(Error::Limit(_)) if batch == 0 && n > 1 => n = n.div_ceil(2),
+    let mode = model.store().mode();
+    let mut refused = None;
+    for demand in Demand::choices(model.decoder(), mode, cache, batch, budget.total())? {
+        match budget.claim("the KV cache and activations", demand.bytes) {
+            Ok(claim) => return Ok((demand, Some(claim))),
+            // The last one refused needs the least.
+            Err(error @ Error::Limit(_)) => refused = Some(error),
             Err(error) => return Err(error),
         }
     }
+    Err(match refused {
+        Some(Error::Limit(why)) => Error::Limit(format!("{why}; {}", cures(cache, mode))),
+        _ => Error::Internal("a session has no demand".into()),
+    })
 }
 
-/// Bytes of a KV cache and of buffers that have room for batches of `batch` tokens, for rounds of `round` of which all
-/// logits are wanted, for the guesses that these verify, and for one batch more.
-fn needed_bytes(
-    model: &Model,
-    cache: &KvCache,
-    batch: usize,
-    round: Option<usize>,
-    more: Option<(usize, Logits)>,
-) -> Result<u64> {
-    let decoder = model.decoder();
-    let own = round.map(|round| (round, Logits::All));
-    let batches: Vec<_> = [Some((batch.max(1), Logits::Last)), own, more].into_iter().flatten().collect();
-    let drafts = if round.is_some() { decoder.batch_bytes(cache, &[(1, Logits::Last)])? } else { 0 };
-    Ok(cache.bytes().saturating_add(decoder.batch_bytes(cache, &batches)?).saturating_add(drafts))
+/// What makes a session smaller.
+fn cures(cache: &KvCache, mode: Mode) -> String {
+    let mut text = format!("or make the session smaller: a context below {} positions", cache.capacity());
+    if cache.format() == KvFormat::F16 {
+        text.push_str(", a KV cache of type q8_0");
+    }
+    if mode == Mode::Speculative {
+        text.push_str(", or mode exact, which needs no room for the mini");
+    }
+    text
 }
 
 /// Text that detokenizer and stop matcher still hold back when a generation ends without a stop string.

@@ -49,7 +49,10 @@ pub struct GraphFacts {
     /// Of a mini: capsules by what it holds of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub residences: Option<BTreeMap<&'static str, Group>>,
-    /// Stored tensors by encoding.
+    /// Of a mini: how often its most likely token is the full file's, 0 to 1, where that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f64>,
+    /// Stored tensors by encoding, and by how their bits are divided between two planes.
     pub encodings: BTreeMap<String, Group>,
     /// Binary assets.
     pub assets: Vec<Asset>,
@@ -143,8 +146,10 @@ fn graph_facts(contents: Contents, details: bool) -> GraphFacts {
     let mut encodings = BTreeMap::<String, Group>::new();
     for tensor in manifest.capsules.iter().flat_map(|c| &c.tensors).filter(|t| !t.planes.is_empty()) {
         let bytes = tensor.planes.iter().map(|plane| plane.len).sum();
-        encodings.entry(tensor.encoding.clone()).or_default().add(bytes);
+        let divided = tensor.division.as_ref().map_or(String::new(), |division| format!(" {division}"));
+        encodings.entry(tensor.encoding.clone() + &divided).or_default().add(bytes);
     }
+    let agreement = manifest.plan.as_ref().and_then(|plan| plan.agreement);
     let residences = manifest.full.is_some().then(|| {
         let all = [Residence::Pinned, Residence::Light, Residence::Nested, Residence::Linked];
         let mut groups: BTreeMap<_, _> = all.map(|r| (r.name(), Group::default())).into();
@@ -165,6 +170,7 @@ fn graph_facts(contents: Contents, details: bool) -> GraphFacts {
         model: manifest.model,
         capsule_count: manifest.capsules.len(),
         residences,
+        agreement,
         encodings,
         assets: manifest.assets,
         lineage: manifest.lineage,

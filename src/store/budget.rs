@@ -79,16 +79,30 @@ impl Budget {
         Ok(())
     }
 
-    /// Lets `weights` have a share of what is left.
+    /// Lets `weights` have a share of what is left beside `tables` bytes, which are claimed.
     ///
     /// # Errors
-    /// [`Error::Limit`] where nothing can work in what is left.
-    pub(super) fn add(&self, weights: &Arc<Residency>) -> Result<()> {
+    /// [`Error::Limit`] where nothing can work in what is left: it names the smallest budget that leaves room for `later`
+    /// bytes, too.
+    pub(super) fn admit(self: &Arc<Self>, weights: &Arc<Residency>, tables: u64, later: u64) -> Result<Claim> {
         let mut state = self.lock();
-        state.fits("the weights' buffers", state.claimed, weights.least())?;
+        let taken = state.claimed.saturating_add(state.least());
+        let least = weights.least();
+        let needed = taken.saturating_add(tables).saturating_add(least);
+        if needed > state.total {
+            let others = if taken > 0 { format!("what is open already takes {taken}, ") } else { String::new() };
+            let session = if later > 0 { format!(" and a session at least {later}") } else { String::new() };
+            return Err(Error::Limit(format!(
+                "a memory budget of {} bytes has no room for the model: {others}tables take {tables}, buffers and \
+                 weights that must stay at least {least}{session}; the smallest possible one is {} bytes",
+                state.total,
+                needed.saturating_add(later)
+            )));
+        }
+        state.claimed = state.claimed.saturating_add(tables);
         state.weights.push(Arc::downgrade(weights));
         state.divide();
-        Ok(())
+        Ok(Claim { budget: Arc::clone(self), what: "tables", bytes: tables })
     }
 }
 

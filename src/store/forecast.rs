@@ -57,16 +57,32 @@ pub struct Forecast {
     pub tokens_per_s: f64,
 }
 
-impl WeightSizes {
-    /// The modes that can work where weights have `room` bytes, of which buffers for reading take `ring`.
+impl Forecast {
+    /// Of a mode that cannot work.
     #[must_use]
-    pub fn forecasts(&self, room: u64, ring: u64, machine: &MachineRates) -> Vec<Forecast> {
-        let mut found = vec![self.exact(room, ring, machine)];
-        if self.draft > 0 {
-            found.extend(self.speculative(room, ring, machine));
-            found.push(self.fast(room, ring, machine));
+    pub fn none(mode: Mode) -> Self {
+        Self { mode, pinned_bytes: 0, streamed_bytes: 0, tokens_per_pass: 0.0, tokens_per_s: 0.0 }
+    }
+}
+
+impl WeightSizes {
+    /// Whether a mini's guesses can be verified: it holds all in some form, and not everything exactly.
+    #[must_use]
+    pub fn can_guess(&self) -> bool {
+        self.draft > 0 && self.beyond_mini > 0
+    }
+
+    /// What `mode` does where weights have `room` bytes, of which buffers for reading take `ring`; `None` where it cannot
+    /// work.
+    #[must_use]
+    pub fn forecast(&self, mode: Mode, room: u64, ring: u64, machine: &MachineRates) -> Option<Forecast> {
+        match mode {
+            Mode::Auto => None,
+            Mode::Exact => Some(self.exact(room, ring, machine)),
+            Mode::Speculative if self.can_guess() => self.speculative(room, ring, machine),
+            Mode::Speculative => None,
+            Mode::Fast => (self.draft > 0).then(|| self.fast(room, ring, machine)),
         }
-        found
     }
 
     fn exact(&self, room: u64, ring: u64, machine: &MachineRates) -> Forecast {
@@ -90,10 +106,7 @@ impl WeightSizes {
     /// `None` where the mini does not fit.
     fn speculative(&self, room: u64, ring: u64, machine: &MachineRates) -> Option<Forecast> {
         let rest = room.checked_sub(self.draft)?;
-        if rest < ring.min(self.beyond_mini) {
-            return None;
-        }
-        let streamed = streamed(self.beyond_mini, rest, ring);
+        let streamed = streamed(self.beyond_mini, rest, ring.min(rest));
         let guess = self.draft as f64 / machine.memory;
         let compute = self.full as f64 / machine.memory;
         let round = |n: u32| {
@@ -137,7 +150,7 @@ mod tests {
     const MACHINE: MachineRates = MachineRates { disk: 100.0, memory: 10_000.0 };
 
     fn of(mode: Mode, room: u64) -> Option<Forecast> {
-        SIZES.forecasts(room, 50, &MACHINE).into_iter().find(|forecast| forecast.mode == mode)
+        SIZES.forecast(mode, room, 50, &MACHINE)
     }
 
     #[test]
@@ -151,14 +164,14 @@ mod tests {
 
     #[test]
     fn guesses_pay_where_the_disk_is_slow_and_the_mini_fits() {
-        assert_eq!(of(Mode::Speculative, 640), None);
+        assert_eq!(of(Mode::Speculative, 590), None);
         let [Some(exact), Some(guessed)] = [Mode::Exact, Mode::Speculative].map(|mode| of(mode, 700)) else {
             unreachable!("both can work")
         };
         assert_eq!(guessed.streamed_bytes, 550);
         assert!(guessed.tokens_per_pass > 5.0 && guessed.tokens_per_s > 2.0 * exact.tokens_per_s);
         let poor = WeightSizes { agreement: 0.2, ..SIZES };
-        let rates = |mode| poor.forecasts(700, 50, &MACHINE).into_iter().find(|f| f.mode == mode);
+        let rates = |mode| poor.forecast(mode, 700, 50, &MACHINE);
         assert!(
             rates(Mode::Speculative).map(|f| f.tokens_per_s) < rates(Mode::Exact).map(|f| f.tokens_per_s)
         );

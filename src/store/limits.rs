@@ -11,7 +11,7 @@ use super::open::weight_sizes;
 use super::residency::Residency;
 use super::segments::{Segments, Source};
 use super::stream::Place;
-use super::{Store, View};
+use super::{Mode, Store, View};
 use crate::container::manifest::Capsule;
 use crate::error::{Error, Result};
 
@@ -142,9 +142,26 @@ impl Store {
     /// capsules at `uses`, in that order; the model holds `tables` bytes beside them.
     ///
     /// # Errors
-    /// [`crate::Error::Limit`] naming the smallest budget that would do.
-    pub(crate) fn limit(&self, uses: &[usize], tables: u64) -> Result<()> {
+    /// [`crate::Error::Limit`] naming the smallest budget that would do, with `later` bytes for what comes later.
+    pub(crate) fn limit(&self, uses: &[usize], tables: u64, later: u64) -> Result<()> {
         let Some(limits) = &self.limits else { return Ok(()) };
+        let residency = Arc::new(self.residency_of(limits, uses)?);
+        let claim = limits.budget.admit(&residency, tables + self.held_by_files(), later)?;
+        limits.claims.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
+        // A store is limited once, by the one graph that is made of it.
+        let _ = limits.residency.set(residency);
+        Ok(())
+    }
+
+    /// Bytes without which weights cannot be computed with in mode `mode`, where a pass reads the capsules at `uses`.
+    pub(crate) fn least_weights(&self, mode: Mode, uses: &[usize]) -> Result<u64> {
+        let other = self.in_mode(mode, String::new(), Some(Budget::new(0)));
+        let least = other.limits.as_ref().map(|limits| Ok(other.residency_of(limits, uses)?.least()));
+        least.unwrap_or(Ok(0))
+    }
+
+    /// The weights of a pass over the capsules at `uses`, of which nothing is in memory yet.
+    fn residency_of(&self, limits: &Limits, uses: &[usize]) -> Result<Residency> {
         let count = self.manifest().capsules.len();
         let mut served: Vec<(&MappedFile, &Capsule)> = Vec::with_capacity(2 * count);
         for (view, index) in
@@ -171,15 +188,8 @@ impl Store {
             offset: capsule.extent.map_or(0, |extent| extent.offset),
         };
         let places = served.iter().map(place).collect();
-        let claim = limits.budget.claim("tables", tables + self.held_by_files())?;
-        limits.claims.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
         let maps = self.weights_in_maps(&served);
-        let files = Arc::clone(&limits.files);
-        let residency = Arc::new(Residency::new(segments, files, places, maps, limits.whole));
-        limits.budget.add(&residency)?;
-        // A store is limited once, by the one graph that is made of it.
-        let _ = limits.residency.set(residency);
-        Ok(())
+        Ok(Residency::new(segments, Arc::clone(&limits.files), places, maps, limits.whole))
     }
 
     /// The files that serve capsules, and what of each lies between the first of them and the last.

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::budget::Budget;
-use super::forecast::{MachineRates, WeightSizes};
+use super::forecast::WeightSizes;
 use super::limits::Limits;
 use super::mapped::MappedFile;
-use super::residency::Residency;
 use super::{Mode, Store, View};
 use crate::container::disk::{Disk, FileSource, ReadAt, SystemDisk};
 use crate::container::header::Kind;
@@ -69,7 +68,9 @@ impl Default for OpenOptions {
 }
 
 impl Store {
-    /// Opens a full file, or a mini and (unless the mode is fast) its full file.
+    /// Opens a full file, or a mini and (unless the mode is fast) its full file. Mode auto is exact wherever there is a
+    /// full file: whether guesses pay depends on sessions too, and [`Model::open`](crate::generate::model::Model::open)
+    /// decides it.
     ///
     /// # Errors
     /// Those of [`MappedFile::open`]; [`Error::Mismatch`] where mini and full do not belong together or the
@@ -83,11 +84,26 @@ impl Store {
             }
             Kind::Mini => resolve_mini(&primary, options)?,
         };
-        let (fetches, hits) = (AtomicU64::new(0), AtomicU64::new(0));
         let range = capsule_range(&primary, options.range.clone())?;
+        Ok(Self::of(primary, full, range, (mode, mode_reason), options.budget.clone()))
+    }
+
+    fn of(
+        primary: MappedFile,
+        full: Option<MappedFile>,
+        range: Range<usize>,
+        (mode, mode_reason): (Mode, String),
+        budget: Option<Arc<Budget>>,
+    ) -> Self {
+        let (fetches, hits) = (AtomicU64::new(0), AtomicU64::new(0));
         let mut store = Self { primary, full, mode, mode_reason, fetches, hits, limits: None, range };
-        store.limits = options.budget.clone().map(|budget| store.limits(budget));
-        Ok(store)
+        store.limits = budget.map(|budget| store.limits(budget));
+        store
+    }
+
+    /// The same files in another mode, for `reason`, and in another budget.
+    pub(crate) fn in_mode(&self, mode: Mode, reason: String, budget: Option<Arc<Budget>>) -> Self {
+        Self::of(self.primary.clone(), self.full.clone(), self.range.clone(), (mode, reason), budget)
     }
 }
 
@@ -159,40 +175,6 @@ fn mode_of_full(file: &MappedFile, wanted: Mode) -> Result<(Mode, String)> {
 
 /// How often a mini is taken to agree with its full file where that was not measured.
 const USUAL_AGREEMENT: f64 = 0.75;
-/// How much faster guessing must be expected to be to be worth its memory.
-const WORTH: f64 = 1.1;
-
-/// The mode that is expected to be the fastest of those that keep the promise of exact, and why.
-fn choose(mini: &MappedFile, full: &MappedFile, budget: Option<&Budget>) -> (Mode, String) {
-    let Some(budget) = budget else {
-        return (Mode::Exact, format!("the full file {} is at hand and no budget was set", full.name()));
-    };
-    let sizes = weight_sizes(mini, full);
-    let room = budget.available();
-    if sizes.full <= room {
-        return (Mode::Exact, format!("all {} bytes of weights fit the budget", sizes.full));
-    }
-    let forecasts = sizes.forecasts(room, Residency::usual_ring(sizes.full, room), &MachineRates::default());
-    let speed =
-        |mode| forecasts.iter().find(|f| f.mode == mode).map_or(0.0, |forecast| forecast.tokens_per_s);
-    let ratio = speed(Mode::Speculative) / speed(Mode::Exact);
-    if ratio > WORTH {
-        let share = 100.0 * sizes.agreement;
-        let why = format!(
-            "{} bytes of weights do not fit the budget; with the mini's guesses (agreement {share:.0}%) streaming is \
-             expected to give {ratio:.1} times the tokens",
-            sizes.full
-        );
-        return (Mode::Speculative, why);
-    }
-    let why = match speed(Mode::Speculative) {
-        0.0 => "the mini cannot guess in it".to_owned(),
-        _ => format!(
-            "the mini's guesses are expected to give {ratio:.1} times the tokens, not worth their memory"
-        ),
-    };
-    (Mode::Exact, format!("{} bytes of weights do not fit the budget and are streamed; {why}", sizes.full))
-}
 
 /// Bytes of a capsule that passes read beside what the mini holds of it.
 fn beyond_bytes(mini: &Capsule, full: &Capsule) -> u64 {
@@ -226,8 +208,11 @@ fn resolve_mini(mini: &MappedFile, options: &OpenOptions) -> Result<(Option<Mapp
         }
         Mode::Auto => match open_full(mini, options) {
             Ok(full) => {
-                let (mode, reason) = choose(mini, &full, options.budget.as_deref());
-                Ok((Some(full), mode, reason))
+                let mut reason = format!("the full file {} is at hand", full.name());
+                if options.budget.is_none() {
+                    reason.push_str(" and no budget was set");
+                }
+                Ok((Some(full), Mode::Exact, reason))
             }
             // A full file that was named must be the right one; only the one beside the mini may be absent.
             Err(wrong) if options.full.is_some() => Err(wrong),

@@ -17,10 +17,11 @@ pub fn bench(args: &BenchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Fail
     let inputs = [Some(args.file.as_path()), args.compute.file.full.as_deref()];
     let outputs = Outputs::checked(&[args.report.report.as_deref()], &inputs)?;
     let sampler = MemorySampler::new();
-    let model = args.compute.open(&args.file, &outputs, ui)?;
     let options = args.options();
+    let context = options.context().max(1);
+    let model = args.compute.open(&args.file, context, &outputs, ui)?;
     let begun = Instant::now();
-    let mut session = args.compute.session(model, options.context().max(1))?;
+    let mut session = args.compute.session(model, context)?;
     let bar = ui.count_bar("measuring");
     let result = measure(&mut session, &options, begun, Some(cancel), &mut |done, total| {
         sampler.sample();

@@ -28,7 +28,7 @@ pub fn converse(
     ui: &Ui,
     cancel: &CancelToken,
 ) -> Result<(), Failure> {
-    let model = compute.open(file, &Outputs::default(), ui)?;
+    let model = compute.open(file, 0, &Outputs::default(), ui)?;
     let first: Vec<ChatMessage> = system.iter().map(|text| ChatMessage::new("system", *text)).collect();
     // A model without a template is refused now, not after the first message.
     model.render_chat(&[first.as_slice(), &[ChatMessage::new("user", "")]].concat(), true)?;

@@ -26,7 +26,7 @@ pub fn eval(args: &EvalArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failur
     ];
     let outputs = Outputs::checked(&[args.logits.as_deref(), args.report.report.as_deref()], &inputs)?;
     let sampler = MemorySampler::new();
-    let model = args.compute.open(&args.file, &outputs, ui)?;
+    let model = args.compute.open(&args.file, DEFAULT_WINDOW, &outputs, ui)?;
     let tokens = tokens(args, &model)?;
     let params = model.decoder().params();
     let (trained, vocab) = (params.context_length as usize, u64::from(params.vocab_size));

@@ -54,6 +54,9 @@ fn graph(facts: &GraphFacts, out: &mut String) -> std::fmt::Result {
     for (residence, group) in facts.residences.iter().flatten() {
         writeln!(out, "  {residence:10} {:4}  {:>10}", group.count, human(group.bytes))?;
     }
+    if let Some(share) = facts.agreement {
+        writeln!(out, "agreement   {:.0}% of the full file's most likely tokens", 100.0 * share)?;
+    }
     encodings(&facts.encodings, out)?;
     for asset in &facts.assets {
         writeln!(out, "asset       {} {}", asset.name, human(asset.len))?;
@@ -76,11 +79,12 @@ fn capsule(capsule: &Capsule, out: &mut String) -> std::fmt::Result {
         let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
         let place = if tensor.planes.is_empty() { "in the full file only" } else { "" };
         let line = format!(
-            "  {:30} {:>14} {:8} {:8} {place}",
+            "  {:30} {:>14} {:8} {:8} {:4} {place}",
             tensor.name,
             shape.join("x"),
             tensor.encoding,
-            tensor.layout.name()
+            tensor.layout.name(),
+            tensor.division.as_deref().unwrap_or_default()
         );
         writeln!(out, "{}", line.trim_end())?;
     }

@@ -49,6 +49,6 @@ fn dispatch(command: Command, ui: &Ui) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => verify::verify(args, ui, &cancel),
         Command::Bench(args) => bench::bench(&args, ui, &cancel),
-        Command::Plan(args) => plan::plan(&args, ui),
+        Command::Plan(args) => plan::plan(&args),
     }
 }

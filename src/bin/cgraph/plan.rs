@@ -1,25 +1,28 @@
 //! `cgraph plan`: what each mode would do in a budget.
 
 use capsulegraph::Error;
-use capsulegraph::generate::plan::{BudgetPlan, budget_plan};
+use capsulegraph::generate::plan::{BudgetPlan, ModePlan, budget_plan};
+use capsulegraph::store::Origin;
 
 use crate::args::ForecastArgs;
 use crate::failure::Failure;
 use crate::outputs::Outputs;
+use crate::session::refuse_gguf;
 use crate::size::human;
-use crate::ui::{self, Ui};
+use crate::ui;
 
-pub fn plan(args: &ForecastArgs, ui: &Ui) -> Result<(), Failure> {
+pub fn plan(args: &ForecastArgs) -> Result<(), Failure> {
     if args.compute.memory.is_none() {
         return Err(
             Error::InvalidArgument("name the budget to plan for, such as --memory 1GiB".into()).into()
         );
     }
     let inputs = [Some(args.file.as_path()), args.compute.file.full.as_deref()];
-    let outputs = Outputs::checked(&[], &inputs)?;
-    let model = args.compute.open(&args.file, &outputs, ui)?;
-    let session = args.compute.session(model, 0)?;
-    let plan = budget_plan(&session, args.disk.map(|rate| rate * 1e9))?;
+    Outputs::checked(&[], &inputs)?;
+    refuse_gguf(&args.file)?;
+    let (model, session) = (args.compute.model_options(0), args.compute.session_options(0));
+    let disk = args.disk.map(|rate| rate * 1e9);
+    let plan = budget_plan(&Origin::Path(args.file.clone()), &model, &session, disk)?;
     if args.json {
         return ui::print_json(&plan);
     }
@@ -28,10 +31,9 @@ pub fn plan(args: &ForecastArgs, ui: &Ui) -> Result<(), Failure> {
 
 fn table(plan: &BudgetPlan) -> String {
     let mut text = format!(
-        "budget {}: {} for the KV cache, activations and tables, {} for weights\nweights {}",
+        "budget {}, a context of {} tokens, weights {}",
         human(plan.budget_bytes),
-        human(plan.claimed_bytes),
-        human(plan.weights_room_bytes),
+        plan.context,
         human(plan.weights.full)
     );
     if plan.weights.draft > 0 {
@@ -41,18 +43,37 @@ fn table(plan: &BudgetPlan) -> String {
     let [disk, memory] = [plan.machine.disk, plan.machine.memory].map(|rate| rate / 1e9);
     text.push_str(&format!("\ndisk {disk:.2} GB/s, weights from memory {memory:.1} GB/s\n\n"));
     text.push_str(&format!(
-        "{:12}{:>12}{:>18}{:>16}{:>12}\n",
-        "mode", "stays", "streamed a pass", "tokens a pass", "tokens/s"
+        "{:12}{:>12}{:>12}{:>12}{:>18}{:>15}{:>10}\n",
+        "mode", "least", "others", "weights", "streamed a pass", "tokens a pass", "tokens/s"
     ));
-    for mode in &plan.modes {
+    plan.modes.iter().for_each(|mode| text.push_str(&row(mode)));
+    text.push_str(
+        "\nleast: the smallest budget; others: tables, KV cache, activations; weights: what stays of them\n",
+    );
+    match plan.taken {
+        Some(mode) => text.push_str(&format!("mode auto takes {}: {}\n", mode.name(), plan.reason)),
+        None => text.push_str(&format!("{}\n", plan.reason)),
+    }
+    text
+}
+
+fn row(mode: &ModePlan) -> String {
+    let mut text = format!(
+        "{:12}{:>12}{:>12}",
+        mode.mode.name(),
+        human(mode.smallest_budget_bytes),
+        human(mode.claimed_bytes)
+    );
+    if mode.fits {
         text.push_str(&format!(
-            "{:12}{:>12}{:>18}{:>16.1}{:>12.2}\n",
-            mode.mode.name(),
+            "{:>12}{:>18}{:>15.1}{:>10.2}\n",
             human(mode.pinned_bytes),
             human(mode.streamed_bytes),
             mode.tokens_per_pass,
             mode.tokens_per_s
         ));
+    } else {
+        text.push_str("  does not fit\n");
     }
     text
 }

@@ -29,7 +29,7 @@ pub fn run(args: &RunArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure>
         return chat::converse(&args.file, args.system.as_deref(), &args.generate, &args.compute, ui, cancel);
     };
     let sampler = MemorySampler::new();
-    let model = args.compute.open(&args.file, &outputs, ui)?;
+    let model = args.compute.open(&args.file, 0, &outputs, ui)?;
     let tokens = if args.chat || args.system.is_some() {
         let system = args.system.iter().map(|text| ChatMessage::new("system", text));
         let messages: Vec<ChatMessage> = system.chain([ChatMessage::new("user", prompt)]).collect();
@@ -119,15 +119,21 @@ pub fn remark_speeds(session: &Session, ui: &Ui) {
         t.generated_tokens,
         rate(t.generated_tokens.saturating_sub(1), t.decode.as_secs_f64())
     ));
-    let weights = session.model().store().weight_memory();
-    if let Some((weights, reads)) = weights.and_then(|weights| Some((weights, weights.reads_in_flight?))) {
-        ui.remark(&format!(
-            "{} read from the disk, {reads} at once of up to {}; {:.1} ms waited for them",
+    let Some(weights) = session.model().store().weight_memory() else { return };
+    let mut text = format!(
+        "budget {}, {} of weights stay in memory",
+        human(weights.budget),
+        human(weights.pinned)
+    );
+    if let Some(reads) = weights.reads_in_flight {
+        text.push_str(&format!(
+            "; {} read from the disk, {reads} at once of up to {}; {:.1} ms waited for them",
             human(weights.streamed),
             human(weights.read_bytes),
             weights.stalled.as_secs_f64() * 1e3
         ));
     }
+    ui.remark(&text);
 }
 
 impl PromptArgs {

@@ -30,19 +30,35 @@ impl FileArgs {
 }
 
 impl ComputeArgs {
-    /// Opens the model at `file`, whose full file `outputs` must spare too.
-    pub fn open(&self, file: &Path, outputs: &Outputs<'_>, ui: &Ui) -> Result<Arc<Model>> {
-        let store = OpenOptions { budget: self.memory.map(Budget::new), ..self.file.open_options() };
-        refuse_gguf(file)?;
+    /// The library's options, for a session with `context` positions where `--ctx` says nothing.
+    pub fn model_options(&self, context: usize) -> ModelOptions {
         let threads = ThreadOptions {
             count: self.threads,
             processors: self.processors.clone().map(|list| list.0).unwrap_or_default(),
             priority: self.priority,
             host: None,
         };
+        let store = OpenOptions { budget: self.memory.map(Budget::new), ..self.file.open_options() };
+        ModelOptions { store, threads, session: self.session_options(context) }
+    }
+
+    /// The library's options of a session with `context` positions where `--ctx` says nothing (0: the library's choice).
+    pub fn session_options(&self, context: usize) -> SessionOptions {
+        SessionOptions {
+            context: self.ctx.unwrap_or(context),
+            batch: self.batch,
+            kv_format: self.kv_type,
+            without_lookup: self.no_lookup,
+        }
+    }
+
+    /// Opens the model at `file`, whose full file `outputs` must spare too, for a session with `context` positions where
+    /// `--ctx` says nothing.
+    pub fn open(&self, file: &Path, context: usize, outputs: &Outputs<'_>, ui: &Ui) -> Result<Arc<Model>> {
+        let options = self.model_options(context);
+        refuse_gguf(file)?;
         // The main thread computes too, and here it is this program's own.
-        place_this_thread(&threads)?;
-        let options = ModelOptions { store, threads };
+        place_this_thread(&options.threads)?;
         let model = Arc::new(Model::open(&Origin::Path(file.to_owned()), &options)?);
         let store = model.store();
         if let Some(full) = full_file(file, store) {
@@ -63,18 +79,12 @@ impl ComputeArgs {
 
     /// Makes a session on `model` with `context` positions where `--ctx` says nothing (0: the library's choice).
     pub fn session(&self, model: Arc<Model>, context: usize) -> Result<Session> {
-        self.session_of(model, self.ctx.unwrap_or(context))
+        Session::new(model, &self.session_options(context))
     }
 
     /// Makes a session on `model` with exactly `context` positions.
     pub fn session_of(&self, model: Arc<Model>, context: usize) -> Result<Session> {
-        let options = SessionOptions {
-            context,
-            batch: self.batch,
-            kv_format: self.kv_type,
-            without_lookup: self.no_lookup,
-        };
-        Session::new(model, &options)
+        Session::new(model, &SessionOptions { context, ..self.session_options(context) })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Both programs under a memory limit that the kernel holds: decoding in a cgroup of 120 to 25% of the file.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
@@ -233,6 +233,8 @@ impl Programs {
         let length = super::measure::length(&subject.converted)?;
         let disk_read = disk::direct_read(&subject.converted)?;
         let unlimited = number(&self.ours_in(subject, None, None, OURS[1])?.0, "decode_tokens_per_s")?;
+        say(&format!("{}: a mini", subject.model.title));
+        let mini = self.mini(subject)?;
         let mut rows = Vec::new();
         for percent in LIMITS {
             say(&format!("{}: a limit of {percent}%", subject.model.title));
@@ -253,7 +255,7 @@ impl Programs {
             row.planned = self.planned(subject, budget_bytes)?;
             row.theirs = self.peer_in(subject, limit_bytes)?;
             for mode in MODES {
-                row.modes.push(self.mode_row(subject, mode, &row)?);
+                row.modes.push(self.mode_row(subject, &mini, mode, &row)?);
             }
             rows.push(row);
         }
@@ -287,25 +289,25 @@ impl Programs {
         number(&plan["modes"][0], "tokens_per_s")
     }
 
-    /// One mode of the model's mini, which is made where there is none.
-    fn mode_row(&self, subject: &Subject<'_>, mode: &str, row: &Row) -> Outcome<ModeRow> {
+    /// The model's mini, which is made where none is that belongs to the file.
+    fn mini(&self, subject: &Subject<'_>) -> Outcome<PathBuf> {
         let mini = subject.converted.with_extension("mini.cgraph");
-        if !mini.exists() {
-            capture(
-                Command::new(&self.cgraph)
-                    .arg("split")
-                    .arg(&subject.converted)
-                    .arg("-o")
-                    .arg(&mini)
-                    .arg("-q"),
-            )?;
+        let fits = mini.exists() && capture(Command::new(&self.cgraph).arg("verify").arg(&mini)).is_ok();
+        if !fits {
+            let mut split = Command::new(&self.cgraph);
+            capture(split.arg("split").arg(&subject.converted).arg("-o").arg(&mini).arg("-q"))?;
         }
+        Ok(mini)
+    }
+
+    /// One mode of the model's mini.
+    fn mode_row(&self, subject: &Subject<'_>, mini: &Path, mode: &str, row: &Row) -> Outcome<ModeRow> {
         let mut found = ModeRow { mode: mode.to_owned(), ..ModeRow::default() };
         let mut read = [0.0; 2];
         for (read, tokens) in read.iter_mut().zip(OURS) {
             let limits = (Some(row.limit_bytes), Some(row.budget_bytes));
-            disk::evict(&mini)?;
-            let Some((report, bytes, peak)) = self.decode_in(&mini, mode, limits, tokens, subject)? else {
+            disk::evict(mini)?;
+            let Some((report, bytes, peak)) = self.decode_in(mini, mode, limits, tokens, subject)? else {
                 return Ok(found);
             };
             *read = bytes as f64;

@@ -1,0 +1,95 @@
+//! What a session demands of its model's budget.
+
+use super::speculate;
+use crate::decoder::Decoder;
+use crate::decoder::forward::Logits;
+use crate::decoder::kv::KvCache;
+use crate::error::Result;
+use crate::store::Mode;
+
+/// Share of a budget that the activations of a batch take at most, where its size is the library's choice.
+const BATCH_SHARE: u64 = 32;
+
+/// Share of a budget that the logits of guesses take at most, but for a few.
+const GUESSES_SHARE: u64 = 40;
+
+/// Sizes of a session's batches, and the bytes of its KV cache and of buffers that have room for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Demand {
+    /// Tokens of a batch at most.
+    pub batch: usize,
+    /// Guesses of a round at most.
+    pub guesses: usize,
+    /// Tokens of a round of guesses, of which all logits are wanted; `None` without guesses.
+    pub round: Option<usize>,
+    /// The bytes.
+    pub bytes: u64,
+}
+
+impl Demand {
+    /// What a session in mode `mode` can do with in a budget of `total` bytes, best first. Batches have `batch` tokens; 0:
+    /// as many as suit the machine, or fewer.
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] where the system has no memory for the buffers.
+    pub fn choices(
+        decoder: &Decoder,
+        mode: Mode,
+        cache: &KvCache,
+        batch: usize,
+        total: u64,
+    ) -> Result<Vec<Self>> {
+        let bytes_of = |tokens: usize, wanted: Logits| decoder.batch_bytes(cache, &[(tokens, wanted)]);
+        let largest = decoder.backend().max_batch(false);
+        let mut n = if batch == 0 { largest } else { batch.min(largest) }.min(cache.capacity()).max(1);
+        while batch == 0 && n > 1 && bytes_of(n, Logits::Last)? > total / BATCH_SHARE {
+            n = n.div_ceil(2);
+        }
+        let guessing = mode == Mode::Speculative;
+        let mut guesses = speculate::MOST.min(cache.capacity().saturating_sub(1));
+        let fewest = guesses.min(speculate::FEWEST);
+        while guessing && guesses > fewest && bytes_of(guesses + 1, Logits::All)? > total / GUESSES_SHARE {
+            guesses -= 1;
+        }
+        let demand = |batch: usize, guesses: usize| -> Result<Self> {
+            let round = guessing.then_some(guesses + 1);
+            Ok(Self { batch, guesses, round, bytes: needed_bytes(decoder, cache, batch, round, None)? })
+        };
+        let mut choices = vec![demand(n, guesses)?];
+        while batch == 0 && n > 1 {
+            n = n.div_ceil(2);
+            choices.push(demand(n, guesses)?);
+        }
+        if guessing && guesses > fewest {
+            choices.push(demand(n, fewest)?);
+        }
+        Ok(choices)
+    }
+
+    /// Bytes without which no session with that cache can work in mode `mode`.
+    ///
+    /// # Errors
+    /// As [`choices`](Self::choices).
+    pub fn least(decoder: &Decoder, mode: Mode, cache: &KvCache, batch: usize) -> Result<u64> {
+        let choices = Self::choices(decoder, mode, cache, batch, 0)?;
+        Ok(choices.last().map_or(0, |demand| demand.bytes))
+    }
+}
+
+/// Bytes of a KV cache and of buffers that have room for batches of `batch` tokens, for rounds of `round` of which all
+/// logits are wanted, for the guesses that these verify, and for one batch more.
+///
+/// # Errors
+/// [`crate::Error::Limit`] where the system has no memory for the buffers.
+pub(super) fn needed_bytes(
+    decoder: &Decoder,
+    cache: &KvCache,
+    batch: usize,
+    round: Option<usize>,
+    more: Option<(usize, Logits)>,
+) -> Result<u64> {
+    let own = round.map(|round| (round, Logits::All));
+    let batches: Vec<_> = [Some((batch.max(1), Logits::Last)), own, more].into_iter().flatten().collect();
+    let drafts = if round.is_some() { decoder.batch_bytes(cache, &[(1, Logits::Last)])? } else { 0 };
+    Ok(cache.bytes().saturating_add(decoder.batch_bytes(cache, &batches)?).saturating_add(drafts))
+}
