@@ -180,7 +180,8 @@
 #define CAPG_MODE_FAST 2
 
 /**
- * Run mode: the tokens of exact; the mini drafts some, and one pass at full precision verifies them together.
+ * Run mode: the tokens of exact; the mini drafts some, and one pass at full precision verifies them together. Of a full
+ * file, where there is no mini, text that repeats is all that is guessed to go on as before.
  */
 #define CAPG_MODE_SPECULATIVE 3
 
@@ -1255,7 +1256,7 @@ capg_status capg_session_new(const struct capg_model *model,
  * 4 * vocabulary bytes a token. cancel: nullable.
  *
  * Errors: INVALID_ARGUMENT for no tokens and for ids out of range, LIMIT where they do not fit the context or
- * the system has no memory for them, CANCELLED. After any error the session holds the tokens that were through and
+ * budget or system have no memory for them, CANCELLED. After any error the session holds the tokens that were through and
  * can be used on. Thread class: one.
  */
 capg_status capg_session_eval(const struct capg_session *session,
@@ -1383,7 +1384,7 @@ capg_status capg_group_new(struct capg_group **group, struct capg_error **error)
  * that it would have alone; capg_session_slice gives what came of it. running: how many are not at their end; nullable.
  *
  * cancel: nullable. After CANCELLED nothing is lost. Errors: INVALID_ARGUMENT (a session without a generation, one named
- * twice, sessions of several models), CANCELLED, BUSY. Thread class: one.
+ * twice, sessions of several models), LIMIT (the budget), CANCELLED, BUSY. Thread class: one.
  */
 capg_status capg_group_advance(const struct capg_group *group,
                                const struct capg_session *const *sessions,

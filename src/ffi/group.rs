@@ -63,7 +63,7 @@ pub unsafe extern "C" fn capg_group_new(
 /// that it would have alone; capg_session_slice gives what came of it. running: how many are not at their end; nullable.
 ///
 /// cancel: nullable. After CANCELLED nothing is lost. Errors: INVALID_ARGUMENT (a session without a generation, one named
-/// twice, sessions of several models), CANCELLED, BUSY. Thread class: one.
+/// twice, sessions of several models), LIMIT (the budget), CANCELLED, BUSY. Thread class: one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_group_advance(
     group: *const capg_group,

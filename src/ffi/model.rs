@@ -29,7 +29,8 @@ pub const CAPG_MODE_AUTO: u32 = 0;
 pub const CAPG_MODE_EXACT: u32 = 1;
 /// Run mode: only what the mini holds; the full file is never opened.
 pub const CAPG_MODE_FAST: u32 = 2;
-/// Run mode: the tokens of exact; the mini drafts some, and one pass at full precision verifies them together.
+/// Run mode: the tokens of exact; the mini drafts some, and one pass at full precision verifies them together. Of a full
+/// file, where there is no mini, text that repeats is all that is guessed to go on as before.
 pub const CAPG_MODE_SPECULATIVE: u32 = 3;
 
 /// How to open a model. All zero but struct_size: the defaults.

@@ -192,7 +192,7 @@ pub unsafe extern "C" fn capg_session_new(
 /// 4 * vocabulary bytes a token. cancel: nullable.
 ///
 /// Errors: INVALID_ARGUMENT for no tokens and for ids out of range, LIMIT where they do not fit the context or
-/// the system has no memory for them, CANCELLED. After any error the session holds the tokens that were through and
+/// budget or system have no memory for them, CANCELLED. After any error the session holds the tokens that were through and
 /// can be used on. Thread class: one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_session_eval(

@@ -78,10 +78,10 @@ pub enum ModeArg {
 /// `--layout`.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub enum LayoutArg {
-    /// The source's own bytes, row after row
+    /// Row after row in the encoding that the file holds: the source's own bytes; with --mode fast the mini's
     #[default]
     Source,
-    /// The bytes as they stand in the file
+    /// As kernels read them: matrices packed, the two planes of a divided one joined
     Stored,
     /// Decoded to f32, row after row
     F32,
@@ -376,6 +376,9 @@ pub struct TokenizeArgs {
 ///
 /// Writes one file per tensor (.npy for f32, .bin for raw bytes) and capsule.json, which describes them. From a mini the
 /// capsule is fetched at full precision through the link index; with --mode fast as the mini holds it.
+///
+/// No layout gives planes: a tensor that is stored in two comes joined. Of a nested capsule --mode fast has the first
+/// planes alone: its tensors come in their own encoding and length, with the low bits filled in.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
