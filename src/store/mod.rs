@@ -43,7 +43,8 @@ pub(crate) use read_ahead::ReadAhead;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// `Exact` where the full file can be reached, else `Fast`; the report says which and why.
+    /// `Exact`; of a mini in a budget that not all weights fit `Speculative`, where that is expected to be faster; `Fast`
+    /// where the full file cannot be reached. The report says which and why.
     #[default]
     Auto,
     /// Every capsule at full precision.

@@ -13,6 +13,7 @@ const FILES: &[(&str, &str)] = &[
     ("docs/c-api.md", "docs"),
     ("docs/format.md", "docs"),
     ("docs/manifest.schema.json", "docs"),
+    ("docs/memory.md", "docs"),
     ("docs/performance.md", "docs"),
     ("docs/plots/decode.svg", "docs/plots"),
     ("docs/plots/first-token.svg", "docs/plots"),

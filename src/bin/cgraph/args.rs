@@ -64,7 +64,8 @@ pub enum Command {
 /// `--mode`.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub enum ModeArg {
-    /// Exact where the full file can be reached, else fast; -v and the report say which and why
+    /// Exact, or speculative where not all fits --memory and guesses are expected to pay; fast where the full file cannot
+    /// be reached. -v and the report say which and why
     #[default]
     Auto,
     /// Every capsule at full precision
