@@ -5,9 +5,11 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use capsulegraph::Error;
+use capsulegraph::container::disk::{Disk, ReadAt, SystemDisk, WriteFile};
 use capsulegraph::convert::import::{ConvertOptions, Planes, convert};
 use capsulegraph::generate::model::{Model, ModelOptions};
 use capsulegraph::generate::session::{FinishReason, GenerateOptions, Session, SessionOptions, Step};
@@ -196,6 +198,54 @@ fn a_fetched_capsule_is_whole() {
             }
         }
     }
+}
+
+/// The system's disk, which cancels `cancel` when its second file is begun.
+#[derive(Debug)]
+struct Cancelling {
+    cancel: CancelToken,
+    begun: AtomicUsize,
+}
+
+impl Disk for Cancelling {
+    fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>, Error> {
+        SystemDisk.open(path)
+    }
+
+    fn create(&self, target: &Path) -> Result<Box<dyn WriteFile>, Error> {
+        if self.begun.fetch_add(1, Ordering::Relaxed) == 1 {
+            self.cancel.cancel();
+        }
+        SystemDisk.create(target)
+    }
+}
+
+#[test]
+fn a_fetch_is_cancelled_wherever_it_is() {
+    let files = files("q8_0", true, 64);
+    let length = std::fs::metadata(&files.divided).unwrap().len();
+    let cancel = CancelToken::new();
+    cancel.cancel();
+    for budget in [None, Some(length)] {
+        let model = open(&files.divided, Mode::Exact, budget, 1);
+        let claimed = model.store().budget().map(|budget| budget.claimed());
+        for layout in [FetchLayout::Source, FetchLayout::Stored, FetchLayout::F32] {
+            let found = model.store().fetch_until("block.1.ffn", layout, Some(&cancel));
+            assert!(matches!(found, Err(Error::Cancelled)), "{budget:?}, {layout:?}");
+        }
+        assert_eq!(model.store().budget().map(|budget| budget.claimed()), claimed);
+    }
+    let model = open(&files.divided, Mode::Exact, None, 1);
+    cancel.reset();
+    let capsule = model.store().fetch_until("block.1.ffn", FetchLayout::Source, Some(&cancel)).unwrap();
+    let directory = files.divided.with_file_name("out");
+    let disk = Cancelling { cancel: cancel.clone(), begun: AtomicUsize::new(0) };
+    assert!(matches!(capsule.write_to(&directory, &disk, Some(&cancel)), Err(Error::Cancelled)));
+    let names = || std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names().collect::<Vec<_>>(), ["blk.1.ffn_norm.weight.npy"], "what was whole, and nothing else");
+    cancel.reset();
+    let written = capsule.write_to(&directory, &SystemDisk, Some(&cancel)).unwrap();
+    assert_eq!(names().count(), written.tensors.len() + 1);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::session::Session;
 use crate::error::{Error, Result};
 use crate::kernels::cpu::Cpu;
 use crate::kernels::roofline::read_bandwidth;
+use crate::pool::CancelToken;
 use crate::store::forecast::{Forecast, MachineRates, WeightSizes};
 
 /// Bytes that are read to learn how fast memory is: more than caches hold, and read in a fraction of a second.
@@ -38,6 +39,18 @@ pub struct BudgetPlan {
 /// # Errors
 /// [`Error::InvalidArgument`] where there is no budget; those of reading.
 pub fn budget_plan(session: &Session, disk: Option<f64>) -> Result<BudgetPlan> {
+    budget_plan_until(session, disk, None)
+}
+
+/// As [`budget_plan`], until `cancel` is cancelled.
+///
+/// # Errors
+/// Those of [`budget_plan`]; [`Error::Cancelled`].
+pub fn budget_plan_until(
+    session: &Session,
+    disk: Option<f64>,
+    cancel: Option<&CancelToken>,
+) -> Result<BudgetPlan> {
     let model = session.model();
     let store = model.store();
     let Some(budget) = store.budget() else {
@@ -49,10 +62,10 @@ pub fn budget_plan(session: &Session, disk: Option<f64>) -> Result<BudgetPlan> {
     let ring = store.ring_bytes(room);
     let disk = match disk {
         Some(rate) => rate,
-        None => store.disk_rate()?,
+        None => store.disk_rate(cancel)?,
     };
     let cpu = Cpu::new(model.decoder().backend().threads())?;
-    let machine = MachineRates { disk, memory: REACHED * read_bandwidth(&cpu, MEMORY)? };
+    let machine = MachineRates { disk, memory: REACHED * read_bandwidth(&cpu, MEMORY, cancel)? };
     let modes = weights.forecasts(room, ring, &machine);
     Ok(BudgetPlan {
         budget_bytes: total,

@@ -258,14 +258,12 @@ fn other_capsule(own: &Capsule, theirs: &Capsule) -> Option<String> {
         return Some(format!("capsule {}: the mini knows no tensor {}", own.id, tensor.name));
     }
     // Of one set of names: what is at different places is told as what it is there.
-    own.tensors.iter().zip(&theirs.tensors).find(|(a, b)| (&a.name, &a.shape) != (&b.name, &b.shape)).map(
-        |(a, b)| {
-            format!(
-                "capsule {}: tensor {} {:?} stands in the place of {} {:?}",
-                own.id, b.name, b.shape, a.name, a.shape
-            )
-        },
-    )
+    let mut pairs = own.tensors.iter().zip(&theirs.tensors);
+    let (a, b) = pairs.find(|(a, b)| (&a.name, &a.shape) != (&b.name, &b.shape))?;
+    Some(format!(
+        "capsule {}: tensor {} {:?} stands in the place of {} {:?}",
+        own.id, b.name, b.shape, a.name, a.shape
+    ))
 }
 
 /// The importance that the light forms of a mini were fitted with, where its asset is whole.
