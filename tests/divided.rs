@@ -33,18 +33,7 @@ struct Files {
 
 /// The same model with whole and with divided weights, and a mini of the latter of `percent` of its length.
 fn files(encoding: &'static str, tied: bool, percent: u64) -> Files {
-    let model = TinyModel {
-        width: 256,
-        ffn: 512,
-        blocks: 4,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 64,
-        tied,
-        encoding,
-        embedding: "q8_0",
-        ..TinyModel::default()
-    };
+    let model = TinyModel::for_minis(encoding, "q8_0", tied);
     let dir = tempfile::tempdir().unwrap();
     let [source, whole, divided, mini] =
         ["m.gguf", "w.cgraph", "d.cgraph", "d.mini.cgraph"].map(|name| dir.path().join(name));
