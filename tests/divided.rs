@@ -316,6 +316,33 @@ fn conversion_counts_bytes_once_and_is_cancelled_in_both_rounds() {
 }
 
 #[test]
+fn a_split_tells_of_what_it_measures_and_is_cancelled_there() {
+    let files = files("q8_0", true, 64);
+    let again = files.divided.with_file_name("again.mini.cgraph");
+    let size = std::fs::metadata(&files.divided).unwrap().len() * 64 / 100;
+    let mut told = Vec::new();
+    let options = SplitOptions { size, ..SplitOptions::default() };
+    split(&files.divided, &again, &options, &mut |done, total| told.push((done, total))).unwrap();
+    assert!(told.is_sorted() && told.iter().all(|(_, total)| *total == told[0].1), "{told:?}");
+    assert!(told.last().is_some_and(|(done, total)| done == total), "{told:?}");
+    // Ten capsules are written, each of the nine with weights is tried, and all but the last are passed by themselves.
+    let measured = told.iter().filter(|(done, total)| done * 2 <= *total).count();
+    assert!(measured >= 10 + 1 + 9 + 9 && told.len() == 10 + 1 + 9 + 9 + 10, "{told:?}");
+    std::fs::remove_file(&again).unwrap();
+    let cancel = CancelToken::new();
+    let options = SplitOptions { cancel: Some(cancel.clone()), ..options };
+    let mut calls = 0;
+    let result = split(&files.divided, &again, &options, &mut |_, _| {
+        calls += 1;
+        if calls == 15 {
+            cancel.cancel();
+        }
+    });
+    assert!(matches!(result, Err(Error::Cancelled)) && calls == 15, "{result:?} after {calls}");
+    assert!(!again.exists());
+}
+
+#[test]
 fn weights_are_divided_where_a_mini_may_hold_first_planes() {
     let files = files("q8_0", true, 80);
     let [source, full, mini] =
