@@ -229,7 +229,7 @@ fn sessions_share_the_weights_one_after_the_other_and_at_once() {
     let expected = bits(&mut session(&open(&path, None, 2).unwrap(), 0).unwrap(), &tokens);
     let budget = Budget::new(2 * smallest_budget(&path) + (2 << 20));
     let model = open(&path, Some(&budget), 2).unwrap();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
                 let mut session = session(&model, 2).unwrap();

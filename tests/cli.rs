@@ -47,7 +47,7 @@ fn a_model_of_which_nothing_can_be_divided_is_told_of() {
     let place = Place::new();
     TinyModel { encoding: "f16", embedding: "f16", ..TinyModel::default() }.write(&place.path("m.gguf"));
     let convert = |more: &[&str]| {
-        let ran = place.cgraph(&[&["convert", "m.gguf", "--no-mini"], more].concat());
+        let ran = place.cgraph(&[&["convert", "m.gguf", "--no-mini"][..], more].concat());
         assert_eq!(ran.code, Some(0), "{more:?}: {}", ran.err);
         ran
     };
