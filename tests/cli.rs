@@ -23,7 +23,7 @@ fn convert_and_split_write_what_they_say() {
     assert_eq!(json["full"]["path"], "n.cgraph");
     assert_eq!(json["full"]["bytes"], place.bytes("n.cgraph").len());
     assert!(json.get("mini").is_none());
-    assert_eq!(json["full"]["divided"], 15, "seven matrices a block, and the embedding, which is the head too");
+    assert_eq!(json["full"]["divided"], 15, "seven matrices a block and the embedding");
     assert_eq!(place.bytes("m.cgraph"), place.bytes("n.cgraph"), "conversion is deterministic");
 
     assert_eq!(place.ok(&["-q", "split", "n.cgraph", "-o", "x.mini.cgraph"]), "");
