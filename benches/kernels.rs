@@ -54,7 +54,7 @@ struct Limits {
 
 impl Limits {
     fn measure(cpu: &Cpu) -> Self {
-        let read = roofline::read_bandwidth(cpu, BUFFER).expect("memory for the buffer");
+        let read = roofline::read_bandwidth(cpu, BUFFER, None).expect("memory for the buffer");
         Self { read, int8: roofline::int8_rate(cpu), f32: roofline::f32_rate(cpu) }
     }
 

@@ -3,11 +3,15 @@
 
 mod support;
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use capsulegraph::Error;
+use capsulegraph::container::disk::{FileSource, ReadAt};
 use capsulegraph::convert::import::{ConvertOptions, convert};
 use capsulegraph::decoder::forward::Input;
 use capsulegraph::generate::SamplingOptions;
@@ -68,12 +72,11 @@ impl Converted {
 
 fn open(path: &Path, budget: Option<&Arc<Budget>>, threads: usize) -> Result<Arc<Model>, Error> {
     let store = OpenOptions { mode: Mode::Exact, budget: budget.cloned(), ..OpenOptions::default() };
-    let options =
-        ModelOptions {
-            store,
-            threads: ThreadOptions { count: threads, ..ThreadOptions::default() },
-            session: session_options(1),
-        };
+    let options = ModelOptions {
+        store,
+        threads: ThreadOptions { count: threads, ..ThreadOptions::default() },
+        session: session_options(1),
+    };
     Model::open(&Origin::Path(path.to_owned()), &options).map(Arc::new)
 }
 
@@ -227,7 +230,7 @@ fn sessions_share_the_weights_one_after_the_other_and_at_once() {
     let expected = bits(&mut session(&open(&path, None, 2).unwrap(), 0).unwrap(), &tokens);
     let budget = Budget::new(2 * smallest_budget(&path) + (2 << 20));
     let model = open(&path, Some(&budget), 2).unwrap();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
                 let mut session = session(&model, 2).unwrap();
@@ -270,6 +273,95 @@ fn a_cancelled_pass_can_be_taken_up_again() {
     token.cancel();
     assert!(matches!(session.eval(&tokens, false, Some(&token)), Err(Error::Cancelled)));
     assert!(bits(&mut session, &tokens) == expected);
+}
+
+/// A file that counts what one thread asks of it, and cancels a token at a chosen number.
+#[derive(Debug)]
+struct Watched {
+    file: FileSource,
+    thread: ThreadId,
+    asked: AtomicUsize,
+    cancel_at: AtomicUsize,
+    cancel: CancelToken,
+}
+
+impl Watched {
+    fn count(&self) {
+        if thread::current().id() == self.thread {
+            let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+            if asked == self.cancel_at.load(Ordering::Relaxed) {
+                self.cancel.cancel();
+            }
+        }
+    }
+}
+
+impl ReadAt for Watched {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        self.count();
+        self.file.read_exact_at(offset, buf)
+    }
+
+    // Asked for with every read past the cache.
+    fn mappable(&self) -> Option<(&File, u64)> {
+        self.count();
+        self.file.mappable()
+    }
+
+    fn name(&self) -> String {
+        self.file.name()
+    }
+}
+
+#[test]
+fn a_cancel_is_seen_between_the_rows_of_the_embedding() {
+    // Not tied: the embedding is read by row alone, by the thread that evaluates, before anything else of a batch.
+    let files = Converted::new(&shape("q8_0", false));
+    let (path, tokens) = (files.path("m.cgraph"), files.tokens(40));
+    let cancel = CancelToken::new();
+    let watched = Arc::new(Watched {
+        file: FileSource::open(&path).unwrap(),
+        thread: thread::current().id(),
+        asked: AtomicUsize::new(0),
+        cancel_at: AtomicUsize::new(0),
+        cancel: cancel.clone(),
+    });
+    let budget = Some(Budget::new(smallest_budget(&path) + (2 << 20)));
+    let store = OpenOptions { mode: Mode::Exact, budget, ..OpenOptions::default() };
+    let options = ModelOptions { store, ..ModelOptions::default() };
+    let model = Arc::new(Model::open(&Origin::Source(watched.clone()), &options).unwrap());
+    let mut session = session(&model, 0).unwrap();
+    let options = GenerateOptions { max_tokens: 3, ignore_end: true, ..GenerateOptions::default() };
+    let gate = Gate { deadline: None, cancel: Some(cancel.clone()) };
+    let mut generate = |at: usize| {
+        session.truncate(0);
+        session.start(&tokens, &options).unwrap();
+        let mut generated = Vec::new();
+        watched.asked.store(0, Ordering::Relaxed);
+        watched.cancel_at.store(at, Ordering::Relaxed);
+        loop {
+            match session.step(&gate) {
+                Ok(Step::Token { id, .. }) => generated.push(id),
+                Ok(Step::Finished(_)) => return generated,
+                Ok(Step::Paused) => unreachable!("there is no deadline"),
+                Err(error) => {
+                    assert!(matches!(error, Error::Cancelled), "{error}");
+                    let asked = watched.asked.load(Ordering::Relaxed);
+                    // Where the system refuses direct reads a row is three requests.
+                    assert!(asked <= at + 2, "{asked} requests, cancelled at number {at}");
+                    cancel.reset();
+                }
+            }
+        }
+    };
+    let expected = generate(0);
+    for at in [1, 3, 17] {
+        assert_eq!(generate(at), expected, "cancelled at request {at}");
+    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ fn convert_and_split_write_what_they_say() {
     assert_eq!(json["full"]["path"], "n.cgraph");
     assert_eq!(json["full"]["bytes"], place.bytes("n.cgraph").len());
     assert!(json.get("mini").is_none());
+    assert_eq!(json["full"]["divided"], 15, "seven matrices a block and the embedding");
     assert_eq!(place.bytes("m.cgraph"), place.bytes("n.cgraph"), "conversion is deterministic");
 
     assert_eq!(place.ok(&["-q", "split", "n.cgraph", "-o", "x.mini.cgraph"]), "");
@@ -39,6 +40,28 @@ fn convert_and_split_write_what_they_say() {
 
     let listed = place.ok(&["-v", "split", "n.cgraph", "--calibrate", "Another text."]);
     assert!(listed.contains("block.1.ffn"), "{listed}");
+}
+
+#[test]
+fn a_model_of_which_nothing_can_be_divided_is_told_of() {
+    let place = Place::new();
+    TinyModel { encoding: "f16", embedding: "f16", ..TinyModel::default() }.write(&place.path("m.gguf"));
+    let convert = |more: &[&str]| {
+        let ran = place.cgraph(&[&["convert", "m.gguf", "--no-mini"][..], more].concat());
+        assert_eq!(ran.code, Some(0), "{more:?}: {}", ran.err);
+        ran
+    };
+    for more in [&["--planes", "divided"][..], &["--planes", "divided", "--json"]] {
+        let told = convert(more).err;
+        assert!(told.starts_with("cgraph: note: no weight is divided") && told.contains("q8_0"), "{told}");
+    }
+    let json: Value = serde_json::from_str(&convert(&["--planes", "divided", "--json"]).out).unwrap();
+    assert_eq!(json["full"]["divided"], 0);
+    let divided = place.bytes("m.cgraph");
+    for quiet in [&["-q", "--planes", "divided"][..], &["--planes", "whole"], &["--planes", "auto"]] {
+        assert_eq!(convert(quiet).err, "", "{quiet:?}");
+        assert!(place.bytes("m.cgraph") == divided, "{quiet:?}");
+    }
 }
 
 #[test]

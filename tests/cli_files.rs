@@ -267,6 +267,44 @@ fn verify_finds_damage_and_repairs_minis() {
     assert!(!place.path("embed").exists());
 }
 
+#[test]
+fn a_mini_is_never_rebuilt_from_another_model() {
+    let place = Place::with_model();
+    let (mini, sound) = (place.bytes("m.mini.cgraph"), TinyModel::default());
+    let mut damaged = mini.clone();
+    damaged[first_plane(&place, "m.mini.cgraph")] ^= 1;
+    for (other, named) in [
+        (
+            TinyModel { name: "Other".into(), ..sound.clone() },
+            "the mini is of \"Tiny\", the full file of \"Other\"",
+        ),
+        (TinyModel { blocks: 3, ..sound.clone() }, "block_count is 2 against 3"),
+        (TinyModel { ffn: 256, ..sound.clone() }, "feed_forward_length is 128 against 256"),
+        (TinyModel { context: 512, ..sound.clone() }, "context_length is 256 against 512"),
+        (
+            TinyModel { biases: true, ..sound.clone() },
+            "capsule block.0.attn: the mini knows no tensor blk.0.attn_q.bias",
+        ),
+    ] {
+        other.write(&place.path("o.gguf"));
+        place.ok(&["convert", "o.gguf", "--no-mini"]);
+        for content in [&mini, &damaged] {
+            std::fs::write(place.path("m.mini.cgraph"), content).unwrap();
+            let before = contents(&place);
+            let args = ["verify", "m.mini.cgraph", "--deep", "--repair", "--full", "o.cgraph"];
+            let ran = place.cgraph(&args);
+            assert!(ran.code == Some(1) && ran.err.lines().count() == 1, "{named}: {ran:?}");
+            assert!(ran.err.contains(named) && ran.err.contains("of another model"), "{named}: {}", ran.err);
+            assert!(contents(&place) == before, "{named}: files were changed");
+        }
+    }
+    // Other weights in another encoding: a conversion of the same model, for all that can be told.
+    TinyModel { seed: 5, encoding: "q8_0", ..sound }.write(&place.path("o.gguf"));
+    place.ok(&["convert", "o.gguf", "--no-mini"]);
+    place.ok(&["verify", "m.mini.cgraph", "--deep", "--repair", "--full", "o.cgraph"]);
+    place.ok(&["verify", "m.mini.cgraph", "--deep", "--full", "o.cgraph"]);
+}
+
 /// Names and contents of all files.
 fn contents(place: &Place) -> Vec<(String, Vec<u8>)> {
     let read = |name: String| (name.clone(), place.bytes(&name));

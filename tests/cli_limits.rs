@@ -52,6 +52,26 @@ fn a_pass_of_too_many_logits_is_refused_before_any_test() {
 }
 
 #[test]
+fn a_context_beyond_the_trained_one_is_told_of_once() {
+    let place = Place::with_model();
+    let run = ["run", "m.cgraph", "-p", "the", "-n", "2"];
+    let bench = ["bench", "m.cgraph", "-p", "4", "-n", "2", "--repeat", "1"];
+    for command in [&run[..], &bench] {
+        let told = |more: &[&str]| {
+            let ran = place.cgraph(&[command, more].concat());
+            assert_eq!(ran.code, Some(0), "{command:?} {more:?}: {}", ran.err);
+            ran.err
+        };
+        let note = told(&["--ctx", "300"]);
+        assert!(note.lines().count() == 1 && note.starts_with("cgraph: note: "), "{note}");
+        assert!(note.contains("300") && note.contains("256"), "{note}");
+        for none in [&["--ctx", "256"][..], &[], &["-q", "--ctx", "300"]] {
+            assert_eq!(told(none), "", "{command:?} {none:?}");
+        }
+    }
+}
+
+#[test]
 fn names_are_taken_in_any_case() {
     let place = Place::with_model();
     let report = place.json(&["run", "m.cgraph", "-p", "the", "-n", "2", "--json", "--kv-type", "Q8_0"]);

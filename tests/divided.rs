@@ -5,9 +5,11 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use capsulegraph::Error;
+use capsulegraph::container::disk::{Disk, ReadAt, SystemDisk, WriteFile};
 use capsulegraph::convert::import::{ConvertOptions, Planes, convert};
 use capsulegraph::generate::model::{Model, ModelOptions};
 use capsulegraph::generate::session::{FinishReason, GenerateOptions, Session, SessionOptions, Step};
@@ -31,18 +33,7 @@ struct Files {
 
 /// The same model with whole and with divided weights, and a mini of the latter of `percent` of its length.
 fn files(encoding: &'static str, tied: bool, percent: u64) -> Files {
-    let model = TinyModel {
-        width: 256,
-        ffn: 512,
-        blocks: 4,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 64,
-        tied,
-        encoding,
-        embedding: "q8_0",
-        ..TinyModel::default()
-    };
+    let model = TinyModel::for_minis(encoding, "q8_0", tied);
     let dir = tempfile::tempdir().unwrap();
     let [source, whole, divided, mini] =
         ["m.gguf", "w.cgraph", "d.cgraph", "d.mini.cgraph"].map(|name| dir.path().join(name));
@@ -198,6 +189,54 @@ fn a_fetched_capsule_is_whole() {
     }
 }
 
+/// The system's disk, which cancels `cancel` when its second file is begun.
+#[derive(Debug)]
+struct Cancelling {
+    cancel: CancelToken,
+    begun: AtomicUsize,
+}
+
+impl Disk for Cancelling {
+    fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>, Error> {
+        SystemDisk.open(path)
+    }
+
+    fn create(&self, target: &Path) -> Result<Box<dyn WriteFile>, Error> {
+        if self.begun.fetch_add(1, Ordering::Relaxed) == 1 {
+            self.cancel.cancel();
+        }
+        SystemDisk.create(target)
+    }
+}
+
+#[test]
+fn a_fetch_is_cancelled_wherever_it_is() {
+    let files = files("q8_0", true, 64);
+    let length = std::fs::metadata(&files.divided).unwrap().len();
+    let cancel = CancelToken::new();
+    cancel.cancel();
+    for budget in [None, Some(length)] {
+        let model = open(&files.divided, Mode::Exact, budget, 1);
+        let claimed = model.store().budget().map(|budget| budget.claimed());
+        for layout in [FetchLayout::Source, FetchLayout::Stored, FetchLayout::F32] {
+            let found = model.store().fetch_until("block.1.ffn", layout, Some(&cancel));
+            assert!(matches!(found, Err(Error::Cancelled)), "{budget:?}, {layout:?}");
+        }
+        assert_eq!(model.store().budget().map(|budget| budget.claimed()), claimed);
+    }
+    let model = open(&files.divided, Mode::Exact, None, 1);
+    cancel.reset();
+    let capsule = model.store().fetch_until("block.1.ffn", FetchLayout::Source, Some(&cancel)).unwrap();
+    let directory = files.divided.with_file_name("out");
+    let disk = Cancelling { cancel: cancel.clone(), begun: AtomicUsize::new(0) };
+    assert!(matches!(capsule.write_to(&directory, &disk, Some(&cancel)), Err(Error::Cancelled)));
+    let names = || std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names().collect::<Vec<_>>(), ["blk.1.ffn_norm.weight.npy"], "what was whole");
+    cancel.reset();
+    let written = capsule.write_to(&directory, &SystemDisk, Some(&cancel)).unwrap();
+    assert_eq!(names().count(), written.tensors.len() + 1);
+}
+
 #[test]
 fn damage_of_a_second_plane_is_found() {
     let files = files("q8_0", true, 64);
@@ -274,6 +313,33 @@ fn conversion_counts_bytes_once_and_is_cancelled_in_both_rounds() {
         assert!(matches!(result, Err(Error::Cancelled)) && calls == last, "{result:?} after {calls}");
         assert!(!target.exists());
     }
+}
+
+#[test]
+fn a_split_tells_of_what_it_measures_and_is_cancelled_there() {
+    let files = files("q8_0", true, 64);
+    let again = files.divided.with_file_name("again.mini.cgraph");
+    let size = std::fs::metadata(&files.divided).unwrap().len() * 64 / 100;
+    let mut told = Vec::new();
+    let options = SplitOptions { size, ..SplitOptions::default() };
+    split(&files.divided, &again, &options, &mut |done, total| told.push((done, total))).unwrap();
+    assert!(told.is_sorted() && told.iter().all(|(_, total)| *total == told[0].1), "{told:?}");
+    assert!(told.last().is_some_and(|(done, total)| done == total), "{told:?}");
+    // Ten capsules are written, each of the nine with weights is tried, and all but the last are passed by themselves.
+    let measured = told.iter().filter(|(done, total)| done * 2 <= *total).count();
+    assert!(measured >= 10 + 1 + 9 + 9 && told.len() == 10 + 1 + 9 + 9 + 10, "{told:?}");
+    std::fs::remove_file(&again).unwrap();
+    let cancel = CancelToken::new();
+    let options = SplitOptions { cancel: Some(cancel.clone()), ..options };
+    let mut calls = 0;
+    let result = split(&files.divided, &again, &options, &mut |_, _| {
+        calls += 1;
+        if calls == 15 {
+            cancel.cancel();
+        }
+    });
+    assert!(matches!(result, Err(Error::Cancelled)) && calls == 15, "{result:?} after {calls}");
+    assert!(!again.exists());
 }
 
 #[test]

@@ -28,18 +28,7 @@ struct Files {
 
 /// A model of f16 weights and a mini of which some capsules are light.
 fn files(tied: bool) -> Files {
-    let model = TinyModel {
-        width: 256,
-        ffn: 512,
-        blocks: 4,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 64,
-        tied,
-        encoding: "f16",
-        embedding: "f16",
-        ..TinyModel::default()
-    };
+    let model = TinyModel::for_minis("f16", "f16", tied);
     let dir = tempfile::tempdir().unwrap();
     let [source, full, mini] = ["m.gguf", "m.cgraph", "m.mini.cgraph"].map(|name| dir.path().join(name));
     model.write(&source);
@@ -220,7 +209,7 @@ fn plan(path: &std::path::Path, budget: u64) -> BudgetPlan {
     let session = SessionOptions { context: 128, ..SessionOptions::default() };
     let store = OpenOptions { budget: Some(Budget::new(budget)), ..OpenOptions::default() };
     let options = ModelOptions { store, session: session.clone(), threads: 2.into() };
-    budget_plan(&Origin::Path(path.to_owned()), &options, &session, Some(1e8)).unwrap()
+    budget_plan(&Origin::Path(path.to_owned()), &options, &session, Some(1e8), None).unwrap()
 }
 
 #[test]

@@ -96,6 +96,8 @@ pub struct Converted {
     pub capsules: usize,
     /// Its tensors.
     pub tensors: usize,
+    /// Of them, those that are divided into two planes.
+    pub divided: usize,
 }
 
 /// Converts the GGUF model at `source` (any shard of a sharded one) to a full file at `target`.
@@ -183,8 +185,9 @@ pub(crate) fn convert_opened(
         unknown: Map::new(),
     };
     let bytes = writer.finish(Kind::Full, &manifest)?;
-    let tensors = plan.iter().map(Vec::len).sum();
-    Ok(Converted { path: target.to_owned(), bytes, capsules: manifest.capsules.len(), tensors })
+    let (capsules, tensors) = (manifest.capsules.len(), plan.iter().map(Vec::len).sum());
+    let divided = manifest.capsules.iter().flat_map(|c| &c.tensors).filter(|t| t.division.is_some()).count();
+    Ok(Converted { path: target.to_owned(), bytes, capsules, tensors, divided })
 }
 
 /// What is written must open: the pre-tokenizer is known, and every token has its row of the embedding.

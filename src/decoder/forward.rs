@@ -559,7 +559,7 @@ impl Decoder {
         let block = &self.weights.blocks[f.block];
         let width = p.embedding_length as usize;
         match f.stage {
-            Stage::Embed => self.embed(f)?,
+            Stage::Embed => return self.embed(f, gate),
             // A stage that starts with an addition runs to its end, so resuming never adds twice.
             Stage::AttnNorm => {
                 self.enter(f.view, 1 + 2 * f.block);
@@ -643,19 +643,27 @@ impl Decoder {
         }
     }
 
-    fn embed(&self, f: &mut Forward) -> Result<()> {
+    /// A task is a row. Where weights are streamed each is a read of its own, and a batch has hundreds: `gate` is looked at
+    /// after each, so that a call that begins always comes on by one.
+    fn embed(&self, f: &mut Forward, gate: &Gate) -> Result<Progress> {
         let width = self.params.embedding_length as usize;
-        // Before `enter`: what is asked for first comes first.
-        for id in &f.tokens {
-            self.store.ask_for_row(self.weights.embedding, *id as usize);
+        if f.task == 0 {
+            // Before `enter`: what is asked for first comes first.
+            for id in &f.tokens {
+                self.store.ask_for_row(self.weights.embedding, *id as usize);
+            }
+            self.enter(f.view, 0);
+            f.hidden.resize(f.tokens.len() * width, 0.0);
         }
-        self.enter(f.view, 0);
-        f.hidden.resize(f.tokens.len() * width, 0.0);
-        for (id, row) in f.tokens.iter().zip(f.hidden.chunks_exact_mut(width)) {
+        let rows = f.tokens.iter().zip(f.hidden.chunks_exact_mut(width)).enumerate();
+        for (number, (id, row)) in rows.skip(f.task) {
             self.store.decode_row(f.view, self.weights.embedding, *id as usize, row)?;
+            if number + 1 < f.tokens.len() && gate.is_closed() {
+                return Ok(Progress::Paused(number + 1));
+            }
         }
         self.angles(f);
-        Ok(())
+        Ok(Progress::Done)
     }
 
     /// The angles of the batch's positions.

@@ -147,9 +147,7 @@ pub(super) fn kv_format(kv_type: u32, name: &str) -> Result<KvFormat, Failure> {
     match kv_type {
         CAPG_KV_F16 => Ok(KvFormat::F16),
         CAPG_KV_Q8_0 => Ok(KvFormat::Q8_0),
-        other => {
-            Err(Failure::invalid(format!("{name} is {other}; 0 (f16) and 1 (q8_0) are possible")))
-        }
+        other => Err(Failure::invalid(format!("{name} is {other}; 0 (f16) and 1 (q8_0) are possible"))),
     }
 }
 

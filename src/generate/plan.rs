@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::kernels::backend::Backend;
 use crate::kernels::cpu::Cpu;
 use crate::kernels::roofline::read_bandwidth;
+use crate::pool::CancelToken;
 use crate::store::budget::Budget;
 use crate::store::forecast::{Forecast, MachineRates, WeightSizes};
 use crate::store::{Mode, Origin, Store};
@@ -77,12 +78,13 @@ pub struct ModePlan {
 /// in the options has no influence.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] where there is no budget; those of opening and of reading.
+/// [`Error::InvalidArgument`] where there is no budget; those of opening and of reading; [`Error::Cancelled`].
 pub fn budget_plan(
     origin: &Origin,
     options: &ModelOptions,
     session: &SessionOptions,
     disk: Option<f64>,
+    cancel: Option<&CancelToken>,
 ) -> Result<BudgetPlan> {
     let Some(budget) = &options.store.budget else {
         return Err(Error::InvalidArgument("there is no budget to plan for; name one".into()));
@@ -103,9 +105,9 @@ pub fn budget_plan(
     };
     let disk = match disk {
         Some(rate) => rate,
-        None => decoder.store().disk_rate()?,
+        None => decoder.store().disk_rate(cancel)?,
     };
-    let machine = MachineRates { disk, memory: REACHED * read_bandwidth(&cpu, MEMORY)? };
+    let machine = MachineRates { disk, memory: REACHED * read_bandwidth(&cpu, MEMORY, cancel)? };
     let modes = survey.modes(&machine)?;
     let works = modes.iter().any(|plan| plan.mode == taken && plan.fits);
     Ok(BudgetPlan {
@@ -153,7 +155,9 @@ fn choose(plans: &[ModePlan], survey: &Survey<'_>) -> (Mode, String) {
                 );
                 return (Mode::Speculative, why);
             }
-            format!("the mini's guesses are expected to give {ratio:.1} times the tokens, not worth their memory")
+            format!(
+                "the mini's guesses are expected to give {ratio:.1} times the tokens, not worth their memory"
+            )
         }
     };
     (Mode::Exact, format!("{full} bytes of weights do not fit the budget and are streamed; {why}"))

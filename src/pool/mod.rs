@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::error::{Error, Result};
+
 /// A flag that a host sets from any thread to stop a running call. Clones share the flag.
 #[derive(Clone, Debug, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
@@ -45,6 +47,14 @@ impl CancelToken {
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// For loops that a token ends: looked at before each step.
+///
+/// # Errors
+/// [`Error::Cancelled`] where there is a token and it is cancelled.
+pub(crate) fn unless_cancelled(token: Option<&CancelToken>) -> Result<()> {
+    if token.is_some_and(CancelToken::is_cancelled) { Err(Error::Cancelled) } else { Ok(()) }
 }
 
 /// When a parallel loop must stop claiming further tasks: a deadline, a cancel token, both or neither.

@@ -4,6 +4,7 @@
 //! those of the full file. The divergence grows with the squared error of the weights, so one measurement a capsule tells
 //! what any form of it costs. What comes before the capsule is computed once.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::agreement::{Text, open};
@@ -13,6 +14,7 @@ use super::options::SplitOptions;
 use super::plan::{is_weight, light_encoding};
 use super::write::compose;
 use crate::container::manifest::{Capsule, PlannedCapsule, Residence, SplitPlan};
+use crate::convert::import::ProgressFn;
 use crate::decoder::Decoder;
 use crate::decoder::forward::{Forward, Input, Logits};
 use crate::decoder::kv::KvCache;
@@ -33,7 +35,8 @@ const LOGITS: usize = 64 << 20;
 const TOKENS: [usize; 2] = [32, 256];
 
 /// Of each capsule the divergence (Kullback-Leibler, nats a token) for a squared relative error of 1 in its weights;
-/// `None` where nothing can be measured.
+/// `None` where nothing can be measured. `progress` is told the bytes of weights that were gone through, and how many there
+/// are to go through: those that are written, and those of every pass.
 ///
 /// # Errors
 /// [`Error::Cancelled`]; those of reading, writing beside `target` and running.
@@ -44,6 +47,7 @@ pub(super) fn measure(
     text: &Text,
     importance: &Importance,
     options: &SplitOptions,
+    progress: &mut ProgressFn<'_>,
 ) -> Result<Option<Vec<f64>>> {
     let capsules = &full.contents().manifest.capsules;
     let forms: Vec<Vec<Option<&'static Encoding>>> = capsules.iter().map(probe).collect::<Result<_>>()?;
@@ -51,13 +55,17 @@ pub(super) fn measure(
         return Ok(None);
     }
     let plan = plan(capsules, &forms)?;
-    let (mini, _) = compose(full, target, &plan, Some(importance), options, &mut |_, _| {})?;
+    let bytes: Vec<u64> = capsules.iter().map(Capsule::stored_bytes).collect();
+    let total = bytes.iter().sum::<u64>().saturating_add(passed_bytes(&bytes, &forms));
+    let mut work = Work { done: 0, total, progress };
+    let mut written = |done: u64, _: u64| work.reach(done);
+    let (mini, _) = compose(full, target, &plan, Some(importance), options, &mut written)?;
     let model = open(Origin::Source(mini.source()?), Some(full_path), Mode::Speculative, options)?;
     let decoder = model.decoder();
     let vocab = decoder.params().vocab_size as usize;
     let most = (LOGITS / (4 * vocab)).clamp(TOKENS[0], TOKENS[1]).min(decoder.backend().max_batch(false));
     let tokens = &text.tokens[..text.tokens.len().min(most)];
-    let mut run = Run { decoder, tokens: tokens.len(), cancel: options.cancel.clone() };
+    let mut run = Run { decoder, tokens: tokens.len(), cancel: options.cancel.clone(), bytes: &bytes, work };
     let divergences = run.divergences(tokens, &forms)?;
     let mut weights = Vec::with_capacity(capsules.len());
     for (index, ((capsule, form), divergence)) in capsules.iter().zip(&forms).zip(divergences).enumerate() {
@@ -103,13 +111,47 @@ fn plan(capsules: &[Capsule], forms: &[Vec<Option<&'static Encoding>>]) -> Resul
     Ok(SplitPlan { size: 0, light: "probe".into(), capsules: planned, agreement: None })
 }
 
-struct Run<'a> {
+/// Bytes of weights that all passes of [`Run::divergences`] go through, where the capsules have so many each.
+fn passed_bytes(bytes: &[u64], forms: &[Vec<Option<&'static Encoding>>]) -> u64 {
+    let mut behind: u64 = bytes.iter().sum();
+    let mut passed = behind;
+    for (index, (own, form)) in bytes.iter().zip(forms).enumerate() {
+        if form.iter().any(Option::is_some) {
+            passed = passed.saturating_add(behind);
+        }
+        // Nothing reads what the last one gives.
+        if index + 1 < bytes.len() {
+            passed = passed.saturating_add(*own);
+        }
+        behind -= own;
+    }
+    passed
+}
+
+/// How far the work is.
+struct Work<'a, 'p> {
+    done: u64,
+    total: u64,
+    progress: &'a mut ProgressFn<'p>,
+}
+
+impl Work<'_, '_> {
+    fn reach(&mut self, done: u64) {
+        self.done = done.min(self.total);
+        (self.progress)(self.done, self.total);
+    }
+}
+
+struct Run<'a, 'p> {
     decoder: &'a Decoder,
     tokens: usize,
     cancel: Option<CancelToken>,
+    /// Of each capsule.
+    bytes: &'a [u64],
+    work: Work<'a, 'p>,
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
     /// Of each capsule, the mean divergence with its form alone.
     fn divergences(&mut self, tokens: &[u32], forms: &[Vec<Option<&'static Encoding>>]) -> Result<Vec<f64>> {
         let count = self.decoder.capsule_count();
@@ -135,14 +177,16 @@ impl Run<'_> {
         Ok(found)
     }
 
-    fn pass(&self, forward: &mut Forward, input: Input<'_>, capsules: std::ops::Range<usize>) -> Result<()> {
+    fn pass(&mut self, forward: &mut Forward, input: Input<'_>, capsules: Range<usize>) -> Result<()> {
         let mut cache = KvCache::new(self.decoder.params(), self.tokens, KvFormat::F16)?;
+        let passed: u64 = self.bytes.get(capsules.clone()).unwrap_or_default().iter().sum();
         self.decoder.begin_part(forward, &cache, input, capsules, Logits::All)?;
         let gate = Gate { deadline: None, cancel: self.cancel.clone() };
-        match self.decoder.advance(forward, &mut cache, &gate)? {
-            Progress::Done => Ok(()),
-            Progress::Paused(_) => Err(Error::Cancelled),
+        if let Progress::Paused(_) = self.decoder.advance(forward, &mut cache, &gate)? {
+            return Err(Error::Cancelled);
         }
+        self.work.reach(self.work.done.saturating_add(passed));
+        Ok(())
     }
 
     /// Mean over the tokens of the divergence of `found` from `wanted`.
@@ -168,7 +212,17 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::divergence;
+    use super::*;
+
+    #[test]
+    fn the_work_is_what_the_passes_go_through() {
+        let light = || vec![None, encoding::by_name("q4_0")];
+        // All; from each light capsule on; and each by itself but the last.
+        let forms = [light(), light(), vec![None], light()];
+        assert_eq!(passed_bytes(&[8, 4, 2, 1], &forms), 15 + (15 + 7 + 1) + (8 + 4 + 2));
+        assert_eq!(passed_bytes(&[5], &[light()]), 5 + 5);
+        assert_eq!(passed_bytes(&[], &[]), 0);
+    }
 
     #[test]
     fn divergences_are_those_of_the_distributions() {

@@ -47,7 +47,8 @@ pub struct SplitSummary {
 }
 
 /// Derives a mini at `target` from the full file at `source`, and measures how well they agree before it gets its name:
-/// whatever fails, nothing new stands there.
+/// whatever fails, nothing new stands there. `progress` is told bytes of the full file; where light forms are measured
+/// first, they are gone through twice.
 ///
 /// # Errors
 /// [`Error::Limit`] naming the smallest possible length; [`Error::Mismatch`] where `source` is no full file;
@@ -62,20 +63,27 @@ pub fn split(
     refuse_overwriting(&[source], &[target])?;
     let full = open_full(source, options.disk.as_ref())?;
     let text = Text::prepare(source, &full, options)?;
-    let (importance, weights) = match &text {
-        Some(text) if options.light != Light::None => {
+    let read = text.as_ref().filter(|_| options.light != Light::None);
+    let written: u64 = full.contents().manifest.capsules.iter().map(Capsule::stored_bytes).sum();
+    // What is measured before counts as much as what is written.
+    let before = if read.is_some() { written } else { 0 };
+    let total = written.saturating_add(before);
+    let (importance, weights) = match read {
+        Some(text) => {
             let importance = Importance::measure(&full.contents().manifest, text, options)?;
-            let weights = sensitivity::measure(source, &full, target, text, &importance, options)?;
+            let mut told = |done: u64, all: u64| progress(share(before, done, all), total);
+            let weights = sensitivity::measure(source, &full, target, text, &importance, options, &mut told)?;
             (Some(importance), weights)
         }
-        _ => (None, None),
+        None => (None, None),
     };
     let importance = importance.as_ref();
     let chosen = plan::plan(&full, weights.as_deref(), importance, options, &|candidate| {
         length_of(&full, candidate, importance)
     })?;
     let linked = chosen.capsules.iter().any(|capsule| capsule.residence == Residence::Linked);
-    let (mut mini, mut manifest) = compose(&full, target, &chosen, importance, options, progress)?;
+    let mut told = |done: u64, _: u64| progress(before.saturating_add(done), total);
+    let (mut mini, mut manifest) = compose(&full, target, &chosen, importance, options, &mut told)?;
     let measured = text.filter(|_| !linked);
     let expected_agreement = measured.map(|text| text.agreement(mini.source()?, options)).transpose()?;
     record(&mut mini, &mut manifest, expected_agreement)?;
@@ -86,6 +94,12 @@ pub fn split(
         plan: chosen,
         expected_agreement,
     })
+}
+
+/// The share of `whole` that `done` of `all` is.
+fn share(whole: u64, done: u64, all: u64) -> u64 {
+    // Not more than `whole`, as `done` is not more than `all`.
+    (u128::from(whole) * u128::from(done.min(all)) / u128::from(all.max(1))) as u64
 }
 
 /// Opens a file that must be a full one.

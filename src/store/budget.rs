@@ -1,5 +1,6 @@
 //! A bound on memory: who claims how much of it, and what is left for weights.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::residency::Residency;
@@ -11,7 +12,9 @@ use crate::error::{Error, Result};
 /// claim.
 #[derive(Debug)]
 pub struct Budget {
+    /// Locked for as long as weights are divided, which waits for passes to end, and these for the disk.
     state: Mutex<State>,
+    told: Arc<Told>,
 }
 
 #[derive(Debug, Default)]
@@ -19,29 +22,42 @@ struct State {
     total: u64,
     claimed: u64,
     weights: Vec<Weak<Residency>>,
+    told: Arc<Told>,
+}
+
+/// The state's numbers for those who only ask: a host that shows them between two frames must not wait for the disk.
+/// Written by [`State::divide`] alone, under the lock and before it waits, so they are never older than the last change
+/// that was decided. Relaxed: each number stands for itself, and no memory is reached through it.
+#[derive(Debug, Default)]
+struct Told {
+    total: AtomicU64,
+    claimed: AtomicU64,
 }
 
 impl Budget {
     /// A budget of `total` bytes.
     #[must_use]
     pub fn new(total: u64) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { total, ..State::default() }) })
+        let told = Arc::new(Told { total: AtomicU64::new(total), ..Told::default() });
+        let state = State { total, told: Arc::clone(&told), ..State::default() };
+        Arc::new(Self { state: Mutex::new(state), told })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bound in bytes.
+    /// The bound in bytes: the new one from when a [`resize`](Self::resize) was granted, though that may still wait for
+    /// weights to go. Never waits.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.lock().total
+        self.told.total.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are claimed for everything but weights.
+    /// Bytes that are claimed for everything but weights, from when the claim was granted. Never waits.
     #[must_use]
     pub fn claimed(&self) -> u64 {
-        self.lock().claimed
+        self.told.claimed.load(Ordering::Relaxed)
     }
 
     /// Bytes that further claims can have at most: what the weights can do without.
@@ -84,13 +100,19 @@ impl Budget {
     /// # Errors
     /// [`Error::Limit`] where nothing can work in what is left: it names the smallest budget that leaves room for `later`
     /// bytes, too.
-    pub(super) fn admit(self: &Arc<Self>, weights: &Arc<Residency>, tables: u64, later: u64) -> Result<Claim> {
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        weights: &Arc<Residency>,
+        tables: u64,
+        later: u64,
+    ) -> Result<Claim> {
         let mut state = self.lock();
         let taken = state.claimed.saturating_add(state.least());
         let least = weights.least();
         let needed = taken.saturating_add(tables).saturating_add(least);
         if needed > state.total {
-            let others = if taken > 0 { format!("what is open already takes {taken}, ") } else { String::new() };
+            let others =
+                if taken > 0 { format!("what is open already takes {taken}, ") } else { String::new() };
             let session = if later > 0 { format!(" and a session at least {later}") } else { String::new() };
             return Err(Error::Limit(format!(
                 "a memory budget of {} bytes has no room for the model: {others}tables take {tables}, buffers and \
@@ -125,8 +147,11 @@ impl State {
         )))
     }
 
-    /// Divides what is left among the models by the length of their weights; what one cannot use the others get.
+    /// Divides what is left among the models by the length of their weights; what one cannot use the others get. Every
+    /// change of the state ends with it.
     fn divide(&mut self) {
+        self.told.total.store(self.total, Ordering::Relaxed);
+        self.told.claimed.store(self.claimed, Ordering::Relaxed);
         self.weights.retain(|weights| weights.strong_count() > 0);
         let mut models: Vec<Arc<Residency>> = self.weights.iter().filter_map(Weak::upgrade).collect();
         // By ascending length: whoever gets all that it can use leaves its rest to those that follow.
@@ -183,5 +208,29 @@ impl Drop for Claim {
         let mut state = self.budget.lock();
         state.claimed = state.claimed.saturating_sub(self.bytes);
         state.divide();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_told_while_somebody_waits() {
+        let budget = Budget::new(100);
+        let mut claim = budget.claim("a test", 7).expect("there is room");
+        // As a resize that waits for a pass holds it: whoever took the lock would never come back.
+        let held = budget.lock();
+        assert_eq!([budget.total(), budget.claimed()], [100, 7]);
+        drop(held);
+        claim.resize(30).expect("there is room");
+        budget.resize(60).expect("there is room");
+        assert_eq!([budget.total(), budget.claimed()], [60, 30]);
+        assert!(budget.resize(29).is_err() && claim.resize(61).is_err());
+        assert_eq!([budget.total(), budget.claimed()], [60, 30]);
+        drop(claim);
+        assert_eq!([budget.total(), budget.claimed(), budget.available()], [60, 0, 60]);
     }
 }

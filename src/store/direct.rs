@@ -15,6 +15,7 @@ use memmap2::MmapMut;
 
 use crate::container::disk::ReadAt;
 use crate::error::{Error, Result};
+use crate::pool::{CancelToken, unless_cancelled};
 
 /// What begin, length and memory of a direct read are multiples of: every disk's block divides it.
 const BLOCK: u64 = 4096;
@@ -205,14 +206,15 @@ const MEASURED: (usize, u64, Duration) = (4, Buffer::ONE_PAGE, Duration::from_mi
 /// Bytes a second of reads spread over the first `len` bytes of `file`.
 ///
 /// # Errors
-/// Those of reading.
-pub(super) fn rate(file: &DirectFile, len: u64) -> Result<f64> {
+/// Those of reading; [`Error::Cancelled`] after the reads that are under way.
+pub(super) fn rate(file: &DirectFile, len: u64, cancel: Option<&CancelToken>) -> Result<f64> {
     let (readers, length, most) = MEASURED;
     let length = length.min(len);
     let (next, begun) = (AtomicU64::new(0), Instant::now());
     let read_on = || -> Result<()> {
         let mut buffer = Some(Buffer::of_size(Buffer::ring_size_for(length))?);
         while let Some(free) = buffer.take().filter(|_| begun.elapsed() < most) {
+            unless_cancelled(cancel)?;
             // Not again where it was read before: a disk has caches of its own.
             let start = next.fetch_add(1, Ordering::Relaxed) * length;
             if start + length > len {

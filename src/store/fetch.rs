@@ -9,6 +9,7 @@ use crate::container::reader::tensor_bytes;
 use crate::error::{Error, Result};
 use crate::kernels::encoding::{self, Encoding};
 use crate::kernels::pack;
+use crate::pool::{CancelToken, unless_cancelled};
 
 /// How fetched tensors are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +74,20 @@ impl Store {
     /// [`Error::NotFound`], [`Error::Corrupt`] naming capsule and tensor; [`Error::Limit`] where a budget has no room for
     /// it.
     pub fn fetch(&self, id: &str, layout: FetchLayout) -> Result<FetchedCapsule<'_>> {
+        self.fetch_until(id, layout, None)
+    }
+
+    /// As [`fetch`](Self::fetch), until `cancel` is cancelled: it is looked at every few megabytes where the file is
+    /// mapped, and before every plane where it is read.
+    ///
+    /// # Errors
+    /// Those of [`fetch`](Self::fetch); [`Error::Cancelled`].
+    pub fn fetch_until(
+        &self,
+        id: &str,
+        layout: FetchLayout,
+        cancel: Option<&CancelToken>,
+    ) -> Result<FetchedCapsule<'_>> {
         let index = self.find(id)?;
         let (file, capsule) = self.capsule(index)?;
         let precision = match capsule.residence {
@@ -89,17 +104,20 @@ impl Store {
         for (number, tensor) in capsule.tensors.iter().enumerate() {
             let mut planes = Vec::with_capacity(tensor.planes.len());
             for (plane, described) in tensor.planes.iter().enumerate() {
+                unless_cancelled(cancel)?;
                 planes.push(if self.is_mapped() {
-                    Cow::Borrowed(file.checked_plane(capsule, tensor, plane)?)
+                    let bytes = file.plane(capsule, tensor, plane)?;
+                    file.check_plane((capsule, tensor, plane), bytes, cancel)?;
+                    Cow::Borrowed(bytes)
                 } else {
                     let all = 0..described.len as usize;
                     let stored = self.stored(View::Promised, index, number, plane, all)?;
-                    file.check_plane(capsule, tensor, plane, stored.as_ref())?;
+                    file.check_plane((capsule, tensor, plane), stored.as_ref(), cancel)?;
                     Cow::Owned(stored.as_ref().to_vec())
                 });
             }
             let stored = joined(tensor, planes).ok_or_else(|| file.not_stored(capsule, tensor))?;
-            tensors.push(lay_out(tensor, stored, layout)?);
+            tensors.push(lay_out(tensor, stored, layout, cancel)?);
         }
         if let Some(claim) = &mut claim {
             let own = |tensor: &FetchedTensor<'_>| match &tensor.bytes {
@@ -158,7 +176,13 @@ fn joined<'a>(tensor: &Tensor, planes: Vec<Cow<'a, [u8]>>) -> Option<Cow<'a, [u8
     Some(Cow::Owned(packed))
 }
 
-fn lay_out<'a>(tensor: &'a Tensor, bytes: Cow<'a, [u8]>, layout: FetchLayout) -> Result<FetchedTensor<'a>> {
+fn lay_out<'a>(
+    tensor: &'a Tensor,
+    bytes: Cow<'a, [u8]>,
+    layout: FetchLayout,
+    cancel: Option<&CancelToken>,
+) -> Result<FetchedTensor<'a>> {
+    unless_cancelled(cancel)?;
     let encoding = encoding_of(tensor)?;
     let (rows, cols) = rows_cols(tensor);
     let source_rows = |bytes: Cow<'a, [u8]>| -> Result<Cow<'a, [u8]>> {
@@ -181,6 +205,7 @@ fn lay_out<'a>(tensor: &'a Tensor, bytes: Cow<'a, [u8]>, layout: FetchLayout) ->
             let mut out = Vec::with_capacity(rows * cols * 4);
             let mut decoded = vec![0f32; cols];
             for row in source.chunks_exact(source.len() / rows) {
+                unless_cancelled(cancel)?;
                 encoding.decode(row, &mut decoded)?;
                 out.extend(decoded.iter().flat_map(|v| v.to_le_bytes()));
             }

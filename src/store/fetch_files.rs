@@ -10,6 +10,7 @@ use crate::container::disk::Disk;
 use crate::container::npy;
 use crate::container::paths::refuse_overwriting;
 use crate::error::{Error, Result};
+use crate::pool::{CancelToken, unless_cancelled};
 
 /// Name of the description in the directory.
 pub const DESCRIPTION: &str = "capsule.json";
@@ -52,17 +53,28 @@ pub struct TensorFile {
 impl FetchedCapsule<'_> {
     /// Writes every tensor and then [`DESCRIPTION`] into `directory`, which is made where it is missing.
     ///
-    /// Each file appears whole or not at all, and the description last. File names are the tensors' names
-    /// with everything but ASCII letters, digits, `_`, `-` and `.` replaced, so no name leaves the directory.
+    /// Each file appears whole or not at all, and the description last: without it a directory is not complete. File
+    /// names are the tensors' names with everything but ASCII letters, digits, `_`, `-` and `.` replaced, so no name
+    /// leaves the directory.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the file; [`Error::InvalidArgument`] where the capsule's own file would be overwritten.
-    pub fn write_to(&self, directory: &Path, disk: &dyn Disk) -> Result<CapsuleFiles> {
+    /// [`Error::Io`] naming the file; [`Error::InvalidArgument`] where the capsule's own file would be overwritten;
+    /// [`Error::Cancelled`], after which the files that were whole before stay.
+    pub fn write_to(
+        &self,
+        directory: &Path,
+        disk: &dyn Disk,
+        cancel: Option<&CancelToken>,
+    ) -> Result<CapsuleFiles> {
+        unless_cancelled(cancel)?;
         std::fs::create_dir_all(directory).map_err(|e| Error::io("create the directory", directory, e))?;
         let mut used = HashSet::new();
         let mut tensors = Vec::with_capacity(self.tensors.len());
         for tensor in &self.tensors {
-            tensors.push(self.write_tensor(tensor, directory, disk, &mut used)?);
+            let file = name_of(tensor, &mut used);
+            let head = if is_npy(tensor) { npy::header(tensor.shape) } else { Vec::new() };
+            self.write_file(disk, &directory.join(&file), &[&head, &tensor.bytes], cancel)?;
+            tensors.push(described(tensor, file));
         }
         let files = CapsuleFiles {
             id: self.id.to_owned(),
@@ -74,46 +86,53 @@ impl FetchedCapsule<'_> {
         let mut json = serde_json::to_vec_pretty(&files)
             .map_err(|e| Error::Internal(format!("the description of {} is no JSON: {e}", self.id)))?;
         json.push(b'\n');
-        self.write_file(disk, &directory.join(DESCRIPTION), &[&json])?;
+        self.write_file(disk, &directory.join(DESCRIPTION), &[&json], cancel)?;
         Ok(files)
     }
 
-    fn write_tensor(
+    fn write_file(
         &self,
-        tensor: &FetchedTensor<'_>,
-        directory: &Path,
         disk: &dyn Disk,
-        used: &mut HashSet<String>,
-    ) -> Result<TensorFile> {
-        let is_npy = tensor.encoding == "f32" && tensor.layout == "rows";
-        let stem = safe_name(tensor.name);
-        let ending = if is_npy { "npy" } else { "bin" };
-        let mut file = format!("{stem}.{ending}");
-        let mut serial = 2;
-        // Some systems hold names that differ in case alone for one.
-        while !used.insert(file.to_ascii_lowercase()) {
-            file = format!("{stem}-{serial}.{ending}");
-            serial += 1;
-        }
-        let head = if is_npy { npy::header(tensor.shape) } else { Vec::new() };
-        self.write_file(disk, &directory.join(&file), &[&head, &tensor.bytes])?;
-        Ok(TensorFile {
-            name: tensor.name.to_owned(),
-            shape: tensor.shape.to_vec(),
-            encoding: tensor.encoding.to_owned(),
-            layout: tensor.layout.to_owned(),
-            file,
-            bytes: tensor.bytes.len() as u64,
-        })
-    }
-
-    fn write_file(&self, disk: &dyn Disk, path: &Path, parts: &[&[u8]]) -> Result<()> {
+        path: &Path,
+        parts: &[&[u8]],
+        cancel: Option<&CancelToken>,
+    ) -> Result<()> {
         refuse_overwriting(&[Path::new(self.file)], &[path])?;
         let mut file = disk.create(path)?;
         for part in parts.iter().flat_map(|bytes| bytes.chunks(4 << 20)) {
+            unless_cancelled(cancel)?;
             file.append(part)?;
         }
         file.commit()
+    }
+}
+
+fn is_npy(tensor: &FetchedTensor<'_>) -> bool {
+    tensor.encoding == "f32" && tensor.layout == "rows"
+}
+
+/// The name of a tensor's file; `used` holds those of the others, in small letters.
+fn name_of(tensor: &FetchedTensor<'_>, used: &mut HashSet<String>) -> String {
+    let stem = safe_name(tensor.name);
+    let ending = if is_npy(tensor) { "npy" } else { "bin" };
+    let mut file = format!("{stem}.{ending}");
+    let mut serial = 2;
+    // Some systems hold names that differ in case alone for one.
+    while !used.insert(file.to_ascii_lowercase()) {
+        file = format!("{stem}-{serial}.{ending}");
+        serial += 1;
+    }
+    file
+}
+
+fn described(tensor: &FetchedTensor<'_>, file: String) -> TensorFile {
+    TensorFile {
+        name: tensor.name.to_owned(),
+        shape: tensor.shape.to_vec(),
+        encoding: tensor.encoding.to_owned(),
+        layout: tensor.layout.to_owned(),
+        file,
+        bytes: tensor.bytes.len() as u64,
     }
 }
 

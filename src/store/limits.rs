@@ -14,6 +14,7 @@ use super::stream::Place;
 use super::{Mode, Store, View};
 use crate::container::manifest::Capsule;
 use crate::error::{Error, Result};
+use crate::pool::CancelToken;
 
 /// Bytes of memory that a byte of the manifest takes once it is parsed.
 const PARSED: u64 = 4;
@@ -127,15 +128,15 @@ impl Store {
     /// second.
     ///
     /// # Errors
-    /// [`crate::Error::InvalidArgument`] without a budget; those of reading.
-    pub fn disk_rate(&self) -> Result<f64> {
+    /// [`crate::Error::InvalidArgument`] without a budget; those of reading; [`crate::Error::Cancelled`].
+    pub fn disk_rate(&self, cancel: Option<&CancelToken>) -> Result<f64> {
         let Some(limits) = &self.limits else {
             return Err(Error::InvalidArgument(
                 "a model without a budget reads nothing from the disk itself".into(),
             ));
         };
         let file = self.full().unwrap_or(&self.primary);
-        direct::rate(&limits.files[self.file_number(file)], file.contents().header.file_len)
+        direct::rate(&limits.files[self.file_number(file)], file.contents().header.file_len, cancel)
     }
 
     /// Divides the weights into what stays in memory and what is streamed, where there is a budget. A pass reads the

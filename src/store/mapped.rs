@@ -10,17 +10,21 @@ use memmap2::{Mmap, MmapOptions};
 #[cfg(target_os = "linux")]
 use super::direct;
 
-use crate::container::checksum::xxh3_hex;
+use crate::container::checksum::{Running, xxh3_hex};
 use crate::container::disk::ReadAt;
 use crate::container::manifest::{Asset, Capsule, Tensor};
 use crate::container::reader::Contents;
 use crate::error::{Error, Result};
 use crate::kernels::division::Planes;
+use crate::pool::{CancelToken, unless_cancelled};
 
 /// Bytes of one request to read ahead. Linux silently leaves out what exceeds its window of read-ahead or the
 /// device's best length of a transfer, whichever is more: with nothing set that is 128 KiB.
 #[cfg(unix)]
 const REQUEST: usize = 128 << 10;
+
+/// Bytes that are held against a checksum between two looks at a token.
+const CHECKED: usize = 4 << 20;
 
 /// The bytes of a file.
 #[derive(Debug)]
@@ -224,19 +228,24 @@ impl MappedFile {
     /// Those of [`plane`](Self::plane); [`Error::Corrupt`] naming capsule and tensor.
     pub fn checked_plane(&self, capsule: &Capsule, tensor: &Tensor, number: usize) -> Result<&[u8]> {
         let bytes = self.plane(capsule, tensor, number)?;
-        self.check_plane(capsule, tensor, number, bytes)?;
+        self.check_plane((capsule, tensor, number), bytes, None)?;
         Ok(bytes)
     }
 
-    /// Holds `bytes`, read from where plane `number` of `tensor` is stored, against its checksum.
+    /// Holds `bytes`, read from where plane `number` of a tensor is stored, against its checksum; until `cancel` is
+    /// cancelled, since bytes of the map may have to come from the disk first.
     pub(super) fn check_plane(
         &self,
-        capsule: &Capsule,
-        tensor: &Tensor,
-        number: usize,
+        (capsule, tensor, number): (&Capsule, &Tensor, usize),
         bytes: &[u8],
+        cancel: Option<&CancelToken>,
     ) -> Result<()> {
-        if tensor.planes.get(number).map(|p| &p.xxh3) == Some(&xxh3_hex(bytes)) {
+        let mut checksum = Running::default();
+        for piece in bytes.chunks(CHECKED) {
+            unless_cancelled(cancel)?;
+            checksum.update(piece);
+        }
+        if tensor.planes.get(number).map(|p| &p.xxh3) == Some(&checksum.hex()) {
             return Ok(());
         }
         Err(self.damaged(&format!("capsule {}: tensor {}", capsule.id, tensor.name)))

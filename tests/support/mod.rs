@@ -111,6 +111,22 @@ pub struct TinyTensor {
 }
 
 impl TinyModel {
+    /// A model wide and deep enough for minis of which some capsules are held in a coarser form, or only linked.
+    pub fn for_minis(encoding: &'static str, embedding: &'static str, tied: bool) -> Self {
+        Self {
+            width: 256,
+            ffn: 512,
+            blocks: 4,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 64,
+            tied,
+            encoding,
+            embedding,
+            ..Self::default()
+        }
+    }
+
     /// Writes the file.
     pub fn write(&self, path: &Path) {
         std::fs::write(path, self.gguf()).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));

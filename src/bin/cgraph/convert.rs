@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use capsulegraph::convert::import::ConvertOptions;
+use capsulegraph::convert::import::{ConvertOptions, Planes};
+use capsulegraph::kernels::encoding;
 use capsulegraph::pool::CancelToken;
 use capsulegraph::split::job::{Phase, Targets, produce};
 
@@ -29,6 +30,9 @@ pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), F
     });
     bar.finish_and_clear();
     let produced = produced?;
+    if args.planes == Planes::Divided && produced.full.divided == 0 {
+        ui.note(&nothing_divided());
+    }
     if args.json {
         return ui::print_json(&produced);
     }
@@ -47,6 +51,16 @@ pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), F
         Some(mini) => split::print_summary(mini, ui),
         None => Ok(()),
     }
+}
+
+/// Why `--planes divided` divided nothing.
+fn nothing_divided() -> String {
+    let possible = encoding::all().iter().filter(|encoding| encoding.division.is_some());
+    let names: Vec<&str> = possible.map(|encoding| encoding.name).collect();
+    format!(
+        "no weight is divided: only those in {} can be, and this model has none; the file is as with --planes whole",
+        names.join(" and ")
+    )
 }
 
 fn name(path: &Path) -> String {

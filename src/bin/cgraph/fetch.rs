@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use capsulegraph::container::disk::SystemDisk;
+use capsulegraph::pool::CancelToken;
 use capsulegraph::store::fetch_files::{DESCRIPTION, safe_name};
 use capsulegraph::store::{OpenOptions, Origin, Store};
 
@@ -12,13 +13,13 @@ use crate::session::refuse_gguf;
 use crate::size::human;
 use crate::ui::{self, Ui};
 
-pub fn fetch(args: FetchArgs, ui: &Ui) -> Result<(), Failure> {
+pub fn fetch(args: FetchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     let options = OpenOptions { partial: true, ..args.source.open_options() };
     refuse_gguf(&args.file)?;
     let store = Store::open(&Origin::Path(args.file), &options)?;
-    let capsule = store.fetch(&args.capsule, args.layout.into())?;
+    let capsule = store.fetch_until(&args.capsule, args.layout.into(), Some(cancel))?;
     let directory = args.output.unwrap_or_else(|| PathBuf::from(safe_name(capsule.id)));
-    let files = capsule.write_to(&directory, &SystemDisk)?;
+    let files = capsule.write_to(&directory, &SystemDisk, Some(cancel))?;
     if args.json {
         return ui::print_json(&files);
     }

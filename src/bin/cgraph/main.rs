@@ -45,10 +45,10 @@ fn dispatch(command: Command, ui: &Ui) -> Result<(), Failure> {
         Command::Chat(args) => chat::chat(&args, ui, &cancel),
         Command::Eval(args) => eval::eval(&args, ui, &cancel),
         Command::Tokenize(args) => tokenize::tokenize(args),
-        Command::Fetch(args) => fetch::fetch(args, ui),
+        Command::Fetch(args) => fetch::fetch(args, ui, &cancel),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => verify::verify(args, ui, &cancel),
         Command::Bench(args) => bench::bench(&args, ui, &cancel),
-        Command::Plan(args) => plan::plan(&args),
+        Command::Plan(args) => plan::plan(&args, &cancel),
     }
 }

@@ -2,6 +2,7 @@
 
 use capsulegraph::Error;
 use capsulegraph::generate::plan::{BudgetPlan, ModePlan, budget_plan};
+use capsulegraph::pool::CancelToken;
 use capsulegraph::store::Origin;
 
 use crate::args::ForecastArgs;
@@ -11,7 +12,7 @@ use crate::session::refuse_gguf;
 use crate::size::human;
 use crate::ui;
 
-pub fn plan(args: &ForecastArgs) -> Result<(), Failure> {
+pub fn plan(args: &ForecastArgs, cancel: &CancelToken) -> Result<(), Failure> {
     if args.compute.memory.is_none() {
         return Err(
             Error::InvalidArgument("name the budget to plan for, such as --memory 1GiB".into()).into()
@@ -22,7 +23,7 @@ pub fn plan(args: &ForecastArgs) -> Result<(), Failure> {
     refuse_gguf(&args.file)?;
     let (model, session) = (args.compute.model_options(0), args.compute.session_options(0));
     let disk = args.disk.map(|rate| rate * 1e9);
-    let plan = budget_plan(&Origin::Path(args.file.clone()), &model, &session, disk)?;
+    let plan = budget_plan(&Origin::Path(args.file.clone()), &model, &session, disk, Some(cancel))?;
     if args.json {
         return ui::print_json(&plan);
     }

@@ -120,11 +120,8 @@ pub fn remark_speeds(session: &Session, ui: &Ui) {
         rate(t.generated_tokens.saturating_sub(1), t.decode.as_secs_f64())
     ));
     let Some(weights) = session.model().store().weight_memory() else { return };
-    let mut text = format!(
-        "budget {}, {} of weights stay in memory",
-        human(weights.budget),
-        human(weights.pinned)
-    );
+    let mut text =
+        format!("budget {}, {} of weights stay in memory", human(weights.budget), human(weights.pinned));
     if let Some(reads) = weights.reads_in_flight {
         text.push_str(&format!(
             "; {} read from the disk, {reads} at once of up to {}; {:.1} ms waited for them",

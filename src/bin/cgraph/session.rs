@@ -67,6 +67,13 @@ impl ComputeArgs {
         if options.store.mode == Mode::Auto && store.mode() == Mode::Fast {
             ui.note(&format!("mode fast, from the mini alone: {}", store.mode_reason()));
         }
+        let trained = model.decoder().params().context_length as usize;
+        if let Some(context) = self.ctx.filter(|context| *context > trained) {
+            ui.note(&format!(
+                "a context of {context} tokens was asked for, and the model was trained for {trained}: what it writes \
+                 beyond them may make no sense"
+            ));
+        }
         ui.remark(&format!(
             "mode {} ({}), {}, opened in {:.1} ms",
             store.mode().name(),
