@@ -11,12 +11,11 @@ use std::time::Instant;
 
 use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 
+use super::block::{Block, Pages};
 use crate::shell::{Outcome, capture};
 
 /// Bytes of one read or write.
 const BLOCK: usize = 4 << 20;
-/// Alignment that direct reads and writes need on any disk.
-const ALIGNMENT: usize = 4096;
 /// Direct reads that are under way at once.
 const READS: [usize; 4] = [1, 2, 4, 8];
 /// Bytes that one measurement of direct reads takes at most.
@@ -97,13 +96,13 @@ pub fn sequential_write(path: &Path, bytes: u64) -> Outcome<f64> {
 fn write_buffered(path: &Path, blocks: u64) -> Outcome {
     let mut file = File::create(path).map_err(|e| failed("create", path, e))?;
     let syncing = file.try_clone().map_err(|e| failed("open", path, e))?;
-    let block = pattern(BLOCK);
+    let mut block = Block::new(BLOCK, Pages::Huge).map_err(|e| failed("write", path, e))?;
     let written = thread::scope(|scope| -> io::Result<()> {
         let (requests, wanted) = sync_channel(1);
         // What goes wrong here goes wrong again at the end.
         scope.spawn(move || wanted.iter().for_each(|()| drop(syncing.sync_data())));
         for number in 1..=blocks {
-            file.write_all(&block)?;
+            file.write_all(block.bytes())?;
             if number % SYNC_STEP == 0 {
                 // Where a request is waiting it covers this one.
                 let _ = requests.try_send(());
@@ -133,24 +132,19 @@ fn direct(options: &mut OpenOptions, path: &Path) -> Outcome<File> {
 /// Reads or writes a block at a place in a file; how many bytes of it.
 type Access<'a> = dyn Fn(&mut [u8], u64) -> io::Result<usize> + Sync + 'a;
 
-/// Every block of a file by one of `queue` threads in turn, each with an aligned block of its own; all bytes.
+/// Every block of a file by one of `queue` threads in turn, each with memory of its own, in huge pages, which a disk reads
+/// into fastest (docs/memory.md); all bytes.
 fn in_turn(queue: usize, blocks: u64, access: &Access<'_>) -> io::Result<u64> {
     let worker = |first: usize| -> io::Result<u64> {
-        let mut buffer = pattern(BLOCK + ALIGNMENT);
-        let start = buffer.as_ptr().align_offset(ALIGNMENT);
+        let mut buffer = Block::new(BLOCK, Pages::Huge)?;
         let places = (first as u64..blocks).step_by(queue).map(|block| block * BLOCK as u64);
-        places.map(|at| access(&mut buffer[start..start + BLOCK], at).map(|n| n as u64)).sum()
+        places.map(|at| access(buffer.bytes(), at).map(|n| n as u64)).sum()
     };
     thread::scope(|scope| {
         let workers: Vec<_> = (0..queue).map(|first| scope.spawn(move || worker(first))).collect();
         let ended = workers.into_iter().map(|worker| worker.join());
         ended.map(|end| end.unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))).sum()
     })
-}
-
-/// Bytes that are not all alike: some disks keep zeros without writing them.
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| ((i * i) >> 7) as u8).collect()
 }
 
 #[cfg(test)]

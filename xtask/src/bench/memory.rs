@@ -234,7 +234,7 @@ impl Programs {
         let disk_read = disk::direct_read(&subject.converted)?;
         let unlimited = number(&self.ours_in(subject, None, None, OURS[1])?.0, "decode_tokens_per_s")?;
         say(&format!("{}: a mini", subject.model.title));
-        let mini = self.mini(subject)?;
+        let mini = self.mini_of(subject)?;
         let mut rows = Vec::new();
         for percent in LIMITS {
             say(&format!("{}: a limit of {percent}%", subject.model.title));
@@ -290,7 +290,7 @@ impl Programs {
     }
 
     /// The model's mini, which is made where none is that belongs to the file.
-    fn mini(&self, subject: &Subject<'_>) -> Outcome<PathBuf> {
+    fn mini_of(&self, subject: &Subject<'_>) -> Outcome<PathBuf> {
         let mini = subject.converted.with_extension("mini.cgraph");
         let fits = mini.exists() && capture(Command::new(&self.cgraph).arg("verify").arg(&mini)).is_ok();
         if !fits {

@@ -4,6 +4,7 @@
 //! and [`plot`] show them. Nothing is shown that is not in the results.
 
 mod account;
+mod block;
 mod cgroup;
 mod choice;
 mod disk;

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, opcode, types};
 use libc::iovec;
-use memmap2::{Advice, MmapMut};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use super::block::{Block, Pages};
 use super::disk;
 use super::run::Run;
 use super::tables;
@@ -39,14 +39,6 @@ const FILE_BYTES: u64 = 1 << 30;
 enum Way {
     Threads,
     IoUring,
-}
-
-/// What the memory that is read into consists of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Pages {
-    Small,
-    Huge,
 }
 
 /// The table's groups of lines.
@@ -241,35 +233,6 @@ fn processor_time() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-/// Bytes of a huge page.
-const HUGE: usize = 2 << 20;
-
-/// Memory that begins with a page, huge or not. Its own mapping: what an allocator hands out again keeps its pages.
-struct Block {
-    memory: MmapMut,
-    start: usize,
-    size: usize,
-}
-
-impl Block {
-    fn new(size: usize, pages: Pages) -> io::Result<Self> {
-        let memory = MmapMut::map_anon(size.next_multiple_of(HUGE) + HUGE)?;
-        // Where the system refuses, pages are as it likes.
-        let _ = memory.advise(match pages {
-            Pages::Small => Advice::NoHugePage,
-            Pages::Huge => Advice::HugePage,
-        });
-        let mut block = Self { start: memory.as_ptr().align_offset(HUGE), memory, size };
-        // Pages that nothing was written to are all one page.
-        block.bytes().fill(1);
-        Ok(block)
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.size]
-    }
-}
-
 fn by_threads(file: &File, places: &Places, buffers: &mut [Block]) -> io::Result<u64> {
     let begun = Instant::now();
     let read_on = |buffer: &mut Block| -> io::Result<u64> {
@@ -294,7 +257,8 @@ fn ring(reads: usize) -> io::Result<IoUring> {
 fn by_io_uring(file: &File, places: &Places, buffers: &mut [Block]) -> io::Result<u64> {
     let begun = Instant::now();
     let mut ring = ring(buffers.len())?;
-    let part = |block: &mut Block| iovec { iov_base: block.bytes().as_mut_ptr().cast(), iov_len: block.size };
+    let part =
+        |block: &mut Block| iovec { iov_base: block.bytes().as_mut_ptr().cast(), iov_len: block.len() };
     let parts: Vec<iovec> = buffers.iter_mut().map(part).collect();
     ring.submitter().register_files(&[file.as_raw_fd()])?;
     // SAFETY: the buffers outlive the ring, which is dropped with no read under way.
