@@ -654,6 +654,15 @@ typedef struct capg_model_options {
    * Index past the last one; at most capg_model_capsule_count.
    */
   uint32_t end_capsule;
+  /**
+   * Positions of the session that the model is opened for; 0: as many as a session has by default. Under a budget mode
+   * auto leaves room for it. Other sessions are possible.
+   */
+  uint32_t session_context;
+  /**
+   * CAPG_KV_* of that session.
+   */
+  uint32_t session_kv_type;
 } capg_model_options;
 
 /**
