@@ -179,7 +179,8 @@ fn structs_have_one_layout() {
         capg_reader { struct_size, read, user_data, name, name_len, size }
         capg_model_options { struct_size, full_path, full_path_len, full_reader, log, offset, length, full_offset,
             full_length, memory_budget_bytes, mode, threads, processors, processors_len, parallel_for,
-            parallel_for_data, priority, reserved, budget, first_capsule, end_capsule }
+            parallel_for_data, priority, reserved, budget, first_capsule, end_capsule, session_context,
+            session_kv_type }
         capg_session_options { struct_size, context, batch, kv_type, flags }
         capg_part_options { struct_size, context, kv_type }
         capg_generate_options { struct_size, stop, stop_count, max_tokens, seed, temperature, top_p, min_p,

@@ -52,8 +52,11 @@ pub struct GraphFacts {
     /// Of a mini: how often its most likely token is the full file's, 0 to 1, where that was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agreement: Option<f64>,
-    /// Stored tensors by encoding, and by how their bits are divided between two planes.
+    /// Stored tensors by encoding.
     pub encodings: BTreeMap<String, Group>,
+    /// Those of them whose bits are divided between two planes, by how: of a mini the first planes alone may be stored.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub divisions: BTreeMap<String, Group>,
     /// Binary assets.
     pub assets: Vec<Asset>,
     /// How the file came to be.
@@ -143,11 +146,13 @@ pub fn inspect_contents(contents: Contents, details: bool) -> Inspection {
 
 fn graph_facts(contents: Contents, details: bool) -> GraphFacts {
     let Contents { name, header, manifest, digest } = contents;
-    let mut encodings = BTreeMap::<String, Group>::new();
+    let [mut encodings, mut divisions] = [const { BTreeMap::<String, Group>::new() }; 2];
     for tensor in manifest.capsules.iter().flat_map(|c| &c.tensors).filter(|t| !t.planes.is_empty()) {
         let bytes = tensor.planes.iter().map(|plane| plane.len).sum();
-        let divided = tensor.division.as_ref().map_or(String::new(), |division| format!(" {division}"));
-        encodings.entry(tensor.encoding.clone() + &divided).or_default().add(bytes);
+        encodings.entry(tensor.encoding.clone()).or_default().add(bytes);
+        if let Some(division) = &tensor.division {
+            divisions.entry(division.clone()).or_default().add(bytes);
+        }
     }
     let agreement = manifest.plan.as_ref().and_then(|plan| plan.agreement);
     let residences = manifest.full.is_some().then(|| {
@@ -172,6 +177,7 @@ fn graph_facts(contents: Contents, details: bool) -> GraphFacts {
         residences,
         agreement,
         encodings,
+        divisions,
         assets: manifest.assets,
         lineage: manifest.lineage,
         full: manifest.full,

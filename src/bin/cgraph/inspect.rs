@@ -58,6 +58,9 @@ fn graph(facts: &GraphFacts, out: &mut String) -> std::fmt::Result {
         writeln!(out, "agreement   {:.0}% of the full file's most likely tokens", 100.0 * share)?;
     }
     encodings(&facts.encodings, out)?;
+    for (division, group) in &facts.divisions {
+        writeln!(out, "divided     {division} bits: {} tensors, {}", group.count, human(group.bytes))?;
+    }
     for asset in &facts.assets {
         writeln!(out, "asset       {} {}", asset.name, human(asset.len))?;
     }
