@@ -45,6 +45,8 @@ class ModelOptions(c.Structure):
         ("budget", c.c_void_p),
         ("first_capsule", c.c_uint32),
         ("end_capsule", c.c_uint32),
+        ("session_context", c.c_uint32),
+        ("session_kv_type", c.c_uint32),
     ]
 
 

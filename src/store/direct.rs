@@ -6,12 +6,12 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 
 use crate::container::disk::ReadAt;
 use crate::error::{Error, Result};
@@ -28,7 +28,8 @@ const HUGE: u64 = 2 << 20;
 /// some.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    map: MmapMut,
+    map: Arc<MmapRaw>,
+    /// Its part of the map, which no other buffer has a byte of.
     range: Range<usize>,
 }
 
@@ -66,7 +67,23 @@ impl Buffer {
             // Refused, it has pages of the usual size.
             let _ = map.advise_range(memmap2::Advice::HugePage, range.start, size);
         }
-        Ok(Self { map, range })
+        Ok(Self { map: Arc::new(MmapRaw::from(map)), range })
+    }
+
+    /// How many buffers of `size` bytes a single huge page has room for.
+    pub fn in_one_page(size: u64) -> usize {
+        HUGE.checked_div(size).unwrap_or(0) as usize
+    }
+
+    /// Cuts its first `size` bytes off.
+    fn cut(&mut self, size: u64) -> Option<Self> {
+        let at = self.range.start.checked_add(usize::try_from(size).ok()?)?;
+        if size == 0 || at > self.range.end {
+            return None;
+        }
+        let first = Self { map: Arc::clone(&self.map), range: self.range.start..at };
+        self.range.start = at;
+        Some(first)
     }
 
     /// Bytes of a buffer for reads of up to `len` bytes: they begin and end anywhere in a block.
@@ -79,10 +96,20 @@ impl Buffer {
         Self::rounded(Self::size_for(len))
     }
 
-    /// `size` rounded up to huge pages where little is lost with that: for what is read into again and again.
+    /// `size` rounded up to huge pages, or to a whole part of one, where little is lost with that: for what is read into
+    /// again and again.
     pub fn rounded(size: u64) -> u64 {
-        let huge = size.next_multiple_of(HUGE);
-        if size >= huge / 4 * 3 { huge } else { size }
+        let huge = match Self::in_one_page(size) {
+            0 => size.next_multiple_of(HUGE),
+            several => HUGE / several as u64 / BLOCK * BLOCK,
+        };
+        if size >= huge / 4 * 3 { huge.max(size) } else { size }
+    }
+
+    /// The longest read of at most `len` bytes, or two together, for which `rounded` loses nothing.
+    pub fn fitting(len: u64) -> u64 {
+        let several = HUGE.div_ceil(len.max(1));
+        (HUGE / several / BLOCK * BLOCK).saturating_sub(4 * BLOCK).max(BLOCK)
     }
 
     /// Bytes of memory.
@@ -91,12 +118,48 @@ impl Buffer {
     }
 
     fn bytes(&self) -> &[u8] {
-        // The range was held against the map when it was made.
-        self.map.get(self.range.clone()).unwrap_or_default()
+        // SAFETY: the range was held against the map when it was made; the map is readable, lives as long as the buffer, and
+        // nobody but the buffer's owner writes to this part of it.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.range.start), self.range.len()) }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        self.map.get_mut(self.range.clone()).unwrap_or_default()
+        // SAFETY: as above; the map is writable, and no other buffer has these bytes.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.map.as_mut_ptr().add(self.range.start), self.range.len())
+        }
+    }
+}
+
+/// Where the buffers of a ring come from: several of one huge page where they are shorter.
+#[derive(Debug, Default)]
+pub(super) struct Supply {
+    /// What is left of a page.
+    rest: Mutex<Option<Buffer>>,
+}
+
+impl Supply {
+    /// A buffer of `size` bytes, for a ring that has `count` of them. Only where these fill whole huge pages they share any:
+    /// memory that nothing is read into would be in no account.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where the system has no memory for it.
+    pub fn take(&self, size: u64, count: usize) -> Result<Buffer> {
+        let together = Buffer::in_one_page(size);
+        if together < 2 || !count.is_multiple_of(together) {
+            return Buffer::of_size(size);
+        }
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = rest.as_mut().and_then(|rest| rest.cut(size)) {
+            return Ok(first);
+        }
+        let page = rest.insert(Buffer::of_size(HUGE)?);
+        page.cut(size).ok_or_else(|| Error::Internal(format!("a page has no {size} bytes")))
+    }
+
+    /// Gives up what is left of a page.
+    pub fn clear(&self) {
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -348,6 +411,36 @@ mod tests {
         assert_eq!(Buffer::ring_size_for(HUGE * 3 / 4), HUGE);
         assert_eq!(Buffer::ring_size_for(100_000), Buffer::size_for(100_000));
         assert_eq!(Buffer::ring_size_for(HUGE + 1), Buffer::size_for(HUGE + 1));
+    }
+
+    #[test]
+    fn a_ring_of_short_buffers_has_whole_huge_pages_and_no_byte_twice() {
+        for len in [HUGE, HUGE - 1, 1_000_000, 600_000, 200_000, 5000, 1] {
+            let longest = Buffer::fitting(len);
+            assert!(longest <= len.max(BLOCK) && longest <= Buffer::ONE_PAGE, "{len}: {longest}");
+            // Two planes, each of which begins and ends anywhere in a block.
+            let size = Buffer::rounded(longest + 4 * BLOCK);
+            assert!(longest == BLOCK || size - longest < 5 * BLOCK, "{len}: {longest} in {size}");
+        }
+        let size = Buffer::rounded(HUGE / 4 - BLOCK);
+        assert_eq!((size, Buffer::in_one_page(size)), (HUGE / 4, 4));
+        let supply = Supply::default();
+        let mut ring: Vec<Buffer> = (0..8).map(|_| supply.take(size, 8).expect("memory")).collect();
+        for (number, buffer) in (1..).zip(&mut ring) {
+            buffer.bytes_mut().fill(number);
+        }
+        for (number, buffer) in (1..).zip(&ring) {
+            assert!(buffer.size() == size && buffer.bytes().iter().all(|byte| *byte == number), "{number}");
+        }
+        for four in ring.chunks(4) {
+            assert!(four.iter().all(|buffer| Arc::ptr_eq(&buffer.map, &four[0].map)));
+        }
+        assert!(!Arc::ptr_eq(&ring[0].map, &ring[4].map));
+        // Where they would leave a part of a page over, and after what was left was given up, memory is new.
+        assert_eq!(Arc::strong_count(&supply.take(size, 6).expect("memory").map), 1);
+        let first = supply.take(size, 4).expect("memory");
+        supply.clear();
+        assert!(!Arc::ptr_eq(&first.map, &supply.take(size, 4).expect("memory").map));
     }
 
     #[test]

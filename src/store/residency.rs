@@ -86,6 +86,9 @@ impl Residency {
             // What drafts compute with stays, however much that is.
             let beside = room.saturating_sub(segments.fixed(Stream::pinned_cost)) / buffer;
             let buffers = usual.min((room / RING_SHARE / buffer).min(beside) as usize).max(fewest);
+            let together = Buffer::in_one_page(buffer);
+            // Whole huge pages, where that leaves any.
+            let buffers = if buffers > together { buffers - buffers % together.max(1) } else { buffers };
             let pins = room.saturating_sub(buffers as u64 * buffer);
             Layout { pinned: segments.pins(pins, Stream::pinned_cost), buffers }
         };

@@ -286,14 +286,12 @@ impl State {
         lease
     }
 
-    pub fn arrange(&mut self, layout: Layout) {
+    /// Holds what `layout` says, as far as it is here; nothing is being read. Whether the ring begins with new memory: one of
+    /// another length does, since buffers that share a page go together.
+    pub fn arrange(&mut self, layout: Layout) -> bool {
+        let another = layout.buffers != self.layout.buffers;
         self.layout = layout;
         self.kept.clear();
-        while self.buffers > self.layout.buffers {
-            let Some(buffer) = self.free.pop() else { break };
-            self.memory -= buffer.size();
-            self.buffers -= 1;
-        }
         for index in 0..self.held.len() {
             let goes = match &self.held[index] {
                 // What was pinned and is not any more; and what is in the ring, so that a shorter one holds.
@@ -304,5 +302,11 @@ impl State {
                 self.release(index);
             }
         }
+        if another {
+            self.memory -= self.free.iter().map(Buffer::size).sum::<u64>();
+            self.buffers -= self.free.len();
+            self.free.clear();
+        }
+        another
     }
 }

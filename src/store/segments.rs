@@ -90,7 +90,7 @@ impl Segments {
 
     /// Bytes of a segment where there are `total` bytes of weights.
     pub fn usual(total: u64) -> u64 {
-        (total / USUAL).clamp(SMALLEST, LARGEST)
+        Buffer::fitting((total / USUAL).clamp(SMALLEST, LARGEST))
     }
 
     /// How many segments a pass reads; those behind them only drafts do.

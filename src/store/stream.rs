@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::direct::{Buffer, DirectFile, Loaded};
+use super::direct::{Buffer, DirectFile, Loaded, Supply};
 use super::ring::{Held, Job, Layout, State};
 use super::segments::{Segment, Segments};
 use super::tune;
@@ -46,6 +46,7 @@ struct Shared {
     streamed: AtomicU64,
     stalled_ns: AtomicU64,
     throttle: Throttle,
+    supply: Supply,
 }
 
 /// Reads the segments of passes. One pass at a time: its owner's business.
@@ -75,6 +76,7 @@ impl Stream {
             streamed: AtomicU64::new(0),
             stalled_ns: AtomicU64::new(0),
             throttle: Throttle::from_environment(),
+            supply: Supply::default(),
         };
         Self { shared: Arc::new(shared), readers: Mutex::new(Vec::new()) }
     }
@@ -121,7 +123,9 @@ impl Stream {
             state = self.shared.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.halted = false;
-        state.arrange(layout);
+        if state.arrange(layout) {
+            self.shared.supply.clear();
+        }
         state.search = state.cursor;
         self.shared.wake(&mut state);
     }
@@ -331,10 +335,16 @@ impl Shared {
                 continue;
             };
             self.wake(&mut state);
+            let count = state.layout.buffers;
             drop(state);
             let Job { index, buffer, ring: in_ring } = job;
             let size = self.size_of(index, in_ring);
-            let read = self.read(index, buffer, size);
+            let buffer = match buffer {
+                Some(buffer) => Ok(buffer),
+                None if in_ring => self.supply.take(size, count),
+                None => Buffer::of_size(size),
+            };
+            let read = buffer.and_then(|buffer| self.read_segment(index, buffer)).map(|(loaded, _)| loaded);
             state = self.lock();
             state.arrive(index, in_ring, size, read);
             self.arrived.notify_all();
@@ -351,8 +361,9 @@ impl Shared {
         // Not those that the pass waits for: they are not read twice.
         let all = state.cycle.max(1);
         let next = AtomicUsize::new(state.index(state.cursor) + all / 2);
+        let count = state.layout.buffers;
         drop(state);
-        let buffers: Result<Vec<Buffer>> = (0..tune::MOST).map(|_| Buffer::of_size(size)).collect();
+        let buffers: Result<Vec<Buffer>> = (0..tune::MOST).map(|_| self.supply.take(size, count)).collect();
         let buffers = Mutex::new(buffers.unwrap_or_default());
         let free = || buffers.lock().unwrap_or_else(PoisonError::into_inner);
         let measured = tune::measure(&|| {
@@ -374,14 +385,6 @@ impl Shared {
 
     fn size_of(&self, index: usize, in_ring: bool) -> u64 {
         if in_ring { self.largest_buffer() } else { Stream::pinned_cost(&self.segments.all()[index]) }
-    }
-
-    fn read(&self, index: usize, buffer: Option<Buffer>, size: u64) -> Result<Loaded> {
-        let buffer = match buffer {
-            Some(buffer) => buffer,
-            None => Buffer::of_size(size)?,
-        };
-        Ok(self.read_segment(index, buffer)?.0)
     }
 
     /// Reads a segment into memory that has room for it, and says how many bytes the disk was asked for.
