@@ -164,8 +164,9 @@
 #define CAPG_PRIORITY_LOWEST 2
 
 /**
- * Run mode: exact; of a mini in a budget that all weights do not fit speculative, where that is expected to be faster; of a
- * mini whose full file cannot be reached fast. capg_model_mode says what it came to.
+ * Run mode: exact; of a mini in a budget that all weights do not fit speculative, where that is expected to be faster and
+ * leaves room for the session that the options name; of a mini whose full file cannot be reached fast. capg_model_mode says
+ * what it came to.
  */
 #define CAPG_MODE_AUTO 0
 
@@ -656,7 +657,7 @@ typedef struct capg_model_options {
   uint32_t end_capsule;
   /**
    * Positions of the session that the model is opened for; 0: as many as a session has by default. Under a budget mode
-   * auto leaves room for it. Other sessions are possible.
+   * auto leaves room for it, and the message of CAPG_ERROR_LIMIT counts with it. Other sessions are possible.
    */
   uint32_t session_context;
   /**

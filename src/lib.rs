@@ -1,8 +1,8 @@
 //! CapsuleGraph runs a language model inside a memory budget that the host names.
 //!
 //! A model is converted to a `.cgraph` file, the *full* CapsuleGraph, cut into capsules; a light *mini* is
-//! derived from it, answers alone when it must, and brings any capsule of the full file in on demand. (The budget
-//! itself, ONNX models and plug-ins come in later releases; README.md says what works today.)
+//! derived from it, answers alone when it must, and brings any capsule of the full file in on demand. (ONNX models and
+//! plug-ins come in later releases; README.md says what works today.)
 //!
 //! # The map
 //! Arrows point down: a floor knows those below it, never those above.

@@ -326,6 +326,9 @@ fn inspect_says_what_is_in_a_file() {
     assert_eq!(mini["lineage"].as_array().map(Vec::len), Some(2));
     assert_eq!(full["model"]["decoder"]["embedding_length"], 64);
     assert_eq!(full["encodings"]["q4_1"]["count"], 14);
+    assert_eq!(full["divisions"]["3+1"]["count"], 14);
+    let agreement = mini["agreement"].as_f64().expect("it was measured");
+    assert!(full.get("agreement").is_none() && (0.0..=1.0).contains(&agreement), "{mini}");
     let gguf = place.json(&["inspect", "m.gguf", "--json"]);
     assert_eq!((&gguf["kind"], &gguf["tensor_count"]), (&"gguf".into(), &20.into()));
     assert_eq!(gguf["vocab_tokens"], TinyModel::default().vocab_size());

@@ -137,7 +137,7 @@ fn a_pass_that_first_planes_serve_reads_second_ones_only() {
     let prompt = prompt(files.vocab, 12);
     let length = std::fs::metadata(&files.divided).unwrap().len();
     let model = open(&files.mini, Mode::Speculative, Some(length), 2);
-    let sizes = model.store().weight_sizes();
+    let sizes = model.decoder().weight_sizes();
     assert!(sizes.beyond_mini < sizes.full * 3 / 4, "{sizes:?}");
     let mut session = session(&model);
     tokens(&mut session, &prompt);

@@ -11,7 +11,7 @@ use capsulegraph::Error;
 use capsulegraph::convert::import::{ConvertOptions, convert};
 use capsulegraph::generate::SamplingOptions;
 use capsulegraph::generate::model::{Model, ModelOptions};
-use capsulegraph::generate::plan::{BudgetPlan, budget_plan};
+use capsulegraph::generate::plan::{BudgetPlan, ModePlan, budget_plan};
 use capsulegraph::generate::session::{FinishReason, GenerateOptions, Session, SessionOptions, Step};
 use capsulegraph::pool::{CancelToken, Gate};
 use capsulegraph::split::{SplitOptions, split};
@@ -196,57 +196,116 @@ fn a_cancelled_round_goes_on() {
     assert_eq!(tokens, expected);
 }
 
-/// The model at `path` in a budget, opened for a session that is then made.
-fn try_open(path: &std::path::Path, mode: Mode, budget: u64) -> Result<Session, Error> {
+fn for_session(mode: Mode, budget: &Arc<Budget>) -> (ModelOptions, SessionOptions) {
     let session = SessionOptions { context: 128, ..SessionOptions::default() };
-    let store = OpenOptions { mode, budget: Some(Budget::new(budget)), ..OpenOptions::default() };
-    let options = ModelOptions { store, session: session.clone(), threads: 2.into() };
+    let store = OpenOptions { mode, budget: Some(Arc::clone(budget)), ..OpenOptions::default() };
+    (ModelOptions { store, session: session.clone(), threads: 2.into() }, session)
+}
+
+/// The model at `path` in a budget, opened for a session that is then made.
+fn try_open(path: &std::path::Path, mode: Mode, budget: &Arc<Budget>) -> Result<Session, Error> {
+    let (options, session) = for_session(mode, budget);
     let model = Arc::new(Model::open(&Origin::Path(path.to_owned()), &options)?);
     Session::new(model, &session)
 }
 
-fn plan(path: &std::path::Path, budget: u64) -> BudgetPlan {
-    let session = SessionOptions { context: 128, ..SessionOptions::default() };
-    let store = OpenOptions { budget: Some(Budget::new(budget)), ..OpenOptions::default() };
-    let options = ModelOptions { store, session: session.clone(), threads: 2.into() };
+fn plan(path: &std::path::Path, budget: &Arc<Budget>) -> BudgetPlan {
+    let (options, session) = for_session(Mode::Auto, budget);
     budget_plan(&Origin::Path(path.to_owned()), &options, &session, Some(1e8), None).unwrap()
+}
+
+fn row(plan: &BudgetPlan, mode: Mode) -> &ModePlan {
+    plan.modes.iter().find(|row| row.mode == mode).unwrap()
 }
 
 #[test]
 fn a_plan_says_what_modes_need_and_what_auto_takes() {
+    for (tied, shared) in [(true, false), (false, false), (true, true)] {
+        let files = files(tied);
+        let mini = files.mini.as_path();
+        let whole = std::fs::metadata(&files.full).unwrap().len();
+        // A budget of that size, in which another session may be open already.
+        let budget_of = |total: u64| {
+            let budget = Budget::new(total);
+            let other = shared.then(|| {
+                let (options, session) = for_session(Mode::Exact, &budget);
+                let model = Model::open(&Origin::Path(files.full.clone()), &options).unwrap();
+                // Of a session whose batches are its own choice the claim depends on the budget.
+                Session::new(Arc::new(model), &SessionOptions { batch: 4, ..session }).unwrap()
+            });
+            (budget, other)
+        };
+        let (ample, _other) = budget_of(1 << 40);
+        let ample = plan(mini, &ample);
+        let least = |mode: Mode| {
+            let row = row(&ample, mode);
+            assert!(row.fits && row.tokens_per_s > 0.0, "{row:?}");
+            row.smallest_budget_bytes
+        };
+        // Opening and the session work in the smallest budget, and in none below it: the error names it.
+        for mode in [Mode::Exact, Mode::Speculative, Mode::Fast] {
+            let least = least(mode);
+            let (budget, _other) = budget_of(least);
+            try_open(mini, mode, &budget).unwrap_or_else(|e| panic!("{mode:?} in {least}: {e}"));
+            if mode != Mode::Fast {
+                let (budget, _other) = budget_of(least - 1);
+                let refused = try_open(mini, mode, &budget).map(drop).unwrap_err().to_string();
+                assert!(
+                    refused.contains(&format!("the smallest possible one is {least} bytes")),
+                    "{refused}"
+                );
+            }
+        }
+        let (exact, guessing) = (least(Mode::Exact), least(Mode::Speculative));
+        assert!(exact < guessing);
+        for total in [exact, (exact + guessing) / 2, guessing - 1, guessing, guessing + whole / 8, 4 * whole]
+        {
+            let (budget, _other) = budget_of(total);
+            let plan = plan(mini, &budget);
+            let session = try_open(mini, Mode::Auto, &budget).unwrap();
+            let store = session.model().store();
+            assert_eq!(
+                (plan.taken, plan.reason.as_str()),
+                (Some(store.mode()), store.mode_reason()),
+                "{total}"
+            );
+            let fits = row(&plan, Mode::Speculative).fits;
+            assert_eq!(fits, total >= guessing, "{tied}, {total} of {guessing}: {plan:?}");
+            if !fits && row(&plan, Mode::Exact).streamed_bytes > 0 {
+                let why = format!("a session of 128 positions needs a budget of {guessing} bytes");
+                assert!(store.mode() == Mode::Exact && plan.reason.contains(&why), "{}", plan.reason);
+            }
+        }
+        // Where not even exact has room for that session the plan says so; a shorter one may have.
+        let (budget, _other) = budget_of(exact - 1);
+        let none = plan(mini, &budget);
+        let why = format!("needs a budget of {exact} bytes");
+        assert!(none.taken.is_none() && none.reason.contains(&why), "{}", none.reason);
+        let (options, session) = for_session(Mode::Auto, &budget);
+        let model = Arc::new(Model::open(&Origin::Path(mini.to_owned()), &options).unwrap());
+        let told = model.store().mode_reason();
+        assert!(model.store().mode() == Mode::Exact && told.contains(&why), "{told}");
+        assert!(Session::new(Arc::clone(&model), &session).is_err());
+        Session::new(model, &SessionOptions { context: 16, ..session }).unwrap();
+    }
+}
+
+#[test]
+fn a_range_of_the_capsules_is_exact_and_needs_no_session() {
     let files = files(true);
-    let whole = std::fs::metadata(&files.full).unwrap().len();
-    let ample = plan(&files.mini, 1 << 40);
-    let least = |wanted: Mode| {
-        let found = ample.modes.iter().find(|plan| plan.mode == wanted).unwrap();
-        assert!(found.fits && found.tokens_per_s > 0.0, "{found:?}");
-        found.smallest_budget_bytes
+    let refusal = |range: Option<std::ops::Range<usize>>, total: u64| {
+        let (mut options, _) = for_session(Mode::Auto, &Budget::new(total));
+        options.store.range = range;
+        Model::open(&Origin::Path(files.mini.clone()), &options)
     };
-    // Opening and the session work in the smallest budget, and in none below it: the error names it.
-    for mode in [Mode::Exact, Mode::Speculative, Mode::Fast] {
-        let least = least(mode);
-        try_open(&files.mini, mode, least).unwrap_or_else(|e| panic!("{mode:?} in {least}: {e}"));
-        if mode != Mode::Fast {
-            // Without its full file a mini needs somewhat less than the plan, which has both open, says.
-            let refused = try_open(&files.mini, mode, least - 1).map(drop).unwrap_err().to_string();
-            assert!(refused.contains(&format!("the smallest possible one is {least} bytes")), "{refused}");
-        }
-    }
-    let (exact, guessing) = (least(Mode::Exact), least(Mode::Speculative));
-    assert!(exact < guessing && guessing < 2 * whole);
-    for budget in [exact, (exact + guessing) / 2, guessing - 1, guessing, guessing + whole / 8, 4 * whole] {
-        let plan = plan(&files.mini, budget);
-        let session = try_open(&files.mini, Mode::Auto, budget).unwrap();
-        let store = session.model().store();
-        assert_eq!((plan.taken, plan.reason.as_str()), (Some(store.mode()), store.mode_reason()), "{budget}");
-        if budget < guessing {
-            let why = format!("a session of 128 positions need a budget of {guessing} bytes");
-            assert!(store.mode() == Mode::Exact && plan.reason.contains(&why), "{}", plan.reason);
-            let row = plan.modes.iter().find(|plan| plan.mode == Mode::Speculative).unwrap();
-            assert!(!row.fits && row.tokens_per_s == 0.0 && row.smallest_budget_bytes == guessing);
-        }
-    }
-    let none = plan(&files.mini, exact - 1);
-    assert!(none.taken.is_none() && none.reason.contains(&format!("needs {exact} bytes")), "{}", none.reason);
-    assert!(try_open(&files.mini, Mode::Auto, exact - 1).is_err());
+    let part = Some(0..3);
+    let Err(Error::Limit(why)) = refusal(part.clone(), 1).map(drop) else { panic!("one byte is enough") };
+    assert!(!why.contains("a session"), "{why}");
+    let named = why.rsplit_once("possible one is ").unwrap().1.split(' ').next().unwrap();
+    let model = refusal(part, named.parse().unwrap()).unwrap();
+    assert_eq!(model.store().mode(), Mode::Exact);
+    let (mut options, session) = for_session(Mode::Auto, &Budget::new(1 << 40));
+    options.store.range = Some(0..3);
+    let refused = budget_plan(&Origin::Path(files.mini.clone()), &options, &session, None, None);
+    assert!(matches!(refused, Err(Error::InvalidArgument(_))), "{refused:?}");
 }

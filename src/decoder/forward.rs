@@ -371,20 +371,16 @@ impl Decoder {
         }
     }
 
-    /// Bytes of the buffers that have room for each of `batches`, so many tokens and their logits, wherever in `cache` they
-    /// begin.
+    /// Bytes of the buffers that have room for each of `batches`, so many tokens and their logits, wherever in a KV
+    /// cache of that shape they begin.
     ///
     /// # Errors
     /// [`Error::Limit`] where the system has no memory for them.
-    pub fn batch_bytes(&self, cache: &KvCache, batches: &[(usize, Logits)]) -> Result<u64> {
+    pub fn batch_bytes(&self, cache: &KvShape, batches: &[(usize, Logits)]) -> Result<u64> {
         let mut forward = Forward::default();
         for (n, wanted) in batches.iter().filter(|(n, _)| *n > 0) {
             // Reserved memory is no memory yet: the system commits it when it is written.
-            self.reserve(
-                &mut forward,
-                &[(*cache.shape(), cache.capacity().saturating_sub(*n), *n)],
-                *wanted,
-            )?;
+            self.reserve(&mut forward, &[(*cache, cache.capacity.saturating_sub(*n), *n)], *wanted)?;
         }
         Ok(forward.buffer_bytes() as u64)
     }

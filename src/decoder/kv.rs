@@ -24,6 +24,15 @@ pub struct KvCache {
     most: usize,
 }
 
+/// What a KV cache takes.
+#[derive(Clone, Copy, Debug)]
+pub struct KvSizes {
+    /// Of each layer.
+    pub shape: KvShape,
+    /// Bytes of all layers.
+    pub bytes: u64,
+}
+
 impl KvCache {
     /// A cache with room for `capacity` positions. The system commits its pages as positions are first used.
     ///
@@ -61,6 +70,19 @@ impl KvCache {
         let first = blocks.start;
         let layers = blocks.map(layer).collect::<Result<_>>()?;
         Ok(Self { layers, first, shape, len: 0, most: 0 })
+    }
+
+    /// What a cache of `capacity` positions takes, which is not made.
+    #[must_use]
+    pub fn sizes_for(params: &DecoderParams, capacity: usize, format: KvFormat) -> KvSizes {
+        let shape = shape(params, capacity, format);
+        KvSizes { shape, bytes: Self::bytes_for(params, capacity, format) }
+    }
+
+    /// What it takes.
+    #[must_use]
+    pub fn sizes(&self) -> KvSizes {
+        KvSizes { shape: self.shape, bytes: self.bytes() }
     }
 
     /// Bytes of a cache of `capacity` positions.

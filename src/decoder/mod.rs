@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::graph::params::DecoderParams;
 use crate::kernels::backend::Backend;
 use crate::kernels::division::joined_bytes;
+use crate::store::forecast::WeightSizes;
 use crate::store::{Mode, ReadAhead, Store};
 use rope::RopeTable;
 use weights::Weights;
@@ -75,6 +76,12 @@ impl Decoder {
     /// [`crate::Error::Internal`] for shapes that the reader refuses.
     pub(crate) fn least_weights(&self, mode: Mode) -> Result<u64> {
         self.store.least_weights(mode, &self.uses)
+    }
+
+    /// What passes and drafts read.
+    #[must_use]
+    pub fn weight_sizes(&self) -> WeightSizes {
+        self.store.weight_sizes(&self.uses)
     }
 
     /// The hyper-parameters.

@@ -22,8 +22,9 @@ use crate::generate::session::SessionOptions;
 use crate::store::budget::Budget;
 use crate::store::{Mode, OpenOptions, Origin};
 
-/// Run mode: exact; of a mini in a budget that all weights do not fit speculative, where that is expected to be faster; of a
-/// mini whose full file cannot be reached fast. capg_model_mode says what it came to.
+/// Run mode: exact; of a mini in a budget that all weights do not fit speculative, where that is expected to be faster and
+/// leaves room for the session that the options name; of a mini whose full file cannot be reached fast. capg_model_mode says
+/// what it came to.
 pub const CAPG_MODE_AUTO: u32 = 0;
 /// Run mode: every capsule at full precision.
 pub const CAPG_MODE_EXACT: u32 = 1;
@@ -88,7 +89,7 @@ pub struct capg_model_options {
     /// Index past the last one; at most capg_model_capsule_count.
     pub end_capsule: u32,
     /// Positions of the session that the model is opened for; 0: as many as a session has by default. Under a budget mode
-    /// auto leaves room for it. Other sessions are possible.
+    /// auto leaves room for it, and the message of CAPG_ERROR_LIMIT counts with it. Other sessions are possible.
     pub session_context: u32,
     /// CAPG_KV_* of that session.
     pub session_kv_type: u32,

@@ -3,7 +3,7 @@
 use super::speculate;
 use crate::decoder::Decoder;
 use crate::decoder::forward::Logits;
-use crate::decoder::kv::KvCache;
+use crate::decoder::kv::KvSizes;
 use crate::error::Result;
 use crate::store::Mode;
 
@@ -16,17 +16,27 @@ const GUESSES_SHARE: u64 = 40;
 /// Sizes of a session's batches, and the bytes of its KV cache and of buffers that have room for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Demand {
-    /// Tokens of a batch at most.
+    /// Tokens of a batch at most; 0, without a budget: as many as suit the machine.
     pub batch: usize,
     /// Guesses of a round at most.
     pub guesses: usize,
-    /// Tokens of a round of guesses, of which all logits are wanted; `None` without guesses.
+    /// Tokens of a round of guesses, of which all logits are wanted; `None` without guesses or without a budget.
     pub round: Option<usize>,
-    /// The bytes.
+    /// The bytes; 0 without a budget.
     pub bytes: u64,
 }
 
 impl Demand {
+    /// Of a session without a budget: as much as suits the machine.
+    pub fn unbounded(cache: &KvSizes, batch: usize) -> Self {
+        Self {
+            batch,
+            guesses: speculate::MOST.min(cache.shape.capacity.saturating_sub(1)),
+            round: None,
+            bytes: 0,
+        }
+    }
+
     /// What a session in mode `mode` can do with in a budget of `total` bytes, best first. Batches have `batch` tokens; 0:
     /// as many as suit the machine, or fewer.
     ///
@@ -35,18 +45,18 @@ impl Demand {
     pub fn choices(
         decoder: &Decoder,
         mode: Mode,
-        cache: &KvCache,
+        cache: &KvSizes,
         batch: usize,
         total: u64,
     ) -> Result<Vec<Self>> {
-        let bytes_of = |tokens: usize, wanted: Logits| decoder.batch_bytes(cache, &[(tokens, wanted)]);
+        let bytes_of = |tokens: usize, wanted: Logits| decoder.batch_bytes(&cache.shape, &[(tokens, wanted)]);
         let largest = decoder.backend().max_batch(false);
-        let mut n = if batch == 0 { largest } else { batch.min(largest) }.min(cache.capacity()).max(1);
+        let mut n = if batch == 0 { largest } else { batch.min(largest) }.min(cache.shape.capacity).max(1);
         while batch == 0 && n > 1 && bytes_of(n, Logits::Last)? > total / BATCH_SHARE {
             n = n.div_ceil(2);
         }
         let guessing = mode == Mode::Speculative;
-        let mut guesses = speculate::MOST.min(cache.capacity().saturating_sub(1));
+        let mut guesses = speculate::MOST.min(cache.shape.capacity.saturating_sub(1));
         let fewest = guesses.min(speculate::FEWEST);
         while guessing && guesses > fewest && bytes_of(guesses + 1, Logits::All)? > total / GUESSES_SHARE {
             guesses -= 1;
@@ -70,7 +80,7 @@ impl Demand {
     ///
     /// # Errors
     /// As [`choices`](Self::choices).
-    pub fn least(decoder: &Decoder, mode: Mode, cache: &KvCache, batch: usize) -> Result<u64> {
+    pub fn least(decoder: &Decoder, mode: Mode, cache: &KvSizes, batch: usize) -> Result<u64> {
         let choices = Self::choices(decoder, mode, cache, batch, 0)?;
         Ok(choices.last().map_or(0, |demand| demand.bytes))
     }
@@ -83,13 +93,13 @@ impl Demand {
 /// [`crate::Error::Limit`] where the system has no memory for the buffers.
 pub(super) fn needed_bytes(
     decoder: &Decoder,
-    cache: &KvCache,
+    cache: &KvSizes,
     batch: usize,
     round: Option<usize>,
     more: Option<(usize, Logits)>,
 ) -> Result<u64> {
     let own = round.map(|round| (round, Logits::All));
     let batches: Vec<_> = [Some((batch.max(1), Logits::Last)), own, more].into_iter().flatten().collect();
-    let drafts = if round.is_some() { decoder.batch_bytes(cache, &[(1, Logits::Last)])? } else { 0 };
-    Ok(cache.bytes().saturating_add(decoder.batch_bytes(cache, &batches)?).saturating_add(drafts))
+    let drafts = if round.is_some() { decoder.batch_bytes(&cache.shape, &[(1, Logits::Last)])? } else { 0 };
+    Ok(cache.bytes.saturating_add(decoder.batch_bytes(&cache.shape, &batches)?).saturating_add(drafts))
 }

@@ -46,16 +46,26 @@ pub fn evaluate(
     }
     let vocab = session.model().decoder().params().vocab_size as usize;
     let most = session.model().decoder().backend().max_batch(false);
-    let batch = if batch == 0 { DEFAULT_BATCH } else { batch }.min(most);
+    let (chosen, mut batch) = (batch > 0, if batch == 0 { DEFAULT_BATCH } else { batch }.min(most));
     let mut result = Evaluation { tokens: tokens.len(), ..Evaluation::default() };
     let mut sum = 0.0;
     let mut done = 0;
     for window in tokens.chunks(session.context()) {
         session.truncate(0);
         result.windows += 1;
-        for (number, part) in window.chunks(batch).enumerate() {
-            let next = window.get(number * batch + 1..).unwrap_or_default();
-            let logits = session.eval(part, true, cancel)?;
+        let mut at = 0;
+        while let Some(rest) = window.get(at..).filter(|rest| !rest.is_empty()) {
+            let part = &rest[..batch.min(rest.len())];
+            let next = rest.get(1..).unwrap_or_default();
+            let logits = match session.eval(part, true, cancel) {
+                // The budget has no room for the logits of as many; fewer at a time are the same.
+                Err(Error::Limit(_)) if !chosen && batch > 1 => {
+                    batch = batch.div_ceil(2);
+                    continue;
+                }
+                logits => logits?,
+            };
+            at += part.len();
             for (row, target) in logits.chunks_exact(vocab).zip(next) {
                 sum += negative_log_likelihood(row, *target);
                 result.predicted += 1;

@@ -151,7 +151,8 @@ impl Group {
             let Some(cache) = longest else { return Ok(share) };
             let all = share * wanting.len();
             let batches = [(all, Logits::Last), (wanting.len(), Logits::All)];
-            let needed = decoder.batch_bytes(cache, &batches)?.max(self.forward.buffer_bytes() as u64);
+            let needed =
+                decoder.batch_bytes(&cache.sizes().shape, &batches)?.max(self.forward.buffer_bytes() as u64);
             let outcome = match &mut self.claim {
                 Some((own, claim)) if Arc::ptr_eq(own, budget) => {
                     if needed > claim.bytes() {

@@ -53,9 +53,20 @@ impl Model {
         if options.store.mode == Mode::Auto {
             store = settle(store, &backend, &options.session)?;
         }
-        let store = Arc::new(store);
         let later = |decoder: &Decoder| plan::least_session(decoder, &options.session);
-        let decoder = Decoder::beside(Arc::clone(&store), backend, later)?;
+        let store = Arc::new(store);
+        let limited = |store: &Arc<Store>| Decoder::beside(Arc::clone(store), Arc::clone(&backend), later);
+        let decoder = match limited(&store) {
+            // Somebody else took the room in the meantime, from which auto shrinks back.
+            Err(Error::Limit(why))
+                if options.store.mode == Mode::Auto && store.mode() == Mode::Speculative =>
+            {
+                let reason = format!("guesses have no room: {why}");
+                limited(&Arc::new(store.in_mode(Mode::Exact, reason, store.budget().cloned())))?
+            }
+            decoder => decoder?,
+        };
+        let store = Arc::clone(decoder.store());
         let manifest = store.manifest();
         let tokenizer = match manifest.asset(assets::VOCAB) {
             Some(_) => Some(Tokenizer::new(Arc::new(store.primary().shared_asset(assets::VOCAB)?))?),
@@ -158,7 +169,7 @@ fn settle(store: Store, backend: &Arc<dyn Backend>, session: &SessionOptions) ->
     // In a budget of its own, which it is gone from before the real one is asked.
     let trial = store.in_mode(Mode::Exact, String::new(), Some(plan::ample()));
     let decoder = Decoder::new(Arc::new(trial), Arc::clone(backend))?;
-    let (mode, reason) = plan::auto(&decoder, session, budget.available())?;
+    let (mode, reason) = plan::auto(&decoder, session, &budget)?;
     Ok(store.in_mode(mode, reason, Some(budget)))
 }
 

@@ -107,13 +107,16 @@ impl Part {
             check_finite(hidden, width)?;
         }
         if let Some(claim) = &mut self.claim {
-            let largest = &mut self.largest[usize::from(wanted == Logits::All)];
-            *largest = n.max(*largest);
-            let batches = [(self.largest[0], Logits::Last), (self.largest[1], Logits::All)];
-            let needed = self.cache.bytes().saturating_add(decoder.batch_bytes(&self.cache, &batches)?);
+            let mut largest = self.largest;
+            let own = &mut largest[usize::from(wanted == Logits::All)];
+            *own = n.max(*own);
+            let batches = [(largest[0], Logits::Last), (largest[1], Logits::All)];
+            let needed =
+                self.cache.bytes().saturating_add(decoder.batch_bytes(&self.cache.sizes().shape, &batches)?);
             if needed > claim.bytes() {
                 claim.resize(needed)?;
             }
+            self.largest = largest;
         }
         decoder.begin_part(&mut self.forward, &self.cache, input, self.capsules.clone(), wanted)?;
         let gate = Gate { deadline: None, cancel: cancel.cloned() };

@@ -8,7 +8,7 @@ use super::demand::Demand;
 use super::model::ModelOptions;
 use super::session::{SessionOptions, context_of};
 use crate::decoder::Decoder;
-use crate::decoder::kv::KvCache;
+use crate::decoder::kv::{KvCache, KvSizes};
 use crate::error::{Error, Result};
 use crate::kernels::backend::Backend;
 use crate::kernels::cpu::Cpu;
@@ -40,11 +40,11 @@ pub struct BudgetPlan {
     pub weights: WeightSizes,
     /// The machine.
     pub machine: MachineRates,
-    /// The mode that auto takes; none where the budget is too small.
+    /// The mode that auto takes; none where the budget has no room for the session in it.
     pub taken: Option<Mode>,
     /// Why.
     pub reason: String,
-    /// Every mode that the files allow.
+    /// The modes of which something is expected: of a full file alone exact.
     pub modes: Vec<ModePlan>,
 }
 
@@ -53,7 +53,8 @@ pub struct BudgetPlan {
 pub struct ModePlan {
     /// The mode.
     pub mode: Mode,
-    /// The smallest budget in which a session works in it.
+    /// The smallest budget in which a session works in it, with what is open in the budget already; of mode fast, where the
+    /// full file is open too, somewhat more than that.
     pub smallest_budget_bytes: u64,
     /// Whether it works in the budget.
     pub fits: bool,
@@ -78,7 +79,8 @@ pub struct ModePlan {
 /// in the options has no influence.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] where there is no budget; those of opening and of reading; [`Error::Cancelled`].
+/// [`Error::InvalidArgument`] where there is no budget, or for a range of the capsules; those of opening and of reading;
+/// [`Error::Cancelled`].
 pub fn budget_plan(
     origin: &Origin,
     options: &ModelOptions,
@@ -89,19 +91,23 @@ pub fn budget_plan(
     let Some(budget) = &options.store.budget else {
         return Err(Error::InvalidArgument("there is no budget to plan for; name one".into()));
     };
+    if options.store.range.is_some() {
+        return Err(Error::InvalidArgument(
+            "a plan is of a whole model, not of a range of its capsules".into(),
+        ));
+    }
     let mut trial = options.clone();
     trial.store.budget = Some(ample());
     trial.store.mode = Mode::Auto;
     let store = Store::open(origin, &trial.store)?;
     let cpu = Arc::new(Cpu::new(options.threads.clone())?);
-    let fallback = (store.mode() == Mode::Fast).then(|| store.mode_reason().to_owned());
+    let settled = (store.mode() == Mode::Fast || store.manifest().full.is_none())
+        .then(|| (store.mode(), store.mode_reason().to_owned()));
     let decoder = Decoder::new(Arc::new(store), Arc::clone(&cpu) as Arc<dyn Backend>)?;
-    let survey = Survey::new(&decoder, session, budget.available())?;
-    let usual = survey.modes(&MachineRates::default())?;
-    let (taken, reason) = match fallback {
-        Some(reason) => (Mode::Fast, reason),
-        None if survey.is_mini() => choose(&usual, &survey),
-        None => (Mode::Exact, "the file is a full one".to_owned()),
+    let survey = Survey::new(&decoder, session, budget);
+    let (taken, reason) = match settled {
+        Some(settled) => settled,
+        None => survey.choose()?,
     };
     let disk = match disk {
         Some(rate) => rate,
@@ -109,87 +115,101 @@ pub fn budget_plan(
     };
     let machine = MachineRates { disk, memory: REACHED * read_bandwidth(&cpu, MEMORY, cancel)? };
     let modes = survey.modes(&machine)?;
-    let works = modes.iter().any(|plan| plan.mode == taken && plan.fits);
+    let own = modes.iter().find(|plan| plan.mode == taken);
+    let works = own.is_some_and(|plan| plan.fits);
+    let smallest = own.map_or(0, |plan| plan.smallest_budget_bytes);
+    let reason = match works {
+        true => reason,
+        false => format!("the budget is too small: {}", survey.needs(taken, smallest)),
+    };
     Ok(BudgetPlan {
-        budget_bytes: budget.total(),
-        context: survey.cache.capacity(),
+        budget_bytes: survey.total,
+        context: survey.cache.shape.capacity,
         weights: survey.sizes,
         machine,
         taken: works.then_some(taken),
-        reason: if works { reason } else { survey.too_small(taken, &modes) },
+        reason,
         modes,
     })
 }
 
-/// The mode that auto takes for a mini whose full file is at hand, and why. `decoder` is the model in mode exact, in a budget
-/// that everything fits; a session may have `room` bytes with the model.
+/// The mode that auto takes for a mini whose full file is at hand, and why. `decoder` is the model in mode exact, in a
+/// budget of its own that everything fits; `budget` is the one that it is opened for.
 ///
 /// # Errors
 /// [`Error::Limit`] where the system has no memory for the session.
-pub(super) fn auto(decoder: &Decoder, session: &SessionOptions, room: u64) -> Result<(Mode, String)> {
-    let survey = Survey::new(decoder, session, room)?;
-    Ok(choose(&survey.modes(&MachineRates::default())?, &survey))
-}
-
-/// The mode that is expected to be the fastest of those that keep the promise of exact, and why.
-fn choose(plans: &[ModePlan], survey: &Survey<'_>) -> (Mode, String) {
-    let of = |mode: Mode| plans.iter().find(|plan| plan.mode == mode);
-    let full = survey.sizes.full;
-    let Some(exact) = of(Mode::Exact).filter(|plan| plan.fits && plan.streamed_bytes > 0) else {
-        return (Mode::Exact, format!("all {full} bytes of weights fit the budget"));
-    };
-    let why = match of(Mode::Speculative) {
-        None => "the mini cannot guess: it only links some capsules, or holds all exactly".to_owned(),
-        Some(guessing) if !guessing.fits => format!(
-            "to guess, the mini and a session of {} positions need a budget of {} bytes",
-            survey.cache.capacity(),
-            guessing.smallest_budget_bytes
-        ),
-        Some(guessing) => {
-            let ratio = guessing.tokens_per_s / exact.tokens_per_s;
-            if ratio > WORTH {
-                let share = 100.0 * survey.sizes.agreement;
-                let why = format!(
-                    "{full} bytes of weights do not fit the budget; with the mini's guesses (agreement {share:.0}%) \
-                     streaming is expected to give {ratio:.1} times the tokens"
-                );
-                return (Mode::Speculative, why);
-            }
-            format!(
-                "the mini's guesses are expected to give {ratio:.1} times the tokens, not worth their memory"
-            )
-        }
-    };
-    (Mode::Exact, format!("{full} bytes of weights do not fit the budget and are streamed; {why}"))
+pub(super) fn auto(decoder: &Decoder, session: &SessionOptions, budget: &Budget) -> Result<(Mode, String)> {
+    Survey::new(decoder, session, budget).choose()
 }
 
 /// A model and a session, of which every mode is weighed.
 struct Survey<'a> {
     decoder: &'a Decoder,
     sizes: WeightSizes,
-    cache: KvCache,
+    cache: KvSizes,
     batch: usize,
-    /// Bytes that model and session may have.
-    room: u64,
+    total: u64,
+    /// Bytes of the budget that others have, and that the model's tables take.
+    others: u64,
     tables: u64,
 }
 
 impl<'a> Survey<'a> {
-    fn new(decoder: &'a Decoder, session: &SessionOptions, room: u64) -> Result<Self> {
-        let store = decoder.store();
-        let cache = KvCache::new(decoder.params(), context_of(decoder, session), session.kv_format)?;
-        let tables = store.budget().map_or(0, |budget| budget.claimed());
-        Ok(Self { decoder, sizes: store.weight_sizes(), cache, batch: session.batch, room, tables })
+    fn new(decoder: &'a Decoder, session: &SessionOptions, budget: &Budget) -> Self {
+        let context = context_of(decoder, session);
+        let cache = KvCache::sizes_for(decoder.params(), context, session.kv_format);
+        let tables = decoder.store().budget().map_or(0, |budget| budget.claimed());
+        let total = budget.total();
+        let others = total.saturating_sub(budget.available());
+        Self { decoder, sizes: decoder.weight_sizes(), cache, batch: session.batch, total, others, tables }
     }
 
-    fn is_mini(&self) -> bool {
-        self.decoder.store().manifest().full.is_some()
+    /// The mode that is expected to be the fastest of those that keep the promise of exact, and why.
+    fn choose(&self) -> Result<(Mode, String)> {
+        if self.decoder.store().is_supplied() {
+            let why = "the host supplies bytes of the model, which are all in memory";
+            return Ok((Mode::Exact, why.to_owned()));
+        }
+        let machine = MachineRates::default();
+        let exact = self.mode(Mode::Exact, &machine)?;
+        let full = self.sizes.full;
+        if exact.fits && exact.streamed_bytes == 0 {
+            return Ok((Mode::Exact, format!("all {full} bytes of weights fit the budget")));
+        }
+        let streamed = format!("{full} bytes of weights do not fit the budget");
+        let why = if !exact.fits {
+            self.needs(Mode::Exact, exact.smallest_budget_bytes)
+        } else if !self.sizes.can_guess() {
+            "the mini cannot guess, as it only links some capsules or holds all exactly".to_owned()
+        } else {
+            let guessing = self.mode(Mode::Speculative, &machine)?;
+            let ratio = guessing.tokens_per_s / exact.tokens_per_s;
+            if guessing.fits && ratio > WORTH {
+                let share = 100.0 * self.sizes.agreement;
+                let why = format!(
+                    "{streamed}; with the mini's guesses (agreement {share:.0}%) streaming is expected to give \
+                     {ratio:.1} times the tokens"
+                );
+                return Ok((Mode::Speculative, why));
+            }
+            match guessing.fits {
+                true => format!(
+                    "the mini's guesses are expected to give {ratio:.1} times the tokens, not worth their memory"
+                ),
+                false => self.needs(Mode::Speculative, guessing.smallest_budget_bytes),
+            }
+        };
+        Ok((Mode::Exact, format!("{streamed} and are streamed; {why}")))
     }
 
-    /// The modes that the files allow.
+    fn needs(&self, mode: Mode, smallest: u64) -> String {
+        let (context, name) = (self.cache.shape.capacity, mode.name());
+        format!("in mode {name} a session of {context} positions needs a budget of {smallest} bytes")
+    }
+
+    /// The modes of which something is expected.
     fn modes(&self, machine: &MachineRates) -> Result<Vec<ModePlan>> {
-        let store = self.decoder.store();
-        let alone = store.mode() == Mode::Fast;
+        let alone = self.decoder.store().mode() == Mode::Fast;
         let exact = (!alone).then_some(Mode::Exact);
         let guessing = (!alone && self.sizes.can_guess()).then_some(Mode::Speculative);
         let fast = (self.sizes.draft > 0).then_some(Mode::Fast);
@@ -197,21 +217,22 @@ impl<'a> Survey<'a> {
     }
 
     fn mode(&self, mode: Mode, machine: &MachineRates) -> Result<ModePlan> {
-        let least = self.decoder.least_weights(mode)?;
-        let taken = self.tables.saturating_add(least);
-        let smallest = taken.saturating_add(Demand::least(self.decoder, mode, &self.cache, self.batch)?);
-        let choices = Demand::choices(self.decoder, mode, &self.cache, self.batch, self.room)?;
-        let demand = choices.iter().find(|demand| taken.saturating_add(demand.bytes) <= self.room);
-        let claimed = self.tables.saturating_add(demand.or(choices.last()).map_or(0, |demand| demand.bytes));
-        let left = self.room.saturating_sub(claimed);
-        let ring = self.decoder.store().ring_bytes(left);
-        let forecast = demand.and_then(|_| self.sizes.forecast(mode, left, ring, machine));
+        let taken = self.tables.saturating_add(self.decoder.least_weights(mode)?);
+        let least = Demand::least(self.decoder, mode, &self.cache, self.batch)?;
+        let choices = Demand::choices(self.decoder, mode, &self.cache, self.batch, self.total)?;
+        let room = self.total.saturating_sub(self.others);
+        let fitting = choices.iter().find(|demand| taken.saturating_add(demand.bytes) <= room);
+        let demand = fitting.or(choices.last()).map_or(0, |demand| demand.bytes);
+        let claimed = self.tables.saturating_add(demand);
+        let left = room.saturating_sub(claimed);
+        let ring = Store::ring_bytes(self.sizes.full, left);
+        let forecast = fitting.and_then(|_| self.sizes.forecast(mode, left, ring, machine));
         let Forecast { pinned_bytes, streamed_bytes, tokens_per_pass, tokens_per_s, .. } =
             forecast.unwrap_or(Forecast::none(mode));
         Ok(ModePlan {
             mode,
-            smallest_budget_bytes: smallest,
-            fits: forecast.is_some(),
+            smallest_budget_bytes: self.others.saturating_add(taken).saturating_add(least),
+            fits: fitting.is_some(),
             claimed_bytes: claimed,
             weights_room_bytes: left,
             ring_bytes: ring,
@@ -221,21 +242,15 @@ impl<'a> Survey<'a> {
             tokens_per_s,
         })
     }
-
-    /// Why not even mode `mode` works.
-    fn too_small(&self, mode: Mode, plans: &[ModePlan]) -> String {
-        let smallest =
-            plans.iter().find(|plan| plan.mode == mode).map_or(0, |plan| plan.smallest_budget_bytes);
-        format!(
-            "the budget is too small: a session of {} positions in mode {} needs {smallest} bytes",
-            self.cache.capacity(),
-            mode.name()
-        )
-    }
 }
 
-/// Bytes that a session with `options` needs at least in the model's mode.
+/// Bytes that a session with `options` needs at least in the model's mode; none of a range of the capsules, which has no
+/// sessions.
 pub(super) fn least_session(decoder: &Decoder, options: &SessionOptions) -> Result<u64> {
-    let cache = KvCache::new(decoder.params(), context_of(decoder, options), options.kv_format)?;
+    if decoder.store().range() != (0..decoder.capsule_count()) {
+        return Ok(0);
+    }
+    let context = context_of(decoder, options);
+    let cache = KvCache::sizes_for(decoder.params(), context, options.kv_format);
     Demand::least(decoder, decoder.store().mode(), &cache, options.batch)
 }

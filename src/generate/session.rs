@@ -631,7 +631,7 @@ impl Session {
             return Ok(());
         }
         let decoder = self.model.decoder();
-        let needed = needed_bytes(decoder, &self.cache, self.batch, self.round, Some((n, wanted)))?;
+        let needed = needed_bytes(decoder, &self.cache.sizes(), self.batch, self.round, Some((n, wanted)))?;
         if needed > claim.bytes() { claim.resize(needed) } else { Ok(()) }
     }
 
@@ -688,12 +688,11 @@ pub(super) fn context_of(decoder: &Decoder, options: &SessionOptions) -> usize {
 /// What a session has of its model's budget, which holds that from now on; a claim where there is a budget.
 fn share(model: &Model, cache: &KvCache, batch: usize) -> Result<(Demand, Option<Claim>)> {
     let Some(budget) = model.store().budget() else {
-        let guesses = speculate::MOST.min(cache.capacity().saturating_sub(1));
-        return Ok((Demand { batch, guesses, round: None, bytes: 0 }, None));
+        return Ok((Demand::unbounded(&cache.sizes(), batch), None));
     };
     let mode = model.store().mode();
     let mut refused = None;
-    for demand in Demand::choices(model.decoder(), mode, cache, batch, budget.total())? {
+    for demand in Demand::choices(model.decoder(), mode, &cache.sizes(), batch, budget.total())? {
         match budget.claim("the KV cache and activations", demand.bytes) {
             Ok(claim) => return Ok((demand, Some(claim))),
             // The last one refused needs the least.
@@ -702,18 +701,23 @@ fn share(model: &Model, cache: &KvCache, batch: usize) -> Result<(Demand, Option
         }
     }
     Err(match refused {
-        Some(Error::Limit(why)) => Error::Limit(format!("{why}; {}", cures(cache, mode))),
+        Some(Error::Limit(why)) => {
+            Error::Limit(format!("{why}; {}", cures(cache, batch, model.store().drafts())))
+        }
         _ => Error::Internal("a session has no demand".into()),
     })
 }
 
 /// What makes a session smaller.
-fn cures(cache: &KvCache, mode: Mode) -> String {
+fn cures(cache: &KvCache, batch: usize, drafts: bool) -> String {
     let mut text = format!("or make the session smaller: a context below {} positions", cache.capacity());
     if cache.format() == KvFormat::F16 {
         text.push_str(", a KV cache of type q8_0");
     }
-    if mode == Mode::Speculative {
+    if batch > 1 {
+        text.push_str(&format!(", batches of fewer than {batch} tokens"));
+    }
+    if drafts {
         text.push_str(", or mode exact, which needs no room for the mini");
     }
     text

@@ -4,23 +4,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::importance::{self, Importance};
 use super::options::SplitOptions;
 use super::write;
 use crate::container::checksum::xxh3_hex;
 use crate::container::disk::{Disk, SystemDisk};
-use crate::container::manifest::{Capsule, Manifest, Tensor};
+use crate::container::manifest::Manifest;
 use crate::container::reader::{Contents, Damage, check_payload};
 use crate::convert::import::{ProgressFn, assets};
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
-use crate::graph::params::DecoderParams;
 use crate::kernels::cpu::Cpu;
 use crate::pool::CancelToken;
 use crate::store::mapped::MappedFile;
-use crate::store::{Mode, OpenOptions, Origin, Store};
+use crate::store::{Mode, OpenOptions, Origin, Store, other_model};
 use crate::text::Tokenizer;
 
 /// How to verify.
@@ -206,64 +204,6 @@ pub fn repair(path: &Path, options: &VerifyOptions, progress: &mut ProgressFn<'_
         Err(Error::Mismatch(_)) => Ok(write::split(&source, path, &split_options, progress)?.bytes),
         other => other,
     }
-}
-
-/// In what a full file shows that it is of another model than the mini; `None` where it is not. How weights are stored and
-/// what they are is no part of it: that changes with every conversion.
-fn other_model(mini: &Manifest, full: &Manifest) -> Option<String> {
-    let (own, theirs) = (&mini.model, &full.model);
-    if own.name != theirs.name {
-        return Some(format!("the mini is of \"{}\", the full file of \"{}\"", own.name, theirs.name));
-    }
-    if own.arch != theirs.arch {
-        return Some(format!(
-            "the mini's architecture is \"{}\", the full file's \"{}\"",
-            own.arch, theirs.arch
-        ));
-    }
-    if own.decoder != theirs.decoder {
-        return Some(format!("their hyper-parameters differ: {}", differing(&own.decoder, &theirs.decoder)));
-    }
-    let (own, theirs) = (&mini.capsules, &full.capsules);
-    if own.len() != theirs.len() {
-        return Some(format!("{} capsules against {}", own.len(), theirs.len()));
-    }
-    own.iter().zip(theirs).find_map(|(own, theirs)| other_capsule(own, theirs))
-}
-
-/// The hyper-parameters that differ, with both values.
-fn differing(own: &DecoderParams, theirs: &DecoderParams) -> String {
-    let fields = |params: &DecoderParams| match serde_json::to_value(params) {
-        Ok(Value::Object(fields)) => fields,
-        _ => Map::new(),
-    };
-    let (own, theirs) = (fields(own), fields(theirs));
-    let each = own.iter().filter_map(|(name, value)| {
-        let other = theirs.get(name)?;
-        (value != other).then(|| format!("{name} is {value} against {other}"))
-    });
-    each.collect::<Vec<_>>().join(", ")
-}
-
-/// As [`other_model`], of a capsule.
-fn other_capsule(own: &Capsule, theirs: &Capsule) -> Option<String> {
-    if own.id != theirs.id {
-        return Some(format!("capsule {} stands in the place of {}", theirs.id, own.id));
-    }
-    let has = |capsule: &Capsule, tensor: &Tensor| capsule.tensors.iter().any(|t| t.name == tensor.name);
-    if let Some(tensor) = own.tensors.iter().find(|tensor| !has(theirs, tensor)) {
-        return Some(format!("capsule {}: the full file has no tensor {}", own.id, tensor.name));
-    }
-    if let Some(tensor) = theirs.tensors.iter().find(|tensor| !has(own, tensor)) {
-        return Some(format!("capsule {}: the mini knows no tensor {}", own.id, tensor.name));
-    }
-    // Of one set of names: what is at different places is told as what it is there.
-    let mut pairs = own.tensors.iter().zip(&theirs.tensors);
-    let (a, b) = pairs.find(|(a, b)| (&a.name, &a.shape) != (&b.name, &b.shape))?;
-    Some(format!(
-        "capsule {}: tensor {} {:?} stands in the place of {} {:?}",
-        own.id, b.name, b.shape, a.name, a.shape
-    ))
 }
 
 /// The importance that the light forms of a mini were fitted with, where its asset is whole.

@@ -1,14 +1,14 @@
 //! Taking capsules out on a thread of its own, for hosts that look now and then whether they have come.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::Store;
 use super::fetch::{FetchLayout, FetchedCapsule};
 use crate::error::{Error, Result};
+use crate::pool::CancelToken;
 
-/// Capsules on their way. Dropped, it fetches no further one, and waits for the one that it is about.
+/// Capsules on their way. Dropped, it fetches no further one, and gives up the one that it is about.
 #[derive(Debug)]
 pub struct FetchJob<T> {
     shared: Arc<Shared<T>>,
@@ -19,7 +19,7 @@ pub struct FetchJob<T> {
 #[derive(Debug)]
 struct Shared<T> {
     fetched: Mutex<Fetched<T>>,
-    stopped: AtomicBool,
+    stop: CancelToken,
 }
 
 #[derive(Debug)]
@@ -50,15 +50,15 @@ impl<T: Send + 'static> FetchJob<T> {
     ) -> Result<Self> {
         ids.iter().try_for_each(|id| store.find(id).map(drop))?;
         let fetched = Mutex::new(Fetched { places: Vec::new(), failed: None });
-        let shared = Arc::new(Shared { fetched, stopped: AtomicBool::new(false) });
+        let shared = Arc::new(Shared { fetched, stop: CancelToken::new() });
         let count = ids.len();
         let own = Arc::clone(&shared);
         let fetch_all = move || {
             for (number, id) in ids.into_iter().enumerate() {
-                if own.stopped.load(Ordering::Relaxed) {
+                if own.stop.is_cancelled() {
                     return;
                 }
-                let fetched = store.fetch(&id, layout).map(&keep);
+                let fetched = store.fetch_until(&id, layout, Some(&own.stop)).map(&keep);
                 let failed = fetched.is_err().then_some(number);
                 let mut all = own.lock();
                 all.places.push(Some(fetched));
@@ -111,7 +111,7 @@ impl<T: Send + 'static> FetchJob<T> {
 
 impl<T> Drop for FetchJob<T> {
     fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::Relaxed);
+        self.shared.stop.cancel();
         if let Some(thread) = self.thread.take() {
             // It does not panic; and if it did, there is nobody left to tell.
             let _ = thread.join();

@@ -106,22 +106,26 @@ impl Store {
         })
     }
 
-    /// What passes and drafts read.
-    #[must_use]
-    pub fn weight_sizes(&self) -> WeightSizes {
-        match &self.full {
-            Some(full) => weight_sizes(&self.primary, full),
-            None => {
-                let full = self.manifest().capsules.iter().map(Capsule::stored_bytes).sum();
-                WeightSizes { full, ..WeightSizes::default() }
-            }
+    /// What passes and drafts read, which read the capsules at `uses` from end to end.
+    pub(crate) fn weight_sizes(&self, uses: &[usize]) -> WeightSizes {
+        let full = self.full.as_ref().unwrap_or(&self.primary);
+        let mut sizes = weight_sizes(&self.primary, full, uses);
+        if self.manifest().full.is_none() {
+            sizes = WeightSizes { draft: 0, beyond_mini: 0, ..sizes };
         }
+        sizes
     }
 
-    /// Bytes of the buffers that a pass reads into, where weights have `room`.
+    /// Bytes of the buffers that a pass over `weights` bytes reads into, where weights have `room`.
     #[must_use]
-    pub fn ring_bytes(&self, room: u64) -> u64 {
-        Residency::usual_ring(self.weight_sizes().full, room)
+    pub fn ring_bytes(weights: u64, room: u64) -> u64 {
+        Residency::usual_ring(weights, room)
+    }
+
+    /// Whether a host supplied a file, so that all of its bytes are in memory.
+    #[must_use]
+    pub fn is_supplied(&self) -> bool {
+        self.primary.owned_bytes() > 0 || self.full.as_ref().is_some_and(|full| full.owned_bytes() > 0)
     }
 
     /// Bytes a second that the disk gives of the model's own file, read as passes read it: measured for a fraction of a

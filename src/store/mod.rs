@@ -11,6 +11,7 @@ pub mod fetch_files;
 pub mod fetch_job;
 pub mod forecast;
 mod limits;
+mod link;
 pub mod mapped;
 mod open;
 mod pass;
@@ -27,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 pub use limits::WeightMemory;
+pub(crate) use link::other_model;
 pub use open::{OpenOptions, Origin};
 
 use crate::container::header::Kind;

@@ -8,11 +8,12 @@ use std::sync::atomic::AtomicU64;
 use super::budget::Budget;
 use super::forecast::WeightSizes;
 use super::limits::Limits;
+use super::link::check_link_index;
 use super::mapped::MappedFile;
 use super::{Mode, Store, View};
 use crate::container::disk::{Disk, FileSource, ReadAt, SystemDisk};
 use crate::container::header::Kind;
-use crate::container::manifest::{Capsule, FullReference, Residence, Tensor};
+use crate::container::manifest::{Capsule, FullReference, Residence};
 use crate::error::{Error, Result};
 
 /// Where the bytes of a model come from.
@@ -69,14 +70,13 @@ impl Default for OpenOptions {
 
 impl Store {
     /// Opens a full file, or a mini and (unless the mode is fast) its full file. Mode auto is exact wherever there is a
-    /// full file: whether guesses pay depends on sessions too, and [`Model::open`](crate::generate::model::Model::open)
-    /// decides it.
+    /// full file: whether guesses pay depends on sessions too, and is decided by whoever makes them.
     ///
     /// # Errors
     /// Those of [`MappedFile::open`]; [`Error::Mismatch`] where mini and full do not belong together or the
     /// mode cannot be had from these files.
     pub fn open(origin: &Origin, options: &OpenOptions) -> Result<Self> {
-        let primary = open_within(origin.open(options.disk.as_ref())?, options)?;
+        let primary = open_within(origin.open(options.disk.as_ref())?, options, 0)?;
         let (full, mode, mode_reason) = match primary.contents().header.kind {
             Kind::Full => {
                 let (mode, reason) = mode_of_full(&primary, options.mode)?;
@@ -132,15 +132,17 @@ impl Store {
     }
 }
 
-/// Maps a file; one that must be held in memory as a whole only where the budget has room for it.
-fn open_within(source: Arc<dyn ReadAt>, options: &OpenOptions) -> Result<MappedFile> {
+/// Maps a file; one that must be held in memory as a whole only where the budget has room for it and for `beside` bytes that
+/// another one holds.
+fn open_within(source: Arc<dyn ReadAt>, options: &OpenOptions, beside: usize) -> Result<MappedFile> {
     if let (None, Some(budget)) = (source.mappable(), &options.budget) {
-        let (len, room) = (source.len(), budget.available());
+        let (len, room) = (source.len(), budget.available().saturating_sub(beside as u64));
         if len > room {
             return Err(Error::Limit(format!(
                 "{}: the host supplies its {len} bytes, which must all be in memory, and the budget has room for \
-                 {room}; open the model by its path, or name a larger budget",
-                source.name()
+                 {room}; open the model by its path, or name a budget of more than {} bytes",
+                source.name(),
+                budget.total().saturating_add(len - room)
             )));
         }
     }
@@ -182,11 +184,12 @@ fn beyond_bytes(mini: &Capsule, full: &Capsule) -> u64 {
     full.stored_bytes().saturating_sub(if nested { mini.stored_bytes() } else { 0 })
 }
 
-/// What passes and drafts of a mini and its full file read.
-pub(super) fn weight_sizes(mini: &MappedFile, full: &MappedFile) -> WeightSizes {
+/// What passes and drafts of a mini and its full file read: the capsules at `uses`, from end to end.
+pub(super) fn weight_sizes(mini: &MappedFile, full: &MappedFile, uses: &[usize]) -> WeightSizes {
     let (own, theirs) = (&mini.contents().manifest, &full.contents().manifest);
-    let bytes = |capsules: &[Capsule]| capsules.iter().map(Capsule::stored_bytes).sum();
-    let pairs = own.capsules.iter().zip(&theirs.capsules);
+    let bytes =
+        |all: &[Capsule]| uses.iter().filter_map(|index| all.get(*index)).map(Capsule::stored_bytes).sum();
+    let pairs = uses.iter().filter_map(|index| own.capsules.get(*index).zip(theirs.capsules.get(*index)));
     let beyond = pairs.filter(|(own, _)| own.residence != Some(Residence::Pinned));
     let linked = own.capsules.iter().any(|capsule| capsule.residence == Some(Residence::Linked));
     WeightSizes {
@@ -258,7 +261,8 @@ fn open_full(mini: &MappedFile, options: &OpenOptions) -> Result<MappedFile> {
             mini.name()
         ))
     };
-    let full = open_within(origin.open(options.disk.as_ref()).map_err(unreachable)?, options)?;
+    let full =
+        open_within(origin.open(options.disk.as_ref()).map_err(unreachable)?, options, mini.owned_bytes())?;
     check_link_index(mini, &full)?;
     Ok(full)
 }
@@ -281,96 +285,4 @@ fn beside(mini: &MappedFile, reference: &FullReference) -> Result<PathBuf> {
         )));
     };
     Ok(path.with_file_name(name))
-}
-
-/// Holds a mini's link index against a full file: digest, order of capsules, ports, extents, checksums.
-///
-/// # Errors
-/// [`Error::Mismatch`] that names the first capsule that does not hold, and why.
-pub fn check_link_index(mini: &MappedFile, full: &MappedFile) -> Result<()> {
-    let (m, f) = (mini.contents(), full.contents());
-    let bad = |detail: String| {
-        let another = m.manifest.full.as_ref().is_some_and(|full| full.digest != f.digest);
-        let first = if another {
-            "name the full file that the mini was made from, or, if that is this model, "
-        } else {
-            ""
-        };
-        Err(Error::Mismatch(format!(
-            "{} and {} do not belong together: {detail}; {first}rebuild the mini with: cgraph verify {} --repair --full {}",
-            m.name, f.name, m.name, f.name
-        )))
-    };
-    let Some(reference) = &m.manifest.full else {
-        return Err(Error::Mismatch(format!("{}: this is a full file, not a mini", m.name)));
-    };
-    if f.header.kind != Kind::Full {
-        return Err(Error::Mismatch(format!(
-            "{}: this is a mini itself; name the full file of {} ({})",
-            f.name, m.name, reference.file_name
-        )));
-    }
-    if m.manifest.model.name != f.manifest.model.name || m.manifest.model.arch != f.manifest.model.arch {
-        return bad(format!(
-            "the mini is of \"{}\", the full file of \"{}\"",
-            m.manifest.model.name, f.manifest.model.name
-        ));
-    }
-    let (own, theirs) = (&m.manifest.capsules, &f.manifest.capsules);
-    // A pinned capsule and every hyper-parameter come from the mini, in exact too.
-    if own.len() == theirs.len() && m.manifest.model.decoder != f.manifest.model.decoder {
-        return bad("their hyper-parameters differ".into());
-    }
-    if own.len() != theirs.len() {
-        return bad(format!("{} capsules against {}", own.len(), theirs.len()));
-    }
-    for (a, b) in own.iter().zip(theirs) {
-        if let Err(detail) = check_link(a, b) {
-            return bad(format!("capsule {}: {detail}", a.id));
-        }
-    }
-    if reference.digest != f.digest {
-        return bad(format!(
-            "the mini names the digest {}..., the full file has {}... (another conversion of the same model)",
-            reference.digest.get(..12).unwrap_or_default(),
-            f.digest.get(..12).unwrap_or_default()
-        ));
-    }
-    Ok(())
-}
-
-fn check_link(mini: &Capsule, full: &Capsule) -> Result<(), String> {
-    if mini.id != full.id || mini.inputs != full.inputs || mini.outputs != full.outputs {
-        return Err(format!("its place in the graph is taken by {}", full.id));
-    }
-    let (Some(link), Some(extent)) = (&mini.link, full.extent) else {
-        return Err("it has no link or no extent in the full file".into());
-    };
-    if (link.offset, link.len) != (extent.offset, extent.len) {
-        return Err(format!(
-            "its link says {} bytes at {}, the full file has {} at {}",
-            link.len, link.offset, extent.len, extent.offset
-        ));
-    }
-    if full.checksum().as_deref() != Some(link.xxh3.as_str()) {
-        return Err("its checksum differs".into());
-    }
-    let shapes = |c: &Capsule| {
-        c.tensors.iter().map(|t| (t.name.clone(), t.shape.clone(), t.layout)).collect::<Vec<_>>()
-    };
-    if shapes(mini) != shapes(full) {
-        return Err("its tensors differ".into());
-    }
-    if mini.residence == Some(Residence::Pinned) && mini.checksum() != full.checksum() {
-        return Err("it is called pinned, but is not what the full file holds".into());
-    }
-    let first = |c: &Capsule| -> Vec<_> {
-        let plane =
-            |t: &Tensor| (t.encoding.clone(), t.division.clone(), t.planes.first().map(|p| p.xxh3.clone()));
-        c.tensors.iter().map(plane).collect()
-    };
-    if mini.residence == Some(Residence::Nested) && first(mini) != first(full) {
-        return Err("it is called nested, but its first planes are not those of the full file".into());
-    }
-    Ok(())
 }

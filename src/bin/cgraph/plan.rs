@@ -7,7 +7,6 @@ use capsulegraph::store::Origin;
 
 use crate::args::ForecastArgs;
 use crate::failure::Failure;
-use crate::outputs::Outputs;
 use crate::session::refuse_gguf;
 use crate::size::human;
 use crate::ui;
@@ -18,8 +17,6 @@ pub fn plan(args: &ForecastArgs, cancel: &CancelToken) -> Result<(), Failure> {
             Error::InvalidArgument("name the budget to plan for, such as --memory 1GiB".into()).into()
         );
     }
-    let inputs = [Some(args.file.as_path()), args.compute.file.full.as_deref()];
-    Outputs::checked(&[], &inputs)?;
     refuse_gguf(&args.file)?;
     let (model, session) = (args.compute.model_options(0), args.compute.session_options(0));
     let disk = args.disk.map(|rate| rate * 1e9);
