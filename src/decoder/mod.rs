@@ -16,7 +16,7 @@ use crate::graph::params::DecoderParams;
 use crate::kernels::backend::Backend;
 use crate::kernels::division::joined_bytes;
 use crate::store::forecast::WeightSizes;
-use crate::store::{Mode, ReadAhead, Store};
+use crate::store::{Mode, ReadAhead, Store, WeightNeeds};
 use rope::RopeTable;
 use weights::Weights;
 
@@ -31,6 +31,8 @@ pub struct Decoder {
     read_ahead: ReadAhead,
     /// The capsules that a pass reads, in that order.
     uses: Vec<usize>,
+    /// Bytes of a budget that are claimed beside weights and sessions.
+    tables: u64,
 }
 
 impl Decoder {
@@ -41,18 +43,17 @@ impl Decoder {
     /// [`crate::Error::Malformed`] naming a capsule or tensor that the architecture needs and the file lacks;
     /// [`crate::Error::Limit`] where the store's budget has no room for tables and buffers.
     pub fn new(store: Arc<Store>, backend: Arc<dyn Backend>) -> Result<Self> {
-        Self::beside(store, backend, |_| Ok(0))
+        let decoder = Self::unlimited(store, backend)?;
+        decoder.limit(0)?;
+        Ok(decoder)
     }
 
-    /// As [`new`](Self::new); an error names a budget that has room for the bytes that `later` says, too.
+    /// As [`new`](Self::new), before the store's budget is asked: [`limit`](Self::limit) does that, and nothing is computed
+    /// before.
     ///
     /// # Errors
-    /// Those of [`new`](Self::new) and of `later`.
-    pub(crate) fn beside(
-        store: Arc<Store>,
-        backend: Arc<dyn Backend>,
-        later: impl FnOnce(&Self) -> Result<u64>,
-    ) -> Result<Self> {
+    /// [`crate::Error::Malformed`] as for [`new`](Self::new).
+    pub(crate) fn unlimited(store: Arc<Store>, backend: Arc<dyn Backend>) -> Result<Self> {
         let params = store.manifest().model.decoder.clone();
         let weights = Weights::resolve(&store, &params)?;
         let rope = RopeTable::new(&params.rope, weights.rope_factors.as_deref());
@@ -64,18 +65,37 @@ impl Decoder {
         let uses: Vec<usize> = used.into_iter().flatten().collect();
         let joined = joined_bytes(store.longest_divided_group()).saturating_mul(backend.threads());
         let tables = weights.vector_bytes().saturating_add(joined) as u64;
-        let decoder = Self { store, backend, params, weights, rope, read_ahead, uses };
-        let later = if decoder.store.budget().is_some() { later(&decoder)? } else { 0 };
-        decoder.store.limit(&decoder.uses, tables, later)?;
-        Ok(decoder)
+        let tables = tables.saturating_add(store.held_bytes());
+        Ok(Self { store, backend, params, weights, rope, read_ahead, uses, tables })
     }
 
-    /// Bytes without which weights cannot be computed with in mode `mode` under a budget.
+    /// Has the store's budget hold tables and weights, where there is one.
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] that names a budget with room for `later` bytes, too.
+    pub(crate) fn limit(&self, later: u64) -> Result<()> {
+        self.store.limit(&self.uses, self.tables, later)
+    }
+
+    /// The same graph in another mode at full precision, for `reason`; unlimited again.
+    #[must_use]
+    pub(crate) fn in_mode(mut self, mode: Mode, reason: String) -> Self {
+        let budget = self.store.budget().cloned();
+        self.store = Arc::new(self.store.in_mode(mode, reason, budget));
+        self
+    }
+
+    /// Bytes of a budget that are claimed beside weights and sessions.
+    pub(crate) fn claimed_tables(&self) -> u64 {
+        self.tables
+    }
+
+    /// What weights need of a budget in mode `mode`.
     ///
     /// # Errors
     /// [`crate::Error::Internal`] for shapes that the reader refuses.
-    pub(crate) fn least_weights(&self, mode: Mode) -> Result<u64> {
-        self.store.least_weights(mode, &self.uses)
+    pub(crate) fn weight_needs(&self, mode: Mode) -> Result<WeightNeeds> {
+        self.store.weight_needs(mode, &self.uses)
     }
 
     /// What passes and drafts read.

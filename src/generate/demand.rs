@@ -10,6 +10,11 @@ use crate::store::Mode;
 /// Share of a budget that the activations of a batch take at most, where its size is the library's choice.
 const BATCH_SHARE: u64 = 32;
 
+/// The same of a batch of up to [`SMALL_BATCH`] tokens: each batch of a prompt is a pass over all that is streamed, so short
+/// ones cost more than the pins that they leave room for.
+const SMALL_SHARE: u64 = 8;
+const SMALL_BATCH: usize = 64;
+
 /// Share of a budget that the logits of guesses take at most, but for a few.
 const GUESSES_SHARE: u64 = 40;
 
@@ -52,7 +57,8 @@ impl Demand {
         let bytes_of = |tokens: usize, wanted: Logits| decoder.batch_bytes(&cache.shape, &[(tokens, wanted)]);
         let largest = decoder.backend().max_batch(false);
         let mut n = if batch == 0 { largest } else { batch.min(largest) }.min(cache.shape.capacity).max(1);
-        while batch == 0 && n > 1 && bytes_of(n, Logits::Last)? > total / BATCH_SHARE {
+        let most = |n: usize| total / if n > SMALL_BATCH { BATCH_SHARE } else { SMALL_SHARE };
+        while batch == 0 && n > 1 && bytes_of(n, Logits::Last)? > most(n) {
             n = n.div_ceil(2);
         }
         let guessing = mode == Mode::Speculative;
@@ -66,12 +72,18 @@ impl Demand {
             Ok(Self { batch, guesses, round, bytes: needed_bytes(decoder, cache, batch, round, None)? })
         };
         let mut choices = vec![demand(n, guesses)?];
-        while batch == 0 && n > 1 {
+        while batch == 0 && n > SMALL_BATCH {
             n = n.div_ceil(2);
             choices.push(demand(n, guesses)?);
         }
-        if guessing && guesses > fewest {
-            choices.push(demand(n, fewest)?);
+        // Rather shorter rounds than batches so short.
+        while guessing && guesses > fewest {
+            guesses = (guesses / 2).max(fewest);
+            choices.push(demand(n, guesses)?);
+        }
+        while batch == 0 && n > 1 {
+            n = n.div_ceil(2);
+            choices.push(demand(n, guesses)?);
         }
         Ok(choices)
     }

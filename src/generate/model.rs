@@ -48,24 +48,23 @@ impl Model {
     /// naming the smallest budget.
     pub fn open(origin: &Origin, options: &ModelOptions) -> Result<Self> {
         let begun = Instant::now();
-        let mut store = Store::open(origin, &options.store)?;
+        let store = Arc::new(Store::open(origin, &options.store)?);
         let backend: Arc<dyn Backend> = Arc::new(Cpu::new(options.threads.clone())?);
+        let mut decoder = Decoder::unlimited(store, backend)?;
         if options.store.mode == Mode::Auto {
-            store = settle(store, &backend, &options.session)?;
+            decoder = settle(decoder, &options.session)?;
         }
-        let later = |decoder: &Decoder| plan::least_session(decoder, &options.session);
-        let store = Arc::new(store);
-        let limited = |store: &Arc<Store>| Decoder::beside(Arc::clone(store), Arc::clone(&backend), later);
-        let decoder = match limited(&store) {
-            // Somebody else took the room in the meantime, from which auto shrinks back.
+        let limit = |decoder: &Decoder| decoder.limit(plan::least_session(decoder, &options.session)?);
+        match limit(&decoder) {
+            // Somebody else took the room in the meantime.
             Err(Error::Limit(why))
-                if options.store.mode == Mode::Auto && store.mode() == Mode::Speculative =>
+                if options.store.mode == Mode::Auto && decoder.store().mode() == Mode::Speculative =>
             {
-                let reason = format!("guesses have no room: {why}");
-                limited(&Arc::new(store.in_mode(Mode::Exact, reason, store.budget().cloned())))?
+                decoder = decoder.in_mode(Mode::Exact, format!("guesses have no room: {why}"));
+                limit(&decoder)?;
             }
-            decoder => decoder?,
-        };
+            limited => limited?,
+        }
         let store = Arc::clone(decoder.store());
         let manifest = store.manifest();
         let tokenizer = match manifest.asset(assets::VOCAB) {
@@ -159,18 +158,18 @@ impl Model {
     }
 }
 
-/// In a budget, the store in the mode that is expected to be the fastest; any other as it is.
-fn settle(store: Store, backend: &Arc<dyn Backend>, session: &SessionOptions) -> Result<Store> {
-    let Some(budget) = store.budget().cloned() else { return Ok(store) };
-    let is_whole = store.range() == (0..store.manifest().capsules.len());
-    if store.mode() != Mode::Exact || store.manifest().full.is_none() || !is_whole {
-        return Ok(store);
+/// In a budget, the model in the mode that is expected to be the fastest; any other as it is.
+fn settle(decoder: Decoder, session: &SessionOptions) -> Result<Decoder> {
+    let store = decoder.store();
+    let is_whole = store.range() == (0..decoder.capsule_count());
+    let Some(budget) = store.budget().filter(|_| store.mode() == Mode::Exact && is_whole) else {
+        return Ok(decoder);
+    };
+    if store.manifest().full.is_none() {
+        return Ok(decoder);
     }
-    // In a budget of its own, which it is gone from before the real one is asked.
-    let trial = store.in_mode(Mode::Exact, String::new(), Some(plan::ample()));
-    let decoder = Decoder::new(Arc::new(trial), Arc::clone(backend))?;
-    let (mode, reason) = plan::auto(&decoder, session, &budget)?;
-    Ok(store.in_mode(mode, reason, Some(budget)))
+    let (mode, reason) = plan::auto(&decoder, session, budget)?;
+    Ok(decoder.in_mode(mode, reason))
 }
 
 /// The tokenizer of a `.cgraph` file or a GGUF model, one without tensors too.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::demand::Demand;
 use super::model::ModelOptions;
 use super::session::{SessionOptions, context_of};
+use crate::container::manifest::Capsule;
 use crate::decoder::Decoder;
 use crate::decoder::kv::{KvCache, KvSizes};
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use crate::kernels::roofline::read_bandwidth;
 use crate::pool::CancelToken;
 use crate::store::budget::Budget;
 use crate::store::forecast::{Forecast, MachineRates, WeightSizes};
-use crate::store::{Mode, Origin, Store};
+use crate::store::{Mode, OpenOptions, Origin, Store};
 
 /// Bytes that are read to learn how fast memory is: more than caches hold, and read in a fraction of a second.
 const MEMORY: usize = 256 << 20;
@@ -24,11 +25,6 @@ const MEMORY: usize = 256 << 20;
 const REACHED: f64 = 0.85;
 /// How much faster guessing must be expected to be to be worth its memory.
 const WORTH: f64 = 1.1;
-/// A budget that everything fits.
-pub(super) fn ample() -> Arc<Budget> {
-    Budget::new(u64::MAX >> 1)
-}
-
 /// A budget, what takes it, and what is expected of the modes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BudgetPlan {
@@ -40,6 +36,11 @@ pub struct BudgetPlan {
     pub weights: WeightSizes,
     /// The machine.
     pub machine: MachineRates,
+    /// The smallest budget in which no weights of mode exact are streamed.
+    pub whole_budget_bytes: u64,
+    /// The longest mini (`--size`) that guesses in the budget beside the session, with the usual buffers; 0 where there is
+    /// no room for one.
+    pub longest_mini_bytes: u64,
     /// The mode that auto takes; none where the budget has no room for the session in it.
     pub taken: Option<Mode>,
     /// Why.
@@ -96,14 +97,11 @@ pub fn budget_plan(
             "a plan is of a whole model, not of a range of its capsules".into(),
         ));
     }
-    let mut trial = options.clone();
-    trial.store.budget = Some(ample());
-    trial.store.mode = Mode::Auto;
-    let store = Store::open(origin, &trial.store)?;
+    let store = Store::open(origin, &OpenOptions { mode: Mode::Auto, ..options.store.clone() })?;
     let cpu = Arc::new(Cpu::new(options.threads.clone())?);
     let settled = (store.mode() == Mode::Fast || store.manifest().full.is_none())
         .then(|| (store.mode(), store.mode_reason().to_owned()));
-    let decoder = Decoder::new(Arc::new(store), Arc::clone(&cpu) as Arc<dyn Backend>)?;
+    let decoder = Decoder::unlimited(Arc::new(store), Arc::clone(&cpu) as Arc<dyn Backend>)?;
     let survey = Survey::new(&decoder, session, budget);
     let (taken, reason) = match settled {
         Some(settled) => settled,
@@ -127,14 +125,16 @@ pub fn budget_plan(
         context: survey.cache.shape.capacity,
         weights: survey.sizes,
         machine,
+        whole_budget_bytes: survey.whole()?,
+        longest_mini_bytes: survey.longest_mini()?,
         taken: works.then_some(taken),
         reason,
         modes,
     })
 }
 
-/// The mode that auto takes for a mini whose full file is at hand, and why. `decoder` is the model in mode exact, in a
-/// budget of its own that everything fits; `budget` is the one that it is opened for.
+/// The mode that auto takes for a mini whose full file is at hand, and why. `decoder` is the model in mode exact, which is
+/// about to be limited by `budget`.
 ///
 /// # Errors
 /// [`Error::Limit`] where the system has no memory for the session.
@@ -158,7 +158,7 @@ impl<'a> Survey<'a> {
     fn new(decoder: &'a Decoder, session: &SessionOptions, budget: &Budget) -> Self {
         let context = context_of(decoder, session);
         let cache = KvCache::sizes_for(decoder.params(), context, session.kv_format);
-        let tables = decoder.store().budget().map_or(0, |budget| budget.claimed());
+        let tables = decoder.claimed_tables();
         let total = budget.total();
         let others = total.saturating_sub(budget.available());
         Self { decoder, sizes: decoder.weight_sizes(), cache, batch: session.batch, total, others, tables }
@@ -202,6 +202,34 @@ impl<'a> Survey<'a> {
         Ok((Mode::Exact, format!("{streamed} and are streamed; {why}")))
     }
 
+    /// The smallest budget in which nothing is streamed.
+    fn whole(&self) -> Result<u64> {
+        let most = self.decoder.weight_needs(Mode::Exact)?.most;
+        let beside = self.others.saturating_add(self.tables).saturating_add(most);
+        // Batches grow with the budget, until they suit the machine.
+        let mut total = beside;
+        loop {
+            let choices = Demand::choices(self.decoder, Mode::Exact, &self.cache, self.batch, total)?;
+            let needed = beside.saturating_add(choices.first().map_or(0, |demand| demand.bytes));
+            if needed <= total {
+                return Ok(total);
+            }
+            total = needed;
+        }
+    }
+
+    /// The longest mini that guesses beside a session with full rounds, and the usual ring.
+    fn longest_mini(&self) -> Result<u64> {
+        let choices = Demand::choices(self.decoder, Mode::Speculative, &self.cache, self.batch, self.total)?;
+        let demand = choices.first().map_or(0, |demand| demand.bytes);
+        let room = self.total.saturating_sub(self.others).saturating_sub(self.tables).saturating_sub(demand);
+        let full = self.decoder.store().full().unwrap_or(self.decoder.store().primary());
+        let weights: u64 = full.contents().manifest.capsules.iter().map(Capsule::stored_bytes).sum();
+        let beside = full.contents().header.file_len.saturating_sub(weights);
+        let room = room.saturating_sub(Store::ring_bytes(self.sizes.full, room));
+        Ok(if room == 0 { 0 } else { room + beside })
+    }
+
     fn needs(&self, mode: Mode, smallest: u64) -> String {
         let (context, name) = (self.cache.shape.capacity, mode.name());
         format!("in mode {name} a session of {context} positions needs a budget of {smallest} bytes")
@@ -217,7 +245,8 @@ impl<'a> Survey<'a> {
     }
 
     fn mode(&self, mode: Mode, machine: &MachineRates) -> Result<ModePlan> {
-        let taken = self.tables.saturating_add(self.decoder.least_weights(mode)?);
+        let needs = self.decoder.weight_needs(mode)?;
+        let taken = self.tables.saturating_add(needs.least);
         let least = Demand::least(self.decoder, mode, &self.cache, self.batch)?;
         let choices = Demand::choices(self.decoder, mode, &self.cache, self.batch, self.total)?;
         let room = self.total.saturating_sub(self.others);
@@ -225,7 +254,8 @@ impl<'a> Survey<'a> {
         let demand = fitting.or(choices.last()).map_or(0, |demand| demand.bytes);
         let claimed = self.tables.saturating_add(demand);
         let left = room.saturating_sub(claimed);
-        let ring = Store::ring_bytes(self.sizes.full, left);
+        // Where the mapped files serve there is no ring, and nothing is streamed.
+        let ring = if left >= needs.most { 0 } else { Store::ring_bytes(self.sizes.full, left) };
         let forecast = fitting.and_then(|_| self.sizes.forecast(mode, left, ring, machine));
         let Forecast { pinned_bytes, streamed_bytes, tokens_per_pass, tokens_per_s, .. } =
             forecast.unwrap_or(Forecast::none(mode));

@@ -126,6 +126,8 @@ pub struct Session {
     in_flight: usize,
     generation: Option<Generation>,
     timings: Timings,
+    /// Passes that the prompt has taken.
+    prompt_passes: u32,
     /// Of no two states of any sessions alike: a group goes on with a batch only where nothing else happened to its
     /// sessions.
     version: u64,
@@ -184,6 +186,7 @@ impl Session {
             in_flight: 0,
             generation: None,
             timings: Timings::default(),
+            prompt_passes: 0,
             version: new_version(),
         })
     }
@@ -322,6 +325,7 @@ impl Session {
         self.truncate(kept);
         self.pending.extend_from_slice(rest);
         self.timings = Timings { prompt_tokens: rest.len(), ..Timings::default() };
+        self.prompt_passes = 0;
         self.generation = Some(Generation {
             sampler,
             detokenizer: self.model.tokenizer().ok().map(|_| Detokenizer::continuing(false)),
@@ -355,7 +359,11 @@ impl Session {
         };
         let spent = if first { &mut self.timings.prefill } else { &mut self.timings.decode };
         *spent += begun.elapsed();
-        match outcome? {
+        let outcome = outcome?;
+        if let (true, Progress::Done, Some(speculator)) = (first, outcome, &mut self.speculator) {
+            speculator.expect_pass(self.timings.prefill / self.prompt_passes.max(1));
+        }
+        match outcome {
             Progress::Done => self.choose(),
             Progress::Paused(_) if gate.cancel.as_ref().is_some_and(CancelToken::is_cancelled) => {
                 Err(Error::Cancelled)
@@ -439,7 +447,7 @@ impl Session {
             self.tokens.truncate(known);
             self.tokens.extend_from_slice(&self.pending);
             match drafted {
-                Ok(Some((id, confidence))) => speculator.guess(id, confidence),
+                Ok(Some((id, confidence))) => speculator.guess(id, confidence, begun.elapsed()),
                 Ok(None) => {
                     self.tokens.truncate(known);
                     speculator.spend(begun.elapsed());
@@ -616,6 +624,7 @@ impl Session {
         if progress == Progress::Done {
             self.tokens.extend(self.pending.drain(..self.in_flight));
             self.in_flight = 0;
+            self.prompt_passes += 1;
         }
         Ok(progress)
     }

@@ -74,6 +74,8 @@ pub(super) struct Speculator {
     /// Time of a pass, and how much of it each guess costs.
     pass: Mean,
     each: Mean,
+    /// Time of a pass of the prompt, before any other is known.
+    prompt_pass: Option<f64>,
     /// Rounds since a guess was made, and after how many one is tried again.
     idle: u32,
     retry: u32,
@@ -82,7 +84,9 @@ pub(super) struct Speculator {
     /// Of the guesses so far: the chance that all hold, and how many hold on average.
     chance: f64,
     hope: f64,
+    /// What the phase took so far, and what of it the guesses did.
     spent: Duration,
+    guessed: Duration,
 }
 
 /// What guesses of one source cost and are worth.
@@ -140,12 +144,14 @@ impl Speculator {
             source: Source::Mini,
             pass: Mean::default(),
             each: Mean::default(),
+            prompt_pass: None,
             idle: 0,
             retry: RETRY[0],
             is_warm: false,
             chance: 1.0,
             hope: 0.0,
             spent: Duration::ZERO,
+            guessed: Duration::ZERO,
         }
     }
 
@@ -162,7 +168,8 @@ impl Speculator {
     /// Begins a round after `tokens`, with at most `room` guesses. Guesses that cost nothing are made at once.
     pub fn begin(&mut self, tokens: &[u32], room: usize) {
         self.guesses.clear();
-        (self.chance, self.hope, self.spent) = (1.0, 0.0, Duration::ZERO);
+        (self.chance, self.hope) = (1.0, 0.0);
+        (self.spent, self.guessed) = (Duration::ZERO, Duration::ZERO);
         let room = room.min(self.most);
         let repeated = if self.lookup { continuation(tokens, room) } else { &[] };
         let holds = self.repeats.holds.or(0.6);
@@ -186,7 +193,7 @@ impl Speculator {
 
     /// Whether `n` guesses from repeated text give more tokens a second than the mini's.
     fn repeats_win(&self, n: usize, holds: f64, mini_holds: f64) -> bool {
-        let pass = self.pass.or(1.0);
+        let pass = self.pass_seconds().unwrap_or(1.0);
         let mini = self.mini.seconds.or(pass / 8.0);
         let tokens = |p: f64, n: usize| 1.0 + series(p, n);
         let with_mini =
@@ -195,21 +202,31 @@ impl Speculator {
         tokens(holds, n) / self.cost(n, 0.0).max(1e-9) >= with_mini
     }
 
+    /// A pass of the prompt took that long: the first rounds count with it.
+    pub fn expect_pass(&mut self, time: Duration) {
+        self.prompt_pass = Some(time.as_secs_f64());
+    }
+
+    /// Seconds of a pass, as far as known.
+    fn pass_seconds(&self) -> Option<f64> {
+        self.pass.0.or(self.prompt_pass)
+    }
+
     /// Seconds of a round of `n` guesses of `each` seconds.
     fn cost(&self, n: usize, each: f64) -> f64 {
-        let pass = self.pass.or(1.0);
+        let pass = self.pass_seconds().unwrap_or(1.0);
         pass + n as f64 * (each + self.share())
     }
 
     /// Seconds that one guess more adds to a pass. Passes differ by more than that, so the mean may fall below 0.
     fn share(&self) -> f64 {
-        self.each.or(0.05 * self.pass.or(1.0)).max(0.0)
+        self.each.or(0.05 * self.pass_seconds().unwrap_or(1.0)).max(0.0)
     }
 
     /// Whether a guess of the mini is worth its time at all. Now and then it is tried again.
     fn pays(&self) -> bool {
         let (Some(holds), Some(seconds)) = (self.mini.holds.0, self.mini.seconds.0) else { return true };
-        let alone = 1.0 / self.pass.or(1.0);
+        let alone = 1.0 / self.pass_seconds().unwrap_or(1.0);
         let best =
             (1..=self.most).map(|n| (1.0 + series(holds, n)) / self.cost(n, seconds)).fold(0.0, f64::max);
         best > alone || self.idle >= self.retry
@@ -224,15 +241,23 @@ impl Speculator {
         if n == 0 {
             return true;
         }
-        let Some(seconds) = self.mini.seconds.0.filter(|_| self.pass.0.is_some()) else { return n < FIRST };
+        let Some(seconds) = self.mini.seconds.0.filter(|_| self.pass_seconds().is_some()) else {
+            return n < FIRST;
+        };
         // The next guess holds only where all before it do; what it adds a second must beat what the round has.
         let next = self.chance * self.mini.holds.or(USUAL);
         let cost = seconds + self.share();
         next / cost.max(1e-9) > (1.0 + self.hope) / self.cost(n, seconds).max(1e-9)
     }
 
-    /// The mini's next guess is `id`, with probability `confidence`.
-    pub fn guess(&mut self, id: u32, confidence: f64) {
+    /// The mini's next guess is `id`, with probability `confidence`; `time` after the last call to [`spend`](Self::spend).
+    pub fn guess(&mut self, id: u32, confidence: f64, time: Duration) {
+        let spent = self.spent + time;
+        // For the first guess of all the mini is read.
+        if std::mem::replace(&mut self.is_warm, true) {
+            self.mini.seconds.add(spent.saturating_sub(self.guessed).as_secs_f64());
+        }
+        self.guessed = spent;
         self.guesses.push(id);
         self.chance *= self.mini.chance(confidence);
         self.mini.confidence.learn(USUAL, confidence);
@@ -247,9 +272,6 @@ impl Speculator {
 
     /// The mini has guessed enough.
     pub fn verify(&mut self) {
-        if !self.guesses.is_empty() && std::mem::replace(&mut self.is_warm, true) {
-            self.mini.seconds.add(self.spent.as_secs_f64() / self.guesses.len() as f64);
-        }
         self.spent = Duration::ZERO;
         self.phase = Phase::Verifying;
     }
@@ -340,9 +362,10 @@ mod tests {
     }
 
     fn round(speculator: &mut Speculator, confidence: f64) -> usize {
+        let guess = Duration::from_secs_f64(speculator.mini.seconds.or(0.0));
         speculator.begin(&[1, 2], MOST);
         while speculator.phase == Phase::Drafting && speculator.goes_on(MOST) {
-            speculator.guess(0, confidence);
+            speculator.guess(0, confidence, speculator.guessed + guess);
         }
         speculator.guesses.len()
     }
@@ -358,6 +381,22 @@ mod tests {
     }
 
     #[test]
+    fn the_first_round_counts_with_the_passes_of_the_prompt() {
+        let guesses = |pass: Option<u64>| {
+            let mut speculator = Speculator::new(Some(Forward::draft()), false, MOST);
+            pass.into_iter().for_each(|ms| speculator.expect_pass(Duration::from_millis(ms)));
+            speculator.begin(&[1, 2], MOST);
+            while speculator.goes_on(MOST) {
+                let time = speculator.guessed + Duration::from_millis(10);
+                speculator.guess(0, 0.95, time);
+            }
+            speculator.guesses.len()
+        };
+        assert_eq!(guesses(None), FIRST);
+        assert!(guesses(Some(2500)) > 2 * FIRST && guesses(Some(20)) < FIRST);
+    }
+
+    #[test]
     fn guesses_are_tried_again_after_a_while() {
         let mut poor = paced(1.0, 0.9, 0.3);
         let rounds = (0..4 * RETRY[1]).filter(|_| round(&mut poor, 0.3) > 0).count();
@@ -370,7 +409,7 @@ mod tests {
         for _ in 0..2 {
             speculator.begin(&[1, 2], MOST);
             assert_eq!(speculator.phase, Phase::Drafting);
-            speculator.guess(7, 0.5);
+            speculator.guess(7, 0.5, Duration::from_millis(1));
             speculator.spend(Duration::from_millis(1));
             speculator.verify();
             speculator.spend(Duration::from_millis(20));

@@ -113,7 +113,10 @@ impl Budget {
         if needed > state.total {
             let others =
                 if taken > 0 { format!("what is open already takes {taken}, ") } else { String::new() };
-            let session = if later > 0 { format!(" and a session at least {later}") } else { String::new() };
+            let session = match later {
+                0 => String::new(),
+                _ => format!(" and a session of the length asked for at least {later}"),
+            };
             return Err(Error::Limit(format!(
                 "a memory budget of {} bytes has no room for the model: {others}tables take {tables}, buffers and \
                  weights that must stay at least {least}{session}; the smallest possible one is {} bytes",
@@ -141,9 +144,10 @@ impl State {
             return Ok(());
         }
         Err(Error::Limit(format!(
-            "a memory budget of {} bytes has no room for {what} ({more} bytes); the smallest possible one is {needed} \
-             bytes",
-            self.total
+            "a memory budget of {} bytes has no room for {what} ({more} bytes) beside {claimed} bytes of other claims and {} \
+             of buffers and weights that must stay; the smallest possible one is {needed} bytes",
+            self.total,
+            self.least()
         )))
     }
 

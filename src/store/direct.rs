@@ -263,19 +263,21 @@ impl DirectFile {
     }
 }
 
-/// Reads in flight, their length and the time that a measurement of the disk takes.
-const MEASURED: (usize, u64, Duration) = (4, Buffer::ONE_PAGE, Duration::from_millis(250));
+/// Reads in flight and the time that a measurement of the disk takes.
+const MEASURED: (usize, Duration) = (4, Duration::from_millis(250));
 
-/// Bytes a second of reads spread over the first `len` bytes of `file`.
+/// Bytes a second of reads of `length` bytes spread over the first `len` bytes of `file`.
 ///
 /// # Errors
 /// Those of reading; [`Error::Cancelled`] after the reads that are under way.
-pub(super) fn rate(file: &DirectFile, len: u64, cancel: Option<&CancelToken>) -> Result<f64> {
-    let (readers, length, most) = MEASURED;
+pub(super) fn rate(file: &DirectFile, len: u64, length: u64, cancel: Option<&CancelToken>) -> Result<f64> {
+    let (readers, most) = MEASURED;
+    let supply = Supply::default();
     let length = length.min(len);
     let (next, begun) = (AtomicU64::new(0), Instant::now());
     let read_on = || -> Result<()> {
-        let mut buffer = Some(Buffer::of_size(Buffer::ring_size_for(length))?);
+        let size = Buffer::ring_size_for(length);
+        let mut buffer = Some(supply.take(size, Buffer::in_one_page(size))?);
         while let Some(free) = buffer.take().filter(|_| begun.elapsed() < most) {
             unless_cancelled(cancel)?;
             // Not again where it was read before: a disk has caches of its own.

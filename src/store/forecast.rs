@@ -72,7 +72,7 @@ impl WeightSizes {
         self.draft > 0 && self.beyond_mini > 0
     }
 
-    /// What `mode` does where weights have `room` bytes, of which buffers for reading take `ring`; `None` where it cannot
+    /// What `mode` does where weights have `room` bytes, of which buffers for reading take `ring`, 0 where all are mapped; `None` where it cannot
     /// work.
     #[must_use]
     pub fn forecast(&self, mode: Mode, room: u64, ring: u64, machine: &MachineRates) -> Option<Forecast> {
@@ -137,9 +137,9 @@ impl WeightSizes {
     }
 }
 
-/// Bytes of `weights` that do not stay in `room`: none where all do, and then no ring is needed.
+/// Bytes of `weights` that do not stay in `room` beside the ring.
 fn streamed(weights: u64, room: u64, ring: u64) -> u64 {
-    if weights <= room { 0 } else { weights.saturating_sub(room.saturating_sub(ring)) }
+    weights.saturating_sub(room.saturating_sub(ring))
 }
 
 #[cfg(test)]
@@ -158,8 +158,9 @@ mod tests {
         let exact = of(Mode::Exact, 700).unwrap_or_else(|| unreachable!("always there"));
         assert_eq!((exact.pinned_bytes, exact.streamed_bytes), (650, 350));
         assert!((exact.tokens_per_s - 100.0 / 350.0).abs() < 1e-9);
-        assert_eq!(of(Mode::Exact, 1000).map(|f| f.streamed_bytes), Some(0));
-        assert_eq!(of(Mode::Fast, 600).map(|f| f.streamed_bytes), Some(0));
+        let mapped = |mode, room| SIZES.forecast(mode, room, 0, &MACHINE).map(|f| f.streamed_bytes);
+        assert_eq!((mapped(Mode::Exact, 1000), mapped(Mode::Fast, 600)), (Some(0), Some(0)));
+        assert_eq!(of(Mode::Exact, 1000).map(|f| f.streamed_bytes), Some(50));
     }
 
     #[test]

@@ -51,6 +51,15 @@ pub struct WeightMemory {
     pub read_bytes: u64,
 }
 
+/// What weights need of a budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WeightNeeds {
+    /// Bytes without which nothing can be computed: the ring, and what drafts read.
+    pub least: u64,
+    /// Bytes with which nothing is streamed: the mapped files serve.
+    pub most: u64,
+}
+
 impl Limits {
     /// Of a store that serves weights from `files`.
     pub fn new(budget: Arc<Budget>, files: &[&MappedFile], whole: u64) -> Self {
@@ -140,7 +149,8 @@ impl Store {
             ));
         };
         let file = self.full().unwrap_or(&self.primary);
-        direct::rate(&limits.files[self.file_number(file)], file.contents().header.file_len, cancel)
+        let len = file.contents().header.file_len;
+        direct::rate(&limits.files[self.file_number(file)], len, Segments::usual(len), cancel)
     }
 
     /// Divides the weights into what stays in memory and what is streamed, where there is a budget. A pass reads the
@@ -151,18 +161,19 @@ impl Store {
     pub(crate) fn limit(&self, uses: &[usize], tables: u64, later: u64) -> Result<()> {
         let Some(limits) = &self.limits else { return Ok(()) };
         let residency = Arc::new(self.residency_of(limits, uses)?);
-        let claim = limits.budget.admit(&residency, tables + self.held_by_files(), later)?;
+        let claim = limits.budget.admit(&residency, tables, later)?;
         limits.claims.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
         // A store is limited once, by the one graph that is made of it.
         let _ = limits.residency.set(residency);
         Ok(())
     }
 
-    /// Bytes without which weights cannot be computed with in mode `mode`, where a pass reads the capsules at `uses`.
-    pub(crate) fn least_weights(&self, mode: Mode, uses: &[usize]) -> Result<u64> {
+    /// What weights need of a budget in mode `mode`, where a pass reads the capsules at `uses`.
+    pub(crate) fn weight_needs(&self, mode: Mode, uses: &[usize]) -> Result<WeightNeeds> {
         let other = self.in_mode(mode, String::new(), Some(Budget::new(0)));
-        let least = other.limits.as_ref().map(|limits| Ok(other.residency_of(limits, uses)?.least()));
-        least.unwrap_or(Ok(0))
+        let Some(limits) = &other.limits else { return Ok(WeightNeeds::default()) };
+        let residency = other.residency_of(limits, uses)?;
+        Ok(WeightNeeds { least: residency.least(), most: residency.most() })
     }
 
     /// The weights of a pass over the capsules at `uses`, of which nothing is in memory yet.
@@ -215,7 +226,7 @@ impl Store {
     }
 
     /// Bytes that the files' manifests and the assets of the opened one take; those of a mini's full file are not read.
-    fn held_by_files(&self) -> u64 {
+    pub(crate) fn held_bytes(&self) -> u64 {
         let file =
             |file: &MappedFile| file.contents().header.manifest_len * PARSED + file.owned_bytes() as u64;
         let assets: u64 = self.manifest().assets.iter().map(|asset| asset.len).sum();

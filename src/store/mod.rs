@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 pub use limits::WeightMemory;
+pub(crate) use limits::WeightNeeds;
 pub(crate) use link::other_model;
 pub use open::{OpenOptions, Origin};
 

@@ -41,13 +41,21 @@ fn table(plan: &BudgetPlan) -> String {
     let [disk, memory] = [plan.machine.disk, plan.machine.memory].map(|rate| rate / 1e9);
     text.push_str(&format!("\ndisk {disk:.2} GB/s, weights from memory {memory:.1} GB/s\n\n"));
     text.push_str(&format!(
-        "{:12}{:>12}{:>12}{:>12}{:>18}{:>15}{:>10}\n",
-        "mode", "least", "others", "weights", "streamed a pass", "tokens a pass", "tokens/s"
+        "{:12}{:>14}{:>12}{:>12}{:>18}{:>15}{:>10}\n",
+        "mode", "least, bytes", "others", "weights", "streamed a pass", "tokens a pass", "tokens/s"
     ));
     plan.modes.iter().for_each(|mode| text.push_str(&row(mode)));
-    text.push_str(
-        "\nleast: the smallest budget; others: tables, KV cache, activations; weights: what stays of them\n",
-    );
+    text.push_str(&format!(
+        "\nleast: the smallest budget; others: tables, KV cache, activations; weights: what stays of them\n\
+         nothing is streamed from {} bytes on\n",
+        plan.whole_budget_bytes
+    ));
+    if plan.longest_mini_bytes > 0 {
+        text.push_str(&format!(
+            "a mini of up to {} bytes (--size) has room to guess\n",
+            plan.longest_mini_bytes
+        ));
+    }
     match plan.taken {
         Some(mode) => text.push_str(&format!("mode auto takes {}: {}\n", mode.name(), plan.reason)),
         None => text.push_str(&format!("{}\n", plan.reason)),
@@ -56,12 +64,8 @@ fn table(plan: &BudgetPlan) -> String {
 }
 
 fn row(mode: &ModePlan) -> String {
-    let mut text = format!(
-        "{:12}{:>12}{:>12}",
-        mode.mode.name(),
-        human(mode.smallest_budget_bytes),
-        human(mode.claimed_bytes)
-    );
+    let mut text =
+        format!("{:12}{:>14}{:>12}", mode.mode.name(), mode.smallest_budget_bytes, human(mode.claimed_bytes));
     if mode.fits {
         text.push_str(&format!(
             "{:>12}{:>18}{:>15.1}{:>10.2}\n",
