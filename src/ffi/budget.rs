@@ -67,8 +67,9 @@ pub unsafe extern "C" fn capg_budget_resize(
     unsafe { guard(error, body) }
 }
 
-/// The bound, and of it the bytes that KV caches, activations and tables claim; the rest holds weights. claimed:
-/// nullable. Thread class: any.
+/// The bound, and of it the bytes that KV caches, activations, tables and fetched capsules claim; the rest holds weights. It
+/// does not wait: while another thread changes the budget the two numbers may be of before and after. claimed: nullable.
+/// Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_budget_bytes(
     budget: *const capg_budget,

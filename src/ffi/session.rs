@@ -189,9 +189,9 @@ pub unsafe extern "C" fn capg_session_new(
 /// then gives the logits of the last token, or with the flag CAPG_EVAL_ALL_LOGITS of every token, which takes
 /// 4 * vocabulary bytes a token. cancel: nullable.
 ///
-/// Errors: INVALID_ARGUMENT for no tokens and for ids out of range, LIMIT where they do not fit the context or
-/// budget or system have no memory for them, CANCELLED. After any error the session holds the tokens that were through and
-/// can be used on. Thread class: one.
+/// Errors: INVALID_ARGUMENT for no tokens and for ids out of range, LIMIT where they do not fit the
+/// context, or where the budget has no room or the system no memory for them, CANCELLED. After any error the session holds the
+/// tokens that were through and can be used on. Thread class: one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_session_eval(
     session: *const capg_session,

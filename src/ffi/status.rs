@@ -30,7 +30,7 @@ pub const CAPG_ERROR_LIMIT: u32 = 8;
 pub const CAPG_ERROR_CANCELLED: u32 = 9;
 /// The host's read callback reported a failure.
 pub const CAPG_ERROR_HOST: u32 = 10;
-/// The session is in use by another call.
+/// The session, part or group is in use by another call, or a capsule has not come yet.
 pub const CAPG_ERROR_BUSY: u32 = 11;
 /// A defect of the library; please report it.
 pub const CAPG_ERROR_INTERNAL: u32 = 12;
