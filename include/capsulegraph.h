@@ -86,7 +86,7 @@
 #define CAPG_ERROR_HOST 10
 
 /**
- * The session is in use by another call.
+ * The session, part or group is in use by another call, or a capsule has not come yet.
  */
 #define CAPG_ERROR_BUSY 11
 
@@ -977,8 +977,9 @@ capg_status capg_budget_resize(const struct capg_budget *budget,
                                struct capg_error **error);
 
 /**
- * The bound, and of it the bytes that KV caches, activations and tables claim; the rest holds weights. claimed:
- * nullable. Thread class: any.
+ * The bound, and of it the bytes that KV caches, activations, tables and fetched capsules claim; the rest holds weights. It
+ * does not wait: while another thread changes the budget the two numbers may be of before and after. claimed: nullable.
+ * Thread class: any.
  */
 capg_status capg_budget_bytes(const struct capg_budget *budget,
                               uint64_t *bytes,
@@ -1265,9 +1266,9 @@ capg_status capg_session_new(const struct capg_model *model,
  * then gives the logits of the last token, or with the flag CAPG_EVAL_ALL_LOGITS of every token, which takes
  * 4 * vocabulary bytes a token. cancel: nullable.
  *
- * Errors: INVALID_ARGUMENT for no tokens and for ids out of range, LIMIT where they do not fit the context or
- * budget or system have no memory for them, CANCELLED. After any error the session holds the tokens that were through and
- * can be used on. Thread class: one.
+ * Errors: INVALID_ARGUMENT for no tokens and for ids out of range, LIMIT where they do not fit the
+ * context, or where the budget has no room or the system no memory for them, CANCELLED. After any error the session holds the
+ * tokens that were through and can be used on. Thread class: one.
  */
 capg_status capg_session_eval(const struct capg_session *session,
                               const uint32_t *ids,

@@ -54,7 +54,10 @@ impl Model {
         if options.store.mode == Mode::Auto {
             decoder = settle(decoder, &options.session)?;
         }
-        let limit = |decoder: &Decoder| decoder.limit(plan::least_session(decoder, &options.session)?);
+        let limit = |decoder: &Decoder| match decoder.store().budget() {
+            Some(_) => decoder.limit(plan::least_session(decoder, &options.session)?),
+            None => Ok(()),
+        };
         match limit(&decoder) {
             // Somebody else took the room in the meantime.
             Err(Error::Limit(why))

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::demand::Demand;
 use super::model::ModelOptions;
 use super::session::{SessionOptions, context_of};
-use crate::container::manifest::Capsule;
 use crate::decoder::Decoder;
 use crate::decoder::kv::{KvCache, KvSizes};
 use crate::error::{Error, Result};
@@ -25,6 +24,9 @@ const MEMORY: usize = 256 << 20;
 const REACHED: f64 = 0.85;
 /// How much faster guessing must be expected to be to be worth its memory.
 const WORTH: f64 = 1.1;
+/// Weights that stay in memory take their length and up to one part in so many more: segments begin and end in whole pages.
+const PIN_OVERHEAD: u64 = 32;
+
 /// A budget, what takes it, and what is expected of the modes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BudgetPlan {
@@ -166,8 +168,8 @@ impl<'a> Survey<'a> {
 
     /// The mode that is expected to be the fastest of those that keep the promise of exact, and why.
     fn choose(&self) -> Result<(Mode, String)> {
-        if self.decoder.store().is_supplied() {
-            let why = "the host supplies bytes of the model, which are all in memory";
+        if self.decoder.weight_needs(Mode::Exact)?.most == 0 {
+            let why = "the host supplies the bytes of the model, which are all in memory";
             return Ok((Mode::Exact, why.to_owned()));
         }
         let machine = MachineRates::default();
@@ -223,11 +225,14 @@ impl<'a> Survey<'a> {
         let choices = Demand::choices(self.decoder, Mode::Speculative, &self.cache, self.batch, self.total)?;
         let demand = choices.first().map_or(0, |demand| demand.bytes);
         let room = self.total.saturating_sub(self.others).saturating_sub(self.tables).saturating_sub(demand);
-        let full = self.decoder.store().full().unwrap_or(self.decoder.store().primary());
-        let weights: u64 = full.contents().manifest.capsules.iter().map(Capsule::stored_bytes).sum();
-        let beside = full.contents().header.file_len.saturating_sub(weights);
         let room = room.saturating_sub(Store::ring_bytes(self.sizes.full, room));
-        Ok(if room == 0 { 0 } else { room + beside })
+        let full = self.decoder.store().full().unwrap_or(self.decoder.store().primary());
+        let length = full.contents().header.file_len;
+        // Tokenizer, manifest and an embedding that is read by row lie in the file, and what stays in memory takes somewhat
+        // more than its length there.
+        let beside = length.saturating_sub(self.sizes.full);
+        let room = room - room / PIN_OVERHEAD;
+        Ok(if room == 0 { 0 } else { length.min(room + beside) })
     }
 
     fn needs(&self, mode: Mode, smallest: u64) -> String {
@@ -249,14 +254,17 @@ impl<'a> Survey<'a> {
         let taken = self.tables.saturating_add(needs.least);
         let least = Demand::least(self.decoder, mode, &self.cache, self.batch)?;
         let choices = Demand::choices(self.decoder, mode, &self.cache, self.batch, self.total)?;
-        let room = self.total.saturating_sub(self.others);
-        let fitting = choices.iter().find(|demand| taken.saturating_add(demand.bytes) <= room);
+        let own = self.total.saturating_sub(self.others);
+        let fitting = choices.iter().find(|demand| taken.saturating_add(demand.bytes) <= own);
         let demand = fitting.or(choices.last()).map_or(0, |demand| demand.bytes);
         let claimed = self.tables.saturating_add(demand);
-        let left = room.saturating_sub(claimed);
+        let left = own.saturating_sub(claimed);
         // Where the mapped files serve there is no ring, and nothing is streamed.
-        let ring = if left >= needs.most { 0 } else { Store::ring_bytes(self.sizes.full, left) };
-        let forecast = fitting.and_then(|_| self.sizes.forecast(mode, left, ring, machine));
+        let (room, ring) = match left >= needs.most {
+            true => (left.max(self.sizes.full + self.sizes.draft), 0),
+            false => (left, Store::ring_bytes(self.sizes.full, left)),
+        };
+        let forecast = fitting.and_then(|_| self.sizes.forecast(mode, room, ring, machine));
         let Forecast { pinned_bytes, streamed_bytes, tokens_per_pass, tokens_per_s, .. } =
             forecast.unwrap_or(Forecast::none(mode));
         Ok(ModePlan {

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,12 @@ pub(crate) struct Buffer {
     map: Arc<MmapRaw>,
     /// Its part of the map, which no other buffer has a byte of.
     range: Range<usize>,
+    /// Where its part goes back to, if it is one of several of a page.
+    home: Option<Weak<Mutex<Vec<Part>>>>,
 }
+
+/// A part of a map that no buffer has.
+type Part = (Arc<MmapRaw>, Range<usize>);
 
 impl Buffer {
     /// Bytes of the longest read, or two together, that a single huge page has room for.
@@ -67,23 +72,13 @@ impl Buffer {
             // Refused, it has pages of the usual size.
             let _ = map.advise_range(memmap2::Advice::HugePage, range.start, size);
         }
-        Ok(Self { map: Arc::new(MmapRaw::from(map)), range })
+        Ok(Self { map: Arc::new(MmapRaw::from(map)), range, home: None })
     }
 
-    /// How many buffers of `size` bytes a single huge page has room for.
+    /// How many buffers of `size` bytes share a huge page; 1 where they would leave a part of it over.
     pub fn in_one_page(size: u64) -> usize {
-        HUGE.checked_div(size).unwrap_or(0) as usize
-    }
-
-    /// Cuts its first `size` bytes off.
-    fn cut(&mut self, size: u64) -> Option<Self> {
-        let at = self.range.start.checked_add(usize::try_from(size).ok()?)?;
-        if size == 0 || at > self.range.end {
-            return None;
-        }
-        let first = Self { map: Arc::clone(&self.map), range: self.range.start..at };
-        self.range.start = at;
-        Some(first)
+        let several = HUGE.checked_div(size).unwrap_or(0).max(1);
+        if several > 1 && HUGE - several * size < several * BLOCK { several as usize } else { 1 }
     }
 
     /// Bytes of a buffer for reads of up to `len` bytes: they begin and end anywhere in a block.
@@ -96,20 +91,20 @@ impl Buffer {
         Self::rounded(Self::size_for(len))
     }
 
-    /// `size` rounded up to huge pages, or to a whole part of one, where little is lost with that: for what is read into
-    /// again and again.
+    /// `size` rounded up to huge pages, or to a half, a quarter... of one, where little is lost with that: for what is read
+    /// into again and again.
     pub fn rounded(size: u64) -> u64 {
-        let huge = match Self::in_one_page(size) {
+        let huge = match HUGE.checked_div(size).unwrap_or(0) {
             0 => size.next_multiple_of(HUGE),
-            several => HUGE / several as u64 / BLOCK * BLOCK,
+            several => HUGE >> several.ilog2(),
         };
-        if size >= huge / 4 * 3 { huge.max(size) } else { size }
+        if size >= huge / 4 * 3 { huge } else { size }
     }
 
-    /// The longest read of at most `len` bytes, or two together, for which `rounded` loses nothing.
+    /// The longest read of at most `len` bytes, or two together, for which [`rounded`](Self::rounded) loses nothing.
     pub fn fitting(len: u64) -> u64 {
-        let several = HUGE.div_ceil(len.max(1));
-        (HUGE / several / BLOCK * BLOCK).saturating_sub(4 * BLOCK).max(BLOCK)
+        let several = HUGE.div_ceil(len.saturating_add(4 * BLOCK).max(1)).next_power_of_two();
+        (HUGE / several).saturating_sub(4 * BLOCK).max(BLOCK)
     }
 
     /// Bytes of memory.
@@ -131,11 +126,21 @@ impl Buffer {
     }
 }
 
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take().and_then(|home| home.upgrade()) {
+            let part = (Arc::clone(&self.map), self.range.clone());
+            home.lock().unwrap_or_else(PoisonError::into_inner).push(part);
+        }
+    }
+}
+
 /// Where the buffers of a ring come from: several of one huge page where they are shorter.
 #[derive(Debug, Default)]
 pub(super) struct Supply {
-    /// What is left of a page.
-    rest: Mutex<Option<Buffer>>,
+    /// Parts of pages that no buffer has. One that was dropped comes back: a page that is partly used would else stay, and a
+    /// new one be taken, in no account.
+    parts: Arc<Mutex<Vec<Part>>>,
 }
 
 impl Supply {
@@ -149,17 +154,22 @@ impl Supply {
         if together < 2 || !count.is_multiple_of(together) {
             return Buffer::of_size(size);
         }
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(first) = rest.as_mut().and_then(|rest| rest.cut(size)) {
-            return Ok(first);
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if parts.is_empty() {
+            let page = Buffer::of_size(HUGE)?;
+            let part = |number: usize| {
+                let start = page.range.start + number * size as usize;
+                (Arc::clone(&page.map), start..start + size as usize)
+            };
+            parts.extend((0..together).map(part));
         }
-        let page = rest.insert(Buffer::of_size(HUGE)?);
-        page.cut(size).ok_or_else(|| Error::Internal(format!("a page has no {size} bytes")))
+        let (map, range) = parts.pop().ok_or_else(|| Error::Internal("a page has no parts".into()))?;
+        Ok(Buffer { map, range, home: Some(Arc::downgrade(&self.parts)) })
     }
 
-    /// Gives up what is left of a page.
+    /// Gives the memory that no buffer has to the system.
     pub fn clear(&self) {
-        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -411,7 +421,8 @@ mod tests {
         }
         assert_eq!(Buffer::ring_size_for(Buffer::ONE_PAGE), HUGE);
         assert_eq!(Buffer::ring_size_for(HUGE * 3 / 4), HUGE);
-        assert_eq!(Buffer::ring_size_for(100_000), Buffer::size_for(100_000));
+        assert_eq!(Buffer::ring_size_for(100_000), HUGE / 16);
+        assert_eq!(Buffer::ring_size_for(80_000), Buffer::size_for(80_000));
         assert_eq!(Buffer::ring_size_for(HUGE + 1), Buffer::size_for(HUGE + 1));
     }
 
@@ -419,11 +430,14 @@ mod tests {
     fn a_ring_of_short_buffers_has_whole_huge_pages_and_no_byte_twice() {
         for len in [HUGE, HUGE - 1, 1_000_000, 600_000, 200_000, 5000, 1] {
             let longest = Buffer::fitting(len);
+            assert_eq!(Buffer::fitting(longest), longest);
             assert!(longest <= len.max(BLOCK) && longest <= Buffer::ONE_PAGE, "{len}: {longest}");
             // Two planes, each of which begins and ends anywhere in a block.
             let size = Buffer::rounded(longest + 4 * BLOCK);
             assert!(longest == BLOCK || size - longest < 5 * BLOCK, "{len}: {longest} in {size}");
         }
+        assert_eq!(Buffer::fitting(Buffer::ONE_PAGE), Buffer::ONE_PAGE);
+        assert_eq!([740_000, HUGE / 2 + 1, HUGE, 0].map(Buffer::in_one_page), [1; 4]);
         let size = Buffer::rounded(HUGE / 4 - BLOCK);
         assert_eq!((size, Buffer::in_one_page(size)), (HUGE / 4, 4));
         let supply = Supply::default();
@@ -438,11 +452,14 @@ mod tests {
             assert!(four.iter().all(|buffer| Arc::ptr_eq(&buffer.map, &four[0].map)));
         }
         assert!(!Arc::ptr_eq(&ring[0].map, &ring[4].map));
-        // Where they would leave a part of a page over, and after what was left was given up, memory is new.
+        // One that is dropped is taken again; where they would leave a part of a page over, and after what was left was
+        // given up, memory is new.
+        let place = ring.pop().map(|buffer| buffer.bytes().as_ptr());
+        assert_eq!(Some(supply.take(size, 8).expect("memory").bytes().as_ptr()), place);
         assert_eq!(Arc::strong_count(&supply.take(size, 6).expect("memory").map), 1);
-        let first = supply.take(size, 4).expect("memory");
         supply.clear();
-        assert!(!Arc::ptr_eq(&first.map, &supply.take(size, 4).expect("memory").map));
+        let new = supply.take(size, 8).expect("memory");
+        assert!(ring.iter().all(|old| !Arc::ptr_eq(&old.map, &new.map)));
     }
 
     #[test]

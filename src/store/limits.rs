@@ -131,12 +131,6 @@ impl Store {
         Residency::usual_ring(weights, room)
     }
 
-    /// Whether a host supplied a file, so that all of its bytes are in memory.
-    #[must_use]
-    pub fn is_supplied(&self) -> bool {
-        self.primary.owned_bytes() > 0 || self.full.as_ref().is_some_and(|full| full.owned_bytes() > 0)
-    }
-
     /// Bytes a second that the disk gives of the model's own file, read as passes read it: measured for a fraction of a
     /// second.
     ///

@@ -88,7 +88,7 @@ impl Residency {
             let buffers = usual.min((room / RING_SHARE / buffer).min(beside) as usize).max(fewest);
             let together = Buffer::in_one_page(buffer);
             // Whole huge pages, where that leaves any.
-            let buffers = if buffers > together { buffers - buffers % together.max(1) } else { buffers };
+            let buffers = if buffers > together { buffers - buffers % together } else { buffers };
             let pins = room.saturating_sub(buffers as u64 * buffer);
             Layout { pinned: segments.pins(pins, Stream::pinned_cost), buffers }
         };

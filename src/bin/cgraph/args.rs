@@ -471,7 +471,7 @@ fn ids(text: &str) -> Result<Ids, String> {
 /// Prints for each mode the smallest budget, the bytes of weights that stay in memory, those that each pass reads from the
 /// disk, and the tokens that are expected of a pass and of a second on this machine, whose disk and memory are measured; what
 /// mode auto takes, and why; and how long a mini may be. It is about one session with --ctx positions. --mode changes
-/// nothing: all are shown. A budget that is too small for all is no error: the last line says so, and in JSON taken is null.
+/// nothing: all are shown. A budget that is too small for auto is no error: the last line says so, and in JSON taken is null.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
