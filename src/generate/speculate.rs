@@ -16,7 +16,7 @@ pub(super) const FEWEST: usize = 4;
 const FIRST: usize = 4;
 /// How much of the tokens a second that a round has one guess more must add. Around the fastest length of a round its time
 /// hardly depends on it, so that somewhat longer ones save reads and lose nothing.
-const THRIFT: f64 = 0.7;
+const THRIFT: f64 = 0.45;
 /// Weight of the newest measurement in a running mean.
 const NEWEST: f64 = 0.15;
 /// Tokens that must repeat before what followed them is guessed to follow again.

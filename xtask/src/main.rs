@@ -23,6 +23,8 @@ const HELP: &str = "cargo xtask COMMAND
         [--models NAME,...]  only these (smollm2, 1b-q4_0, 1b-q4_k_m, 1b-q8_0, 7b-q4_k_m); of the others the
                     results of the run before are kept
         [--rounds N]         measurements of each, in place of 3 to 5
+        [--memory]           only memory limits (root is needed), drafts and minis, for docs/memory.md; with --models
+                             the limits of these alone
         [--drafts]           only drafts, and with --peers minis, for docs/memory.md
         [--reads]            only ways to read a big file, for docs/memory.md
         [--tables]           measures nothing: writes the page again from the results that are kept

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::cgroup::Cgroup;
 use super::disk;
 use super::measure::{Programs, Subject};
+use super::results::median;
 use super::run::Run;
 use super::{plot, tables};
 use crate::shell::{Outcome, capture, root};
@@ -24,6 +25,8 @@ const BESIDE: u64 = 24 << 20;
 const CONTEXT: usize = 64;
 /// Tokens of two runs of ours, whose difference tells what a token reads.
 const OURS: [usize; 2] = [3, 9];
+/// Runs of ours, each after a look at the disk; medians count.
+const ROUNDS: usize = 3;
 /// Tokens of llama.cpp's run, which takes seconds a token once the file does not fit.
 const THEIRS: usize = 3;
 
@@ -31,6 +34,9 @@ const THEIRS: usize = 3;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Row {
     pub model: String,
+    /// Of the code that was measured: models may be measured one by one.
+    #[serde(default)]
+    pub commit: String,
     /// Of the file's length.
     pub percent: u64,
     pub limit_bytes: u64,
@@ -90,6 +96,11 @@ impl MemoryResults {
         fs::read_to_string(path).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
+    /// In the order of the models, whichever were measured last.
+    pub fn sort(&mut self) {
+        self.rows.sort_by_key(|row| MODELS.iter().position(|name| *name == row.model));
+    }
+
     pub fn save(&self, path: &Path) -> Outcome {
         let text = serde_json::to_string_pretty(self).map_err(|e| e.to_string())?;
         fs::write(path, text + "\n").map_err(|e| format!("cannot write {}: {e}", path.display()))
@@ -135,8 +146,13 @@ impl Row {
 impl MemoryResults {
     /// The table of docs/memory.md.
     pub fn table(&self) -> String {
-        let Run { commit, date, machine, peer, .. } = &self.run;
-        let mut text = format!("Commit {commit}, {date} UTC; {machine}; peer: {peer}.\n\n");
+        let Run { date, machine, peer, .. } = &self.run;
+        let commit = |model: &&str| {
+            let row = self.rows.iter().find(|row| row.model == *model)?;
+            Some(format!("{model} at commit {}", row.commit))
+        };
+        let commits: Vec<String> = MODELS.iter().filter_map(|model| commit(model)).collect();
+        let mut text = format!("{}; {date} UTC; {machine}; peer: {peer}.\n\n", commits.join(", "));
         let titles = [
             "model",
             "limit",
@@ -229,9 +245,14 @@ impl MemoryResults {
 
 impl Programs {
     /// A model under every limit.
-    pub fn limited(&self, subject: &Subject<'_>, weight_bytes: u64, say: &dyn Fn(&str)) -> Outcome<Vec<Row>> {
+    pub fn limited(
+        &self,
+        subject: &Subject<'_>,
+        weight_bytes: u64,
+        commit: &str,
+        say: &dyn Fn(&str),
+    ) -> Outcome<Vec<Row>> {
         let length = super::measure::length(&subject.converted)?;
-        let disk_read = disk::direct_read(&subject.converted)?;
         let unlimited = number(&self.ours_in(subject, None, None, OURS[1])?.0, "decode_tokens_per_s")?;
         say(&format!("{}: a mini", subject.model.title));
         let mini = self.mini_of(subject)?;
@@ -243,11 +264,11 @@ impl Programs {
             let model = subject.model.name.to_owned();
             let mut row = Row {
                 model,
+                commit: commit.to_owned(),
                 percent,
                 limit_bytes,
                 budget_bytes,
                 weight_bytes,
-                disk_read,
                 unlimited,
                 ..Row::default()
             };
@@ -262,20 +283,31 @@ impl Programs {
         Ok(rows)
     }
 
+    /// Mode exact of the full file, and the disk beside it: a disk that others use too is not the same a minute later.
     fn own_row(&self, subject: &Subject<'_>, row: &mut Row) -> Outcome {
         let mut read = [0.0; 2];
-        for (read, tokens) in read.iter_mut().zip(OURS) {
-            let (report, bytes, peak) =
-                self.ours_in(subject, Some(row.limit_bytes), Some(row.budget_bytes), tokens)?;
-            *read = bytes as f64;
-            row.ours = Some(number(&report, "decode_tokens_per_s")?);
-            row.peak_bytes = row.peak_bytes.max(peak);
-            let memory = &report["memory"];
-            row.pinned_bytes = number(memory, "pinned_bytes")? as u64;
-            row.beside_bytes = (number(memory, "kv_bytes")? + number(memory, "buffers_bytes")?) as u64;
-            // The run that is not measured decodes as many tokens first, and reads the pins.
-            row.stall_ms = number(&report["capsules"], "stall_ms")? / (2 * tokens) as f64;
+        let (mut speeds, mut disks) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            disks.push(disk::direct_read(&subject.converted)?);
+            // What a token reads is the same in every round.
+            let first = if round == 0 { 0 } else { 1 };
+            for (read, tokens) in read.iter_mut().zip(OURS).skip(first) {
+                let (report, bytes, peak) =
+                    self.ours_in(subject, Some(row.limit_bytes), Some(row.budget_bytes), tokens)?;
+                *read = bytes as f64;
+                if tokens == OURS[1] {
+                    speeds.push(number(&report, "decode_tokens_per_s")?);
+                }
+                row.peak_bytes = row.peak_bytes.max(peak);
+                let memory = &report["memory"];
+                row.pinned_bytes = number(memory, "pinned_bytes")? as u64;
+                row.beside_bytes = (number(memory, "kv_bytes")? + number(memory, "buffers_bytes")?) as u64;
+                // The run that is not measured decodes as many tokens first, and reads the pins.
+                row.stall_ms = number(&report["capsules"], "stall_ms")? / (2 * tokens) as f64;
+            }
         }
+        row.ours = median(&speeds);
+        row.disk_read = median(&disks).unwrap_or(0.0);
         row.token_bytes = (read[1] - read[0]) / (2 * (OURS[1] - OURS[0])) as f64;
         Ok(())
     }

@@ -107,7 +107,10 @@ pub fn run(options: &Options) -> Outcome {
     if options.peers && (options.memory || !options.drafts) {
         demanded = limited(options, &folder, &floors)?;
     }
-    demanded.extend(drafting(options, &folder, &floors)?);
+    // Of models by name only the limits are measured.
+    if options.models.is_empty() || !options.memory {
+        demanded.extend(drafting(options, &folder, &floors)?);
+    }
     if part {
         return marks::guard(&demanded, &floors);
     }
@@ -166,17 +169,20 @@ fn limited(options: &Options, folder: &Path, floors: &Floors) -> Outcome<Vec<Mar
         let programs =
             Programs { cgraph: demo::build()?, python: Some(setup::peer()?), folder: folder.to_owned() };
         run::confine()?;
-        results = MemoryResults { run: Run::new(&program("kernels", "--limits")?)?, rows: Vec::new() };
-        for model in MODELS.iter().filter(|model| memory::MODELS.contains(&model.name)) {
+        results.run = Run::new(&program("kernels", "--limits")?)?;
+        for model in options.chosen().filter(|model| memory::MODELS.contains(&model.name)) {
+            results.rows.retain(|row| row.model != model.name);
             let converted = folder.join(format!("{}.cgraph", model.name));
             let subject = Subject { model, source: model.source()?, converted };
             // Anew: what an earlier version wrote may not be what this one reads.
             programs.convert(&subject, false, &mut Measured::default())?;
             let weights = programs.weight_bytes(&subject)?;
-            results.rows.extend(programs.limited(&subject, weights, &|what| say(begun, what))?);
+            let commit = results.run.commit.clone();
+            results.rows.extend(programs.limited(&subject, weights, &commit, &|what| say(begun, what))?);
             results.save(&path)?;
         }
     }
+    results.sort();
     let marks = marks::limits(&results, options.memory || options.models.is_empty());
     if results.rows.is_empty() {
         // The tables of another checkout stay.

@@ -201,7 +201,12 @@ impl<'a> Files<'a> {
         let source = if case.name == "q4_1" { setup::model()? } else { noisy(folder, case.name)? };
         let full = folder.join(format!("drafts-{}.cgraph", case.name));
         let mut command = Command::new(cgraph);
-        capture(command.arg("convert").arg(&source).arg("-o").arg(&full).args(["--no-mini", "-q"]))?;
+        capture(command.arg("convert").arg(&source).arg("-o").arg(&full).args([
+            "--planes",
+            "divided",
+            "--no-mini",
+            "-q",
+        ]))?;
         let budget = case.percent * length(&source)? / 100;
         Ok(Self { cgraph, case, mini: full.with_extension("mini.cgraph"), source, full, budget })
     }
