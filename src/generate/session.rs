@@ -171,8 +171,14 @@ impl Session {
         let cache = KvCache::new(model.decoder().params(), context, options.kv_format)?;
         let store = model.store();
         let (Demand { batch, guesses, round, .. }, claim) = share(&model, &cache, options.batch)?;
-        let speculator = (store.mode() == Mode::Speculative)
-            .then(|| Speculator::new(store.drafts().then(Forward::draft), !options.without_lookup, guesses));
+        let speculator = (store.mode() == Mode::Speculative).then(|| {
+            Speculator::new(
+                store.drafts().then(Forward::draft),
+                !options.without_lookup,
+                guesses,
+                store.streams(),
+            )
+        });
         Ok(Self {
             model,
             cache,

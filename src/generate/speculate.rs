@@ -14,8 +14,8 @@ pub(super) const MOST: usize = 24;
 pub(super) const FEWEST: usize = 4;
 /// Guesses of a round of which nothing is known yet.
 const FIRST: usize = 4;
-/// How much of the tokens a second that a round has one guess more must add. Around the fastest length of a round its time
-/// hardly depends on it, so that somewhat longer ones save reads and lose nothing.
+/// How much of the tokens a second that a round has one guess more must add where passes read from the disk. Around the
+/// fastest length of a round its time hardly depends on it, so that somewhat longer ones save reads and lose little.
 const THRIFT: f64 = 0.45;
 /// Weight of the newest measurement in a running mean.
 const NEWEST: f64 = 0.15;
@@ -69,6 +69,8 @@ pub(super) struct Speculator {
     pub stats: SpeculationStats,
     /// Guesses of a round at most.
     most: usize,
+    /// How much of the tokens a second that a round has one guess more must add.
+    thrift: f64,
     /// Whether repeated text is guessed to go on as before.
     lookup: bool,
     mini: Pace,
@@ -133,14 +135,16 @@ impl Pace {
 }
 
 impl Speculator {
-    /// `draft` computes with the mini where there is one; rounds have `most` guesses at most.
-    pub fn new(draft: Option<Forward>, lookup: bool, most: usize) -> Self {
+    /// `draft` computes with the mini where there is one; rounds have `most` guesses at most; whether passes read from the
+    /// disk.
+    pub fn new(draft: Option<Forward>, lookup: bool, most: usize, streams: bool) -> Self {
         Self {
             phase: Phase::Idle,
             guesses: Vec::new(),
             draft,
             stats: SpeculationStats::default(),
             most,
+            thrift: if streams { THRIFT } else { 1.0 },
             lookup,
             mini: Pace::default(),
             repeats: Pace::default(),
@@ -254,7 +258,7 @@ impl Speculator {
         // The next guess holds only where all before it do; what it adds a second must beat what the round has.
         let next = self.chance * self.mini.holds.or(USUAL);
         let cost = seconds + self.share();
-        next / cost.max(1e-9) > THRIFT * (1.0 + self.hope) / self.cost(n, seconds).max(1e-9)
+        next / cost.max(1e-9) > self.thrift * (1.0 + self.hope) / self.cost(n, seconds).max(1e-9)
     }
 
     /// The mini's next guess is `id`, with probability `confidence`; `time` after the last call to [`spend`](Self::spend).
@@ -361,7 +365,7 @@ mod tests {
 
     /// A speculator whose mini guesses in `guess` seconds what holds with probability `holds`.
     fn paced(pass: f64, guess: f64, holds: f64) -> Speculator {
-        let mut speculator = Speculator::new(Some(Forward::draft()), false, MOST);
+        let mut speculator = Speculator::new(Some(Forward::draft()), false, MOST, false);
         speculator.mini =
             Pace { seconds: Mean(Some(guess)), holds: Mean(Some(holds)), confidence: Mean(Some(holds)) };
         (speculator.pass, speculator.each) = (Mean(Some(pass)), Mean(Some(0.01 * pass)));
@@ -382,6 +386,9 @@ mod tests {
         assert_eq!(round(&mut paced(1.0, 0.001, 0.98), 0.98), MOST);
         let usual = round(&mut paced(1.0, 0.1, 0.8), 0.8);
         assert!((2..=8).contains(&usual), "{usual}");
+        let mut thrifty = paced(1.0, 0.1, 0.8);
+        thrifty.thrift = THRIFT;
+        assert!(round(&mut thrifty, 0.8) > usual);
         // The round ends where the mini is unsure.
         assert!(round(&mut paced(1.0, 0.05, 0.8), 0.2) < usual);
         assert_eq!(round(&mut paced(1.0, 0.9, 0.3), 0.3), 0);
@@ -390,7 +397,7 @@ mod tests {
     #[test]
     fn the_first_round_counts_with_the_passes_of_the_prompt() {
         let guesses = |pass: Option<u64>| {
-            let mut speculator = Speculator::new(Some(Forward::draft()), false, MOST);
+            let mut speculator = Speculator::new(Some(Forward::draft()), false, MOST, false);
             pass.into_iter().for_each(|ms| speculator.expect_pass(Duration::from_millis(ms)));
             speculator.begin(&[1, 2], MOST);
             while speculator.goes_on(MOST) {
@@ -412,7 +419,7 @@ mod tests {
 
     #[test]
     fn one_guess_that_fails_does_not_end_guessing() {
-        let mut speculator = Speculator::new(Some(Forward::draft()), false, MOST);
+        let mut speculator = Speculator::new(Some(Forward::draft()), false, MOST, false);
         for _ in 0..2 {
             speculator.begin(&[1, 2], MOST);
             assert_eq!(speculator.phase, Phase::Drafting);
@@ -429,7 +436,7 @@ mod tests {
 
     #[test]
     fn what_held_is_counted() {
-        let mut speculator = Speculator::new(None, true, MOST);
+        let mut speculator = Speculator::new(None, true, MOST, false);
         speculator.begin(&[1, 2, 3, 4, 1, 2, 3], 8);
         assert_eq!((speculator.phase, &speculator.guesses[..]), (Phase::Verifying, &[4, 1, 2, 3][..]));
         speculator.verified();

@@ -88,6 +88,12 @@ impl Store {
         self.limits.as_ref().is_none_or(Limits::is_mapped)
     }
 
+    /// Whether passes read from the disk what does not stay in memory.
+    #[must_use]
+    pub fn streams(&self) -> bool {
+        !self.is_mapped()
+    }
+
     /// The budget, where there is one.
     #[must_use]
     pub fn budget(&self) -> Option<&Arc<Budget>> {

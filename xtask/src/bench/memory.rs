@@ -151,7 +151,7 @@ impl MemoryResults {
             let row = self.rows.iter().find(|row| row.model == *model)?;
             Some(format!("{model} at commit {}", row.commit))
         };
-        let commits: Vec<String> = MODELS.iter().filter_map(|model| commit(model)).collect();
+        let commits: Vec<String> = MODELS.iter().filter_map(commit).collect();
         let mut text = format!("{}; {date} UTC; {machine}; peer: {peer}.\n\n", commits.join(", "));
         let titles = [
             "model",
