@@ -15,6 +15,7 @@ use capsulegraph::container::disk::{FileSource, ReadAt};
 use capsulegraph::convert::import::{ConvertOptions, convert};
 use capsulegraph::decoder::forward::Input;
 use capsulegraph::generate::SamplingOptions;
+use capsulegraph::generate::eval::evaluate;
 use capsulegraph::generate::group::Group;
 use capsulegraph::generate::model::{Model, ModelOptions};
 use capsulegraph::generate::part::{Output, Part};
@@ -568,4 +569,26 @@ fn pages_of_the_map_go_when_weights_begin_to_be_streamed() {
     let memory = model.store().weight_memory().unwrap();
     assert!(memory.reads_in_flight.is_some_and(|reads| [2, 4].contains(&reads)), "{memory:?}");
     assert!(memory.read_bytes > 0 && memory.read_bytes <= 2 << 20);
+}
+
+#[test]
+fn an_evaluation_takes_fewer_tokens_at_a_time_where_logits_have_no_room() {
+    let files = Converted::new(&shape("q8_0", true));
+    let (path, tokens) = (files.path("m.cgraph"), files.tokens(60));
+    let perplexity = |budget: Option<&Arc<Budget>>, batch: usize| {
+        let mut session = session(&open(&path, budget, 1).unwrap(), 1).unwrap();
+        let mut rows = 0;
+        let mut count = |logits: &[f32]| {
+            rows += logits.len() / files.vocab as usize;
+            Ok(())
+        };
+        let result = evaluate(&mut session, &tokens, batch, None, &mut count, &mut |_| {})?;
+        assert_eq!((rows, result.predicted), (60, result.tokens - result.windows));
+        Ok::<_, Error>(result.perplexity.map(f64::to_bits))
+    };
+    let room = Budget::new(smallest_budget(&path) + 8 * 4 * u64::from(files.vocab));
+    let expected = perplexity(None, 0).unwrap();
+    assert!(expected.is_some() && perplexity(Some(&room), 0).unwrap() == expected);
+    // A number that was asked for is not changed.
+    assert!(matches!(perplexity(Some(&room), 60), Err(Error::Limit(_))));
 }

@@ -309,3 +309,26 @@ fn a_range_of_the_capsules_is_exact_and_needs_no_session() {
     let refused = budget_plan(&Origin::Path(files.mini.clone()), &options, &session, None, None);
     assert!(matches!(refused, Err(Error::InvalidArgument(_))), "{refused:?}");
 }
+
+#[test]
+fn a_small_budget_shortens_rounds_rather_than_the_batches_of_a_prompt() {
+    let files = files(true);
+    let ample = Budget::new(1 << 40);
+    let (options, session) = for_session(Mode::Speculative, &ample);
+    let sixteen = SessionOptions { batch: 16, ..session.clone() };
+    let origin = Origin::Path(files.mini.clone());
+    let plan = budget_plan(&origin, &options, &sixteen, Some(1e8), None).unwrap();
+    // Just enough for batches of 16 tokens and the shortest rounds.
+    let least = row(&plan, Mode::Speculative).smallest_budget_bytes;
+    let prompt = prompt(files.vocab, 100);
+    let read = |options_of: SessionOptions| {
+        let (mut options, _) = for_session(Mode::Speculative, &Budget::new(least));
+        options.session = options_of.clone();
+        let model = Arc::new(Model::open(&origin, &options).unwrap());
+        let mut session = Session::new(Arc::clone(&model), &options_of).unwrap();
+        session.eval(&prompt, false, None).unwrap();
+        model.store().weight_memory().unwrap().streamed
+    };
+    let (chosen, automatic) = (read(sixteen), read(session));
+    assert!(automatic <= chosen * 5 / 4, "{automatic} bytes where batches of 16 read {chosen}");
+}

@@ -176,7 +176,7 @@ impl Session {
                 store.drafts().then(Forward::draft),
                 !options.without_lookup,
                 guesses,
-                store.streams(),
+                !store.is_mapped(),
             )
         });
         Ok(Self {

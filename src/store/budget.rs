@@ -225,10 +225,13 @@ mod tests {
     fn numbers_are_told_while_somebody_waits() {
         let budget = Budget::new(100);
         let mut claim = budget.claim("a test", 7).expect("there is room");
-        // As a resize that waits for a pass holds it: whoever took the lock would never come back.
+        // As a resize that waits for a pass holds it.
         let held = budget.lock();
-        assert_eq!([budget.total(), budget.claimed()], [100, 7]);
+        let (asked, (tell, told)) = (Arc::clone(&budget), std::sync::mpsc::channel());
+        std::thread::spawn(move || tell.send([asked.total(), asked.claimed()]));
+        let numbers = told.recv_timeout(std::time::Duration::from_secs(60));
         drop(held);
+        assert_eq!(numbers, Ok([100, 7]));
         claim.resize(30).expect("there is room");
         budget.resize(60).expect("there is room");
         assert_eq!([budget.total(), budget.claimed()], [60, 30]);

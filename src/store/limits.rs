@@ -83,15 +83,9 @@ impl Store {
         Some(self.limits.as_ref()?.residency.get()?)
     }
 
-    /// Whether the map serves every tensor.
-    pub(super) fn is_mapped(&self) -> bool {
+    /// Whether the map serves every tensor, so that passes read nothing from the disk themselves.
+    pub(crate) fn is_mapped(&self) -> bool {
         self.limits.as_ref().is_none_or(Limits::is_mapped)
-    }
-
-    /// Whether passes read from the disk what does not stay in memory.
-    #[must_use]
-    pub fn streams(&self) -> bool {
-        !self.is_mapped()
     }
 
     /// The budget, where there is one.

@@ -1,7 +1,7 @@
 //! Both programs under a memory limit that the kernel holds: decoding in a cgroup of 120 to 25% of the file.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
@@ -255,7 +255,8 @@ impl Programs {
         let length = super::measure::length(&subject.converted)?;
         let unlimited = number(&self.ours_in(subject, None, None, OURS[1])?.0, "decode_tokens_per_s")?;
         say(&format!("{}: a mini", subject.model.title));
-        let mini = self.mini_of(subject)?;
+        // Anew: another planner would make another one.
+        let mini = self.mini(&subject.converted, None)?;
         let mut rows = Vec::new();
         for percent in LIMITS {
             say(&format!("{}: a limit of {percent}%", subject.model.title));
@@ -319,14 +320,6 @@ impl Programs {
         let output = capture(command.args(["--threads", "2", "--ctx", &CONTEXT.to_string()]))?;
         let plan: Value = serde_json::from_str(&output).map_err(|e| format!("no JSON ({e}): {output}"))?;
         number(&plan["modes"][0], "tokens_per_s")
-    }
-
-    /// A mini of the model, made anew: another planner would make another one.
-    fn mini_of(&self, subject: &Subject<'_>) -> Outcome<PathBuf> {
-        let mini = subject.converted.with_extension("mini.cgraph");
-        let mut split = Command::new(&self.cgraph);
-        capture(split.arg("split").arg(&subject.converted).arg("-o").arg(&mini).arg("-q"))?;
-        Ok(mini)
     }
 
     /// One mode of the model's mini.

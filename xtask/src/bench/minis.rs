@@ -193,7 +193,7 @@ impl Programs {
     }
 
     /// A mini of a full file, by default of the default length.
-    fn mini(&self, full: &Path, size: Option<u64>) -> Outcome<PathBuf> {
+    pub fn mini(&self, full: &Path, size: Option<u64>) -> Outcome<PathBuf> {
         let mini = full.with_extension("mini.cgraph");
         let mut command = Command::new(&self.cgraph);
         command.arg("split").arg(full).arg("-o").arg(&mini).arg("-q");
