@@ -14,9 +14,9 @@ pub(super) const MOST: usize = 24;
 pub(super) const FEWEST: usize = 4;
 /// Guesses of a round of which nothing is known yet.
 const FIRST: usize = 4;
-/// How much of the tokens a second that a round has one guess more must add where passes read from the disk. Around the
-/// fastest length of a round its time hardly depends on it, so that somewhat longer ones save reads and lose little.
-const THRIFT: f64 = 0.45;
+/// Part of the best expected tokens a second down to which a round goes on where passes read from the disk: around the
+/// fastest length its rate hardly depends on it, so that somewhat longer rounds save reads and lose little.
+const SLACK: f64 = 0.93;
 /// Weight of the newest measurement in a running mean.
 const NEWEST: f64 = 0.15;
 /// Tokens that must repeat before what followed them is guessed to follow again.
@@ -69,8 +69,8 @@ pub(super) struct Speculator {
     pub stats: SpeculationStats,
     /// Guesses of a round at most.
     most: usize,
-    /// How much of the tokens a second that a round has one guess more must add.
-    thrift: f64,
+    /// Part of the round's best rate that one guess more must keep.
+    slack: f64,
     /// Whether repeated text is guessed to go on as before.
     lookup: bool,
     mini: Pace,
@@ -86,9 +86,11 @@ pub(super) struct Speculator {
     retry: u32,
     /// Whether the mini has guessed before: the first time it may have to be read.
     is_warm: bool,
-    /// Of the guesses so far: the chance that all hold, and how many hold on average.
+    /// Of the guesses so far: the chance that all hold, how many hold on average, and the most tokens a second that the
+    /// round was expected to give after any of them.
     chance: f64,
     hope: f64,
+    best: f64,
     /// What the phase took so far, and what of it the guesses did.
     spent: Duration,
     guessed: Duration,
@@ -144,7 +146,7 @@ impl Speculator {
             draft,
             stats: SpeculationStats::default(),
             most,
-            thrift: if streams { THRIFT } else { 1.0 },
+            slack: if streams { SLACK } else { 1.0 },
             lookup,
             mini: Pace::default(),
             repeats: Pace::default(),
@@ -157,6 +159,7 @@ impl Speculator {
             is_warm: false,
             chance: 1.0,
             hope: 0.0,
+            best: 0.0,
             spent: Duration::ZERO,
             guessed: Duration::ZERO,
         }
@@ -175,7 +178,7 @@ impl Speculator {
     /// Begins a round after `tokens`, with at most `room` guesses. Guesses that cost nothing are made at once.
     pub fn begin(&mut self, tokens: &[u32], room: usize) {
         self.guesses.clear();
-        (self.chance, self.hope) = (1.0, 0.0);
+        (self.chance, self.hope, self.best) = (1.0, 0.0, 0.0);
         (self.spent, self.guessed) = (Duration::ZERO, Duration::ZERO);
         let room = room.min(self.most);
         let repeated = if self.lookup { continuation(tokens, room) } else { &[] };
@@ -240,7 +243,7 @@ impl Speculator {
     }
 
     /// Whether the mini shall guess on, where at most `room` guesses have room.
-    pub fn goes_on(&self, room: usize) -> bool {
+    pub fn goes_on(&mut self, room: usize) -> bool {
         let n = self.guesses.len();
         if n >= room.min(self.most) {
             return false;
@@ -255,10 +258,13 @@ impl Speculator {
             // The prompt's passes are of more tokens, and may have read what stays: they tell no more than the order.
             return false;
         }
-        // The next guess holds only where all before it do; what it adds a second must beat what the round has.
+        // The next guess holds only where all before it do.
         let next = self.chance * self.mini.holds.or(USUAL);
-        let cost = seconds + self.share();
-        next / cost.max(1e-9) > self.thrift * (1.0 + self.hope) / self.cost(n, seconds).max(1e-9)
+        let rate = |hope: f64, n: usize| (1.0 + hope) / self.cost(n, seconds).max(1e-9);
+        let best = self.best.max(rate(self.hope, n));
+        let goes_on = rate(self.hope + next, n + 1) > self.slack * best;
+        self.best = best;
+        goes_on
     }
 
     /// The mini's next guess is `id`, with probability `confidence`; `time` after the last call to [`spend`](Self::spend).
@@ -387,7 +393,7 @@ mod tests {
         let usual = round(&mut paced(1.0, 0.1, 0.8), 0.8);
         assert!((2..=8).contains(&usual), "{usual}");
         let mut thrifty = paced(1.0, 0.1, 0.8);
-        thrifty.thrift = THRIFT;
+        thrifty.slack = SLACK;
         assert!(round(&mut thrifty, 0.8) > usual);
         // The round ends where the mini is unsure.
         assert!(round(&mut paced(1.0, 0.05, 0.8), 0.2) < usual);
