@@ -16,7 +16,7 @@ pub(super) const FEWEST: usize = 4;
 const FIRST: usize = 4;
 /// Part of the best expected tokens a second down to which a round goes on where passes read from the disk: around the
 /// fastest length its rate hardly depends on it, so that somewhat longer rounds save reads and lose little.
-const SLACK: f64 = 0.93;
+const SLACK: f64 = 0.88;
 /// Weight of the newest measurement in a running mean.
 const NEWEST: f64 = 0.15;
 /// Tokens that must repeat before what followed them is guessed to follow again.

@@ -13,7 +13,7 @@ use super::speculate::{Files, Prompt, Sums, Way};
 use crate::shell::{Outcome, capture};
 
 /// Prompts that a mini is chosen by, minis that are tried, and steps of their sizes in percent of the budget.
-const TRIED_PROMPTS: usize = 2;
+const TRIED_PROMPTS: usize = 4;
 const TRIED: usize = 4;
 const SIZES: [u64; 10] = [95, 90, 85, 80, 75, 70, 65, 60, 55, 50];
 
