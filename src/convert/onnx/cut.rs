@@ -191,7 +191,8 @@ mod tests {
 
     /// A random graph: each node reads some of the values made before it.
     fn graphs() -> impl Strategy<Value = CutGraph> {
-        let node = (proptest::collection::vec(any::<prop::sample::Index>(), 0..4), 1..3usize, 0..5u64, 1..9u64);
+        let node =
+            (proptest::collection::vec(any::<prop::sample::Index>(), 0..4), 1..3usize, 0..5u64, 1..9u64);
         proptest::collection::vec(node, 0..60).prop_map(|nodes| {
             let mut graph = CutGraph::default();
             for (reads, makes, weight, bytes) in nodes {

@@ -4,7 +4,9 @@
 #![allow(missing_docs)] // the names are ONNX's own
 
 use bytes::{Buf, BufMut, Bytes};
-use prost::encoding::{DecodeContext, WireType, encode_key, encode_varint, encoded_len_varint, key_len, skip_field};
+use prost::encoding::{
+    DecodeContext, WireType, encode_key, encode_varint, encoded_len_varint, key_len, skip_field,
+};
 use prost::{DecodeError, Message};
 
 use prost::encoding as field;
@@ -551,8 +553,9 @@ impl Message for TensorProto {
         let text = |tag, value: &Option<String>| {
             value.as_ref().map_or(0, |value| field::string::encoded_len(tag, value))
         };
-        let number =
-            |tag, value: &Option<i32>| value.as_ref().map_or(0, |value| field::int32::encoded_len(tag, value));
+        let number = |tag, value: &Option<i32>| {
+            value.as_ref().map_or(0, |value| field::int32::encoded_len(tag, value))
+        };
         field::int64::encoded_len_repeated(1, &self.dims)
             + number(2, &self.data_type)
             + self.segment.as_ref().map_or(0, |value| field::message::encoded_len(3, value))

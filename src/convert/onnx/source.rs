@@ -17,6 +17,9 @@ const MAX_FILES: usize = 1 << 16;
 /// Longest model file, protobuf's own limit; larger models have external data.
 const MAX_MODEL: u64 = (1 << 31) - 1;
 
+/// Bytes of external data that are kept in memory at most: those that are no weights.
+const MAX_KEPT: u64 = 256 << 20;
+
 /// Where bytes lie in one of a source's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -40,6 +43,8 @@ pub struct Source {
     numbers: HashMap<String, usize>,
     /// The file that was read last: some models have one for each tensor, more than a process may hold open.
     open: Mutex<(usize, Arc<dyn ReadAt>)>,
+    /// Bytes of external data that are kept in memory.
+    kept: u64,
 }
 
 impl Source {
@@ -53,7 +58,9 @@ impl Source {
         if len > MAX_MODEL {
             return Err(Error::malformed(
                 name,
-                format!("{len} bytes are too long for an ONNX model; above 2 GiB its weights lie in other files"),
+                format!(
+                    "{len} bytes are too long for an ONNX model; above 2 GiB its weights lie in other files"
+                ),
             ));
         }
         let bytes = load(model.as_ref())?;
@@ -64,6 +71,7 @@ impl Source {
             files: vec![(path.to_owned(), len)],
             numbers: HashMap::new(),
             open: Mutex::new((0, model)),
+            kept: 0,
         };
         Ok((source, decoded))
     }
@@ -100,18 +108,21 @@ impl Source {
             let found = tensor.external_data.iter().find(|e| e.key() == key);
             found.map(|e| e.value())
         };
-        let number = |key: &str| match entry(key) {
-            None => Ok(None),
-            Some(text) => text.trim().parse::<u64>().map(Some).map_err(|_| {
-                bad(format!("the {key} {text:?} of its external data is not a number from 0"))
-            }),
-        };
+        let number =
+            |key: &str| match entry(key) {
+                None => Ok(None),
+                Some(text) => text.trim().parse::<u64>().map(Some).map_err(|_| {
+                    bad(format!("the {key} {text:?} of its external data is not a number from 0"))
+                }),
+            };
         let location = entry("location")
             .filter(|location| !location.is_empty())
             .ok_or_else(|| bad("its external data has no location".into()))?;
         let (offset, len) = (number("offset")?.unwrap_or(0), number("length")?);
         if let Some(len) = len.filter(|len| *len != needed) {
-            return Err(bad(format!("its external data has {len} bytes where its shape and type need {needed}")));
+            return Err(bad(format!(
+                "its external data has {len} bytes where its shape and type need {needed}"
+            )));
         }
         let file = self.file(location).map_err(|e| match e {
             Error::Malformed { detail, .. } => bad(detail),
@@ -126,16 +137,36 @@ impl Source {
         Ok(Region { file, offset, len: needed })
     }
 
+    /// Counts `len` bytes of external data that are to be kept in memory.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where all of them would be too many.
+    pub fn keep_in_memory(&mut self, len: u64) -> Result<()> {
+        self.kept = self.kept.saturating_add(len);
+        if self.kept <= MAX_KEPT {
+            return Ok(());
+        }
+        Err(Error::Limit(format!(
+            "{}: more than {} MiB of external data belong to no weights (attributes, outputs of subgraphs)",
+            self.name(),
+            MAX_KEPT >> 20
+        )))
+    }
+
     /// The number of the data file at `location`.
     fn file(&mut self, location: &str) -> Result<usize> {
         if let Some(number) = self.numbers.get(location) {
             return Ok(*number);
         }
         let model = self.files.first().map(|(path, _)| path.clone()).unwrap_or_default();
-        let path = inside(&model, location)
-            .map_err(|why| Error::malformed("", format!("the location {location:?} of its external data {why}")))?;
+        let path = inside(&model, location).map_err(|why| {
+            Error::malformed("", format!("the location {location:?} of its external data {why}"))
+        })?;
         if self.files.len() >= MAX_FILES {
-            return Err(Error::Limit(format!("{}: more than {MAX_FILES} files of external data", self.name())));
+            return Err(Error::Limit(format!(
+                "{}: more than {MAX_FILES} files of external data",
+                self.name()
+            )));
         }
         let opened = self.disk.open(&path)?;
         let number = self.files.len();
@@ -157,7 +188,10 @@ impl Source {
         if open.0 != region.file {
             let opened = self.disk.open(path)?;
             if opened.len() != *len {
-                return Err(Error::malformed(path.display().to_string(), "its length changed while it was read"));
+                return Err(Error::malformed(
+                    path.display().to_string(),
+                    "its length changed while it was read",
+                ));
             }
             *open = (region.file, opened);
         }
@@ -206,7 +240,8 @@ fn inside(model: &Path, location: &str) -> Result<PathBuf, &'static str> {
     let path = folder(model).join(&relative);
     // What does not exist, or not on the system's disk, is left to whoever opens it.
     let Ok(real) = path.canonicalize() else { return Ok(path) };
-    let named = if model.parent().is_none_or(|p| p.as_os_str().is_empty()) { ".".into() } else { folder(model) };
+    let named =
+        if model.parent().is_none_or(|p| p.as_os_str().is_empty()) { ".".into() } else { folder(model) };
     let folders = [named.canonicalize().ok(), model.canonicalize().ok().map(|model| folder(&model))];
     if folders.iter().flatten().any(|folder| real.starts_with(folder)) {
         Ok(path)

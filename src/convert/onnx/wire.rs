@@ -103,10 +103,7 @@ pub fn decode(bytes: Bytes, name: &str) -> Result<ModelProto> {
         )));
     }
     ModelProto::decode(bytes).map_err(|why| {
-        Error::malformed(
-            name,
-            format!("it is not a valid ONNX model: {why}; export or copy the model again"),
-        )
+        Error::malformed(name, format!("it is not a valid ONNX model: {why}; export or copy the model again"))
     })
 }
 
@@ -121,7 +118,8 @@ fn decoded_size(bytes: &[u8]) -> Result<u64, String> {
             continue;
         }
         let place = at;
-        let ends_early = || format!("it ends inside the field at byte {place}; export or copy the model again");
+        let ends_early =
+            || format!("it ends inside the field at byte {place}; export or copy the model again");
         let key = varint(bytes, &mut at, end).ok_or_else(ends_early)?;
         let tag = key >> 3;
         let len = match key & 7 {
@@ -133,7 +131,11 @@ fn decoded_size(bytes: &[u8]) -> Result<u64, String> {
             1 => 8,
             2 => varint(bytes, &mut at, end).ok_or_else(ends_early)?,
             5 => 4,
-            wire => return Err(format!("the field at byte {place} is of wire type {wire}, which ONNX does not use")),
+            wire => {
+                return Err(format!(
+                    "the field at byte {place} is of wire type {wire}, which ONNX does not use"
+                ));
+            }
         };
         let stop = usize::try_from(len).ok().and_then(|len| at.checked_add(len));
         let stop = stop.filter(|stop| *stop <= end).ok_or_else(ends_early)?;
