@@ -4,5 +4,7 @@
 //! called by everything. Must not know: files, threads, kernels.
 
 pub mod arch;
+pub mod element;
+pub mod onnx;
 pub mod params;
 pub mod vocab;
