@@ -56,6 +56,7 @@ pub enum Command {
     Chat(ChatArgs),
     Eval(EvalArgs),
     Tokenize(TokenizeArgs),
+    Export(ExportArgs),
     Fetch(FetchArgs),
     Inspect(InspectArgs),
     Verify(VerifyArgs),
