@@ -1,0 +1,496 @@
+//! An opened ONNX model, and running it capsule by capsule.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ort::sys;
+
+use super::api::{RawType, RawValue, RunOptions, Runtime, TypeInfo};
+use super::ports;
+use super::residency::{OnnxMemory, Residency};
+use super::slot::{Fed, Making, Ready};
+use super::submodel::Head;
+use super::value::{Borrowed, Input, Value};
+use super::watch::Watch;
+use super::wiring::{Steps, Wiring};
+use crate::error::{Error, Result};
+use crate::graph::onnx::{OnnxInfo, OnnxPort};
+use crate::pool::{CancelToken, unless_cancelled};
+use crate::store::{Mode, OpenOptions, Origin, Store};
+
+/// Bytes of memory that a byte of the manifest takes once it is parsed.
+const PARSED: u64 = 4;
+
+/// Whether weights are copied into the form that the runtime's kernels like best.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prepack {
+    /// Of each capsule where it pays and the budget has room; where kernels are useless without, always.
+    #[default]
+    Auto,
+    /// Of every capsule.
+    On,
+    /// Of none.
+    Off,
+}
+
+impl Prepack {
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// How to open an ONNX model.
+#[derive(Clone, Debug)]
+pub struct OnnxOptions {
+    /// Run mode, files, budget.
+    pub store: OpenOptions,
+    /// Threads that compute; 0: one per processor. All ONNX models of a process share those of the first that runs.
+    pub threads: usize,
+    /// ONNX Runtime's library, or the folder that it is in; `None`: it is looked for (docs/onnx.md). A process has one.
+    pub runtime: Option<PathBuf>,
+    /// Whether weights are prepacked.
+    pub prepack: Prepack,
+    /// Whether graphs are optimised: faster; without, the results of a model are the same bits however it is cut.
+    pub optimization: bool,
+}
+
+impl Default for OnnxOptions {
+    fn default() -> Self {
+        Self {
+            store: OpenOptions::default(),
+            threads: 0,
+            runtime: None,
+            prepack: Prepack::Auto,
+            optimization: true,
+        }
+    }
+}
+
+/// An opened ONNX model. Shared by any number of threads, which may run it at the same time.
+#[derive(Debug)]
+pub struct OnnxModel {
+    store: Store,
+    info: OnnxInfo,
+    options: OnnxOptions,
+    head: Head,
+    wiring: Wiring,
+    residency: Residency,
+    counts: Counts,
+    /// Types of the values between capsules, as the runtime found them.
+    types: Mutex<Vec<Option<RawType>>>,
+    open_time: Duration,
+}
+
+/// What a model did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnnxStats {
+    /// Runs that came to their end.
+    pub runs: u64,
+    /// How long the first took, which makes the sessions, and the last.
+    pub first_run: Duration,
+    /// The last one.
+    pub last_run: Duration,
+    /// Sessions that were made, one for a capsule and again where it had to go or change.
+    pub sessions_made: u64,
+    /// How long making them took.
+    pub making: Duration,
+    /// Sessions that there are now.
+    pub sessions: usize,
+    /// Those of them whose weights are prepacked.
+    pub prepacked: usize,
+}
+
+/// The counts of a model, which runs on any thread add to.
+#[derive(Debug, Default)]
+struct Counts(Mutex<OnnxStats>);
+
+impl Counts {
+    fn add(&self, spent: Duration) {
+        let mut stats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if stats.runs == 0 {
+            stats.first_run = spent;
+        }
+        stats.runs += 1;
+        stats.last_run = spent;
+    }
+
+    fn made(&self, ready: &Ready) {
+        let mut stats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.sessions_made += 1;
+        stats.making += ready.made_in;
+    }
+}
+
+/// Bytes of the files that are held in memory, because they cannot be mapped.
+fn owned_bytes(store: &Store) -> u64 {
+    let full = store.full().filter(|full| !std::ptr::eq(*full, store.primary()));
+    (store.primary().owned_bytes() + full.map_or(0, |full| full.owned_bytes())) as u64
+}
+
+/// A value in the course of a run.
+enum Held<'a> {
+    Fed(Borrowed<'a>),
+    Made(RawValue),
+    Shared(Value),
+}
+
+impl Held<'_> {
+    fn raw(&self) -> &RawValue {
+        match self {
+            Self::Fed(value) => value.raw(),
+            Self::Made(value) => value,
+            Self::Shared(value) => value.raw(),
+        }
+    }
+
+    fn as_ptr(&self) -> *const sys::OrtValue {
+        self.raw().as_ptr().cast_const()
+    }
+}
+
+impl OnnxModel {
+    /// Opens a full file, or a mini and (unless the mode is fast) its full file. ONNX Runtime is not needed before the model
+    /// runs.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`]; [`Error::Unsupported`] where it is no ONNX model or the mode is speculative.
+    pub fn open(origin: &Origin, options: &OnnxOptions) -> Result<Self> {
+        let begun = Instant::now();
+        let store = Store::open(origin, &options.store)?;
+        let name = store.primary().name();
+        let Some(info) = store.manifest().model.onnx.clone() else {
+            return Err(Error::Unsupported(format!(
+                "{name}: it is no ONNX model; it takes text, not tensors"
+            )));
+        };
+        if store.mode() == Mode::Speculative {
+            return Err(Error::Unsupported(format!(
+                "{name}: mode speculative guesses tokens, which an ONNX model has none of; use exact, fast or auto"
+            )));
+        }
+        // The budget is kept here: what the store makes of one is made for a decoder's passes.
+        let store = store.in_mode(store.mode(), store.mode_reason().to_owned(), None);
+        let head = Head::read(store.primary())?;
+        let wiring = Wiring::new(&info, &store.manifest().capsules)?;
+        let tables =
+            head.bytes() + store.primary().contents().header.manifest_len * PARSED + owned_bytes(&store);
+        let residency = Residency::new(&store, tables, options.store.budget.clone(), options.prepack)?;
+        let types = Mutex::new(vec![None; wiring.len()]);
+        let open_time = begun.elapsed();
+        let counts = Counts::default();
+        Ok(Self { store, info, options: options.clone(), head, wiring, residency, counts, types, open_time })
+    }
+
+    /// Where the weights come from.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What the model was opened with.
+    #[must_use]
+    pub fn options(&self) -> &OnnxOptions {
+        &self.options
+    }
+
+    /// What the model takes, in its own order.
+    #[must_use]
+    pub fn inputs(&self) -> &[OnnxPort] {
+        &self.info.inputs
+    }
+
+    /// What the model gives, in its own order.
+    #[must_use]
+    pub fn outputs(&self) -> &[OnnxPort] {
+        &self.info.outputs
+    }
+
+    /// How long opening took.
+    #[must_use]
+    pub fn open_time(&self) -> Duration {
+        self.open_time
+    }
+
+    /// The runtime, which is loaded and started now where it was not yet. Values of one's own are made with it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or [`Error::Unsupported`] that says what was looked for, where, which version is needed and what to
+    /// do; [`Error::InvalidArgument`] where the process has another one already.
+    pub fn runtime(&self) -> Result<&'static Runtime> {
+        Runtime::get(self.options.runtime.as_deref(), self.options.threads)
+    }
+
+    /// What the model's memory came to so far.
+    #[must_use]
+    pub fn memory(&self) -> OnnxMemory {
+        self.residency.memory()
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn stats(&self) -> OnnxStats {
+        let slots = (0..self.wiring.capsules.len()).filter_map(|index| self.residency.slot(index).current());
+        let (mut sessions, mut prepacked) = (0, 0);
+        for ready in slots {
+            sessions += 1;
+            prepacked += usize::from(ready.prepacked);
+        }
+        let counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        OnnxStats { sessions, prepacked, ..*counts }
+    }
+
+    /// Ids of the capsules whose weights are copied into the form that kernels like best, now.
+    #[must_use]
+    pub fn prepacked(&self) -> Vec<&str> {
+        let prepacked =
+            |index: &usize| self.residency.slot(*index).current().is_some_and(|ready| ready.prepacked);
+        let ids = (0..self.wiring.capsules.len()).filter(prepacked);
+        ids.filter_map(|index| Some(self.store.manifest().capsules.get(index)?.id.as_str())).collect()
+    }
+
+    /// Computes the outputs called `outputs`, in that order (none: all, in the model's order), from values by name. Only the
+    /// capsules that they need are computed, and only the inputs that these need must be given.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for names, types and shapes that are not the model's; those of
+    /// [`runtime`](Self::runtime); [`Error::Mismatch`] with the runtime's message where it fails; [`Error::Limit`] naming the
+    /// smallest budget; [`Error::Cancelled`].
+    pub fn run(
+        &self,
+        inputs: &[(&str, Input<'_>)],
+        outputs: &[&str],
+        cancel: Option<&CancelToken>,
+    ) -> Result<Vec<Value>> {
+        unless_cancelled(cancel)?;
+        let wanted = self.wanted(outputs)?;
+        let given = self.given(inputs)?;
+        let steps = self.wiring.steps(&wanted);
+        self.refuse_missing(&steps, &wanted, &given)?;
+        let runtime = self.runtime()?;
+        if !runtime.is_zero_copy() {
+            self.residency.copies_weights()?;
+        }
+        let options = Arc::new(RunOptions::new(runtime).map_err(|refused| refused.error("prepare a run"))?);
+        let _watch = cancel.map(|token| Watch::new(token, &options)).transpose()?;
+        let mut held: Vec<Option<Held<'_>>> = (0..self.wiring.len()).map(|_| None).collect();
+        for (number, input) in given.iter().enumerate() {
+            if let Some(input) = input {
+                held[number] = Some(self.hold(runtime, number, input)?);
+            }
+        }
+        let _turn = self.residency.enter(cancel)?;
+        let begun = Instant::now();
+        let mark = self.residency.mark();
+        for (step, index) in steps.capsules.iter().enumerate() {
+            unless_cancelled(cancel)?;
+            let next = steps.capsules.get(step + 1).copied();
+            let computed = self.step(runtime, [Some(*index), next], &mut held, &options);
+            if computed.is_err() {
+                // The runtime says of a run that was stopped only that it failed.
+                unless_cancelled(cancel)?;
+            }
+            computed?;
+            self.residency.measure(mark)?;
+            steps.freed[step].iter().for_each(|value| held[*value] = None);
+        }
+        self.counts.add(begun.elapsed());
+        self.results(runtime, &wanted, &given, held)
+    }
+
+    /// The numbers of the outputs called `outputs`.
+    fn wanted(&self, outputs: &[&str]) -> Result<Vec<usize>> {
+        if outputs.is_empty() {
+            return Ok(self.wiring.outputs.clone());
+        }
+        let file = self.store.primary().name();
+        let one = |name: &&str| {
+            let (index, _) = ports::find(file, "output", &self.info.outputs, name)?;
+            Ok(self.wiring.outputs[index])
+        };
+        outputs.iter().map(one).collect()
+    }
+
+    /// What is given of each input, checked.
+    fn given<'a>(&self, inputs: &[(&str, Input<'a>)]) -> Result<Vec<Option<Input<'a>>>> {
+        let file = self.store.primary().name();
+        let mut given: Vec<Option<Input<'a>>> = vec![None; self.info.inputs.len()];
+        for (name, input) in inputs {
+            let (number, port) = ports::find(file, "input", &self.info.inputs, name)?;
+            if given[number].is_some() {
+                return Err(Error::InvalidArgument(format!("{file}: input \"{name}\" is given twice")));
+            }
+            ports::check(file, port, input)?;
+            given[number] = Some(*input);
+        }
+        Ok(given)
+    }
+
+    /// Refuses a run that lacks an input that it needs.
+    fn refuse_missing(&self, steps: &Steps, wanted: &[usize], given: &[Option<Input<'_>>]) -> Result<()> {
+        let read = steps.capsules.iter().flat_map(|index| &self.wiring.capsules[*index].inputs).chain(wanted);
+        let mut missing: Vec<usize> = read
+            .copied()
+            .filter(|value| {
+                self.info.inputs.get(*value).is_some_and(|port| !port.optional || wanted.contains(value))
+            })
+            .filter(|value| given[*value].is_none())
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names = ports::listed(missing.iter().map(|value| ports::described(&self.info.inputs[*value])));
+        let plural = if missing.len() == 1 { "input" } else { "inputs" };
+        Err(Error::InvalidArgument(format!(
+            "{}: {plural} {names} must be given",
+            self.store.primary().name()
+        )))
+    }
+
+    fn hold<'a>(&self, runtime: &'static Runtime, number: usize, input: &Input<'a>) -> Result<Held<'a>> {
+        match input {
+            Input::Value(value) => Ok(Held::Shared((*value).clone())),
+            Input::Tensor(view) => {
+                let what = || {
+                    format!("take input \"{}\" of {}", self.wiring.name(number), self.store.primary().name())
+                };
+                Borrowed::new(runtime, view).map(Held::Fed).map_err(|refused| refused.error(&what()))
+            }
+        }
+    }
+
+    /// Runs one capsule, and asks meanwhile for the weights of the next.
+    fn step(
+        &self,
+        runtime: &'static Runtime,
+        [index, next]: [Option<usize>; 2],
+        held: &mut [Option<Held<'_>>],
+        options: &RunOptions,
+    ) -> Result<()> {
+        let Some(index) = index else { return Ok(()) };
+        let ports = &self.wiring.capsules[index];
+        let present: Vec<usize> =
+            ports.inputs.iter().copied().filter(|value| held[*value].is_some()).collect();
+        let ready = self.ready(runtime, index, &present, held)?;
+        self.residency.begin(index, &ready);
+        let fed: Vec<*const sys::OrtValue> =
+            present.iter().filter_map(|value| held[*value].as_ref()).map(Held::as_ptr).collect();
+        let compute = || ready.session.run(options, &fed);
+        let made = match next.filter(|next| self.residency.wants_ahead(*next)) {
+            // Asking takes a while, as it is done in pieces, and where it fails only time is lost.
+            Some(next) => std::thread::scope(|scope| {
+                let asking = std::thread::Builder::new().spawn_scoped(scope, || self.residency.ask_for(next));
+                let made = compute();
+                drop(asking);
+                made
+            }),
+            None => compute(),
+        };
+        let made = made.map_err(|refused| {
+            let (file, id) =
+                self.store.capsule(index).map_or(("", ""), |(file, c)| (file.name(), c.id.as_str()));
+            refused.error(&format!("run capsule {id} of {file}"))
+        });
+        self.store.count_use(index);
+        self.residency.end(index, &ready);
+        for (value, made) in ports.outputs.iter().zip(made?) {
+            held[*value] = Some(Held::Made(made));
+        }
+        Ok(())
+    }
+
+    /// A session of a capsule that is fed with the values `present`.
+    fn ready(
+        &self,
+        runtime: &'static Runtime,
+        index: usize,
+        present: &[usize],
+        held: &[Option<Held<'_>>],
+    ) -> Result<Arc<Ready>> {
+        let types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut fed = Vec::with_capacity(present.len());
+        let mut most_rows = 1;
+        let mut own_types: Vec<Option<RawType>> = Vec::with_capacity(present.len());
+        let mut ranks = Vec::with_capacity(present.len());
+        for value in present {
+            let Some(value_held) = &held[*value] else { continue };
+            let shape = value_held.raw().shape();
+            most_rows = most_rows.max(shape.as_deref().map_or(1, ports::rows));
+            ranks.push(shape.map(|shape| shape.len()));
+            own_types.push(match &types[*value] {
+                Some(known) => Some(known.clone()),
+                None => {
+                    TypeInfo::of_value(value_held.raw()).ok().and_then(|info| info.raw_type().ok().flatten())
+                }
+            });
+        }
+        for ((value, known), rank) in present.iter().zip(&own_types).zip(ranks) {
+            fed.push(Fed { value: *value, known: known.as_ref(), rank });
+        }
+        let making = Making {
+            runtime,
+            store: &self.store,
+            head: &self.head,
+            wiring: &self.wiring,
+            optimization: self.options.optimization,
+        };
+        let prepack = |has_few_bits: bool| match self.options.prepack {
+            Prepack::On => true,
+            Prepack::Off => false,
+            Prepack::Auto => self.residency.wants_copy(index, most_rows, has_few_bits),
+        };
+        let served = self.residency.slot(index).serve(making, index, &fed, &prepack)?;
+        self.residency.unmade(served.dropped);
+        let ready = served.ready;
+        if !served.made {
+            return Ok(ready);
+        }
+        self.residency.made(index, &ready);
+        self.counts.made(&ready);
+        let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
+        for (value, known) in self.wiring.capsules[index].outputs.iter().zip(&ready.output_types) {
+            types[*value].clone_from(known);
+        }
+        Ok(ready)
+    }
+
+    /// The outputs, in the order in which they are wanted.
+    fn results(
+        &self,
+        runtime: &'static Runtime,
+        wanted: &[usize],
+        given: &[Option<Input<'_>>],
+        mut held: Vec<Option<Held<'_>>>,
+    ) -> Result<Vec<Value>> {
+        let mut results: Vec<Value> = Vec::with_capacity(wanted.len());
+        for (place, value) in wanted.iter().enumerate() {
+            // An output may be asked for twice, and may be an input.
+            if let Some(again) = wanted[..place].iter().position(|before| before == value) {
+                results.push(results[again].clone());
+                continue;
+            }
+            let what =
+                || format!("take output \"{}\" of {}", self.wiring.name(*value), self.store.primary().name());
+            results.push(match (held[*value].take(), given.get(*value).copied().flatten()) {
+                (Some(Held::Made(raw)), _) => Value::of(raw).map_err(|refused| refused.error(&what()))?,
+                (Some(Held::Shared(value)), _) => value,
+                (_, Some(Input::Tensor(view))) => Value::tensor(runtime, &view)?,
+                _ => {
+                    return Err(Error::Internal(format!(
+                        "output \"{}\" was not made",
+                        self.wiring.name(*value)
+                    )));
+                }
+            });
+        }
+        Ok(results)
+    }
+}
