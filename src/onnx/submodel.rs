@@ -20,6 +20,15 @@ use crate::store::mapped::MappedFile;
 /// `ModelProto.graph`, a field of its own message: number 7, with a length.
 const GRAPH_KEY: u8 = 7 << 3 | 2;
 
+/// Reads the head and the graphs of all capsules of a file, as the store's mode serves them, and finds all their weights.
+///
+/// # Errors
+/// [`Error::Malformed`] naming the asset, or [`Error::NotFound`] naming a weight.
+pub fn check(store: &Store) -> Result<()> {
+    Head::read(store.primary())?;
+    (0..store.manifest().capsules.len()).try_for_each(|index| Part::read(store, index).map(drop))
+}
+
 /// What all sub-models of a model share.
 #[derive(Debug)]
 pub(super) struct Head {

@@ -190,9 +190,16 @@ pub struct PlanArgs {
     /// Light forms: auto, none, or the name of an encoding such as q2_k
     #[arg(long, value_name = "FORM", default_value = "auto", value_parser = light)]
     pub light: Light,
-    /// Text on which the agreement with the full file is measured; @FILE reads it from a file
+    /// Text on which the agreement with the full file is measured; @FILE reads it from a file. Of an ONNX model NAME=FILE.npy
+    /// for each of its inputs, and again for further sets of them [default: a sample; random inputs]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub calibrate: Option<String>,
+    pub calibrate: Vec<String>,
+    /// Of an ONNX model: how far the mini's outputs may be from the full file's, relative to their own [default: 0.05]
+    #[arg(long, value_name = "E")]
+    pub max_error: Option<f64>,
+    /// Of an ONNX model: ONNX Runtime's library or its folder, to measure with [default: it is looked for]
+    #[arg(long, value_name = "PATH")]
+    pub onnxruntime: Option<PathBuf>,
 }
 
 /// Convert a GGUF model to a .cgraph file and its mini, or an ONNX model to a .cgraph file
