@@ -6,6 +6,7 @@
 //! the command line.
 
 mod api;
+pub mod feed;
 pub mod library;
 mod measure;
 pub mod model;

@@ -227,6 +227,12 @@ impl OnnxModel {
         Runtime::get(self.options.runtime.as_deref(), self.options.threads)
     }
 
+    /// The runtime, where some model loaded it.
+    #[must_use]
+    pub fn runtime_if_loaded(&self) -> Option<&'static Runtime> {
+        Runtime::started()
+    }
+
     /// What the model's memory came to so far.
     #[must_use]
     pub fn memory(&self) -> OnnxMemory {

@@ -41,6 +41,8 @@ impl Head {
         let mut model = ModelProto::decode(Bytes::from_owner(file.shared_asset(HEAD)?))
             .map_err(|error| malformed(file, HEAD, &error.to_string()))?;
         let graph = model.graph.take().unwrap_or_default();
+        // From version 4 on initializers need not be listed as inputs too, as those of capsules are not.
+        model.ir_version = model.ir_version.map(|version| version.max(4));
         Ok(Self { encoded: model.encode_to_vec(), inputs: graph.input })
     }
 
@@ -167,13 +169,7 @@ impl Part {
         Ok(())
     }
 
-    /// Whether the graph has a value of its own for `name`, which can be fed in its place.
-    pub fn has_default(&self, name: &str) -> bool {
-        let sparse = self.graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
-        self.graph.initializer.iter().chain(sparse).any(|tensor| tensor.name.as_deref() == Some(name))
-    }
-
-    /// The number of the graph's input called `name` whose type is not known.
+    /// Whether the graph does not know the type of its input `name`.
     pub fn is_untyped(&self, name: &str) -> bool {
         let input = self.graph.input.iter().find(|input| input.name.as_deref() == Some(name));
         input.is_none_or(|input| !is_typed(input.r#type.as_ref()))

@@ -15,6 +15,7 @@ mod run;
 mod session;
 mod size;
 mod split;
+mod tensors;
 mod tokenize;
 mod ui;
 mod verify;
