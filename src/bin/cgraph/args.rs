@@ -3,6 +3,7 @@
 mod bench;
 mod compute;
 mod onnx;
+mod tensors;
 
 use std::num::{IntErrorKind, ParseIntError};
 use std::ops::RangeInclusive;
@@ -19,7 +20,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::size;
 pub use bench::BenchArgs;
 pub use compute::ComputeArgs;
-pub use onnx::{Binding, OnnxArgs, Switch};
+pub use onnx::{CutArgs, ExportArgs};
+pub use tensors::{Binding, OnnxArgs, Switch};
 
 /// Runs language models from one packed file.
 ///
@@ -194,18 +196,19 @@ pub struct PlanArgs {
     pub calibrate: Option<String>,
 }
 
-/// Convert a GGUF model to a .cgraph file and its mini
+/// Convert a GGUF model to a .cgraph file and its mini, or an ONNX model to a .cgraph file
 ///
-/// Weights are stored without loss. Of a sharded model name any shard.
+/// Weights are stored without loss. Of a sharded model name any shard; an ONNX model's data files are found beside it.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   cgraph convert model.gguf                       # model.cgraph and model.mini.cgraph
   cgraph convert model.gguf -o m.cgraph --no-mini
   cgraph convert big-00001-of-00004.gguf -o big.cgraph --size 2GiB
-  cgraph convert model.gguf --light q4_k --json")]
+  cgraph convert model.gguf --light q4_k --json
+  cgraph convert model.onnx --capsule-size 8MiB")]
 pub struct ConvertArgs {
-    /// The GGUF model
+    /// The GGUF or ONNX model
     #[arg(value_name = "SRC")]
     pub source: PathBuf,
     /// The full file [default: SRC with the ending .cgraph]
@@ -223,6 +226,8 @@ pub struct ConvertArgs {
     pub planes: Planes,
     #[command(flatten)]
     pub plan: PlanArgs,
+    #[command(flatten)]
+    pub cut: CutArgs,
     /// Print what was written as JSON
     #[arg(long)]
     pub json: bool,
@@ -294,7 +299,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub onnx: OnnxArgs,
     /// Write an output to a .npy file; may be given several times
-    #[arg(long, value_name = "NAME=F.npy", value_parser = onnx::binding, help_heading = "ONNX models")]
+    #[arg(long, value_name = "NAME=F.npy", value_parser = tensors::binding, help_heading = "ONNX models")]
     pub output: Vec<Binding>,
     #[command(flatten)]
     pub compute: ComputeArgs,

@@ -7,6 +7,7 @@ use capsulegraph::container::disk::{Disk, SystemDisk};
 use capsulegraph::container::npy;
 use capsulegraph::container::reader::Contents;
 use capsulegraph::convert::gguf::is_gguf;
+use capsulegraph::convert::onnx;
 use capsulegraph::graph::element::ElementType;
 use capsulegraph::graph::onnx::OnnxKind;
 use capsulegraph::onnx::feed::{Feed, made_up};
@@ -24,7 +25,7 @@ use crate::args::{BenchArgs, Binding, ComputeArgs, OnnxArgs, RunArgs, Switch};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
 use crate::size::human;
-use crate::ui::{self, Ui};
+use crate::ui::{self, Ui, converted_name, quoted};
 
 /// Elements of an output that are shown.
 const SHOWN: usize = 8;
@@ -33,6 +34,14 @@ const SHOWN: usize = 8;
 pub fn is_onnx(file: &Path) -> Result<bool> {
     if is_gguf(file, &SystemDisk)? {
         return Ok(false);
+    }
+    if onnx::is_onnx(file, &SystemDisk)? {
+        return Err(Error::InvalidArgument(format!(
+            "{} is an ONNX model as others have it; convert it once with: cgraph convert {} -o {}",
+            file.display(),
+            quoted(file),
+            quoted(&converted_name(file))
+        )));
     }
     let contents = Contents::read(SystemDisk.open(file)?.as_ref())?;
     Ok(contents.manifest.model.onnx.is_some())
@@ -138,22 +147,22 @@ fn table(report: &Report) -> String {
         report.backend,
         report.threads
     );
-    let Some(onnx) = &report.onnx else { return text };
+    let Some(facts) = &report.onnx else { return text };
     let mut line = |what: &str, millis: Option<f64>| {
         if let Some(millis) = millis {
             text.push_str(&format!("{what:>14}  {millis:10.2} ms\n"));
         }
     };
     line("open", Some(report.open_ms));
-    line("first run", onnx.first_run_ms);
-    line("mean", onnx.run_ms);
-    line("fastest", onnx.run_min_ms);
+    line("first run", facts.first_run_ms);
+    line("mean", facts.run_ms);
+    line("fastest", facts.run_min_ms);
     text.push_str(&format!(
         "{:>14}  {} of {} capsules{}\n",
         "prepacked",
-        onnx.prepacked.len(),
+        facts.prepacked.len(),
         report.capsules.total,
-        if onnx.zero_copy { "" } else { "; this runtime copies weights (before 1.31)" }
+        if facts.zero_copy { "" } else { "; this runtime copies weights (before 1.31)" }
     ));
     text
 }

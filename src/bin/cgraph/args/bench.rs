@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use capsulegraph::generate::bench::{BenchOptions, MAX_REPEAT};
 use clap::Args;
 
-use super::onnx::{Dim, dim};
+use super::tensors::{Dim, dim};
 use super::{ComputeArgs, OnnxArgs, ReportArgs, whole, within};
 
 /// Speed of prefill and decode, as llama-bench reports them
