@@ -7,10 +7,11 @@ use super::api::{RawType, Region};
 use super::value;
 use crate::container::manifest::Capsule;
 use crate::convert::onnx::proto::{
-    AttributeProto, EXTERNAL, GraphProto, ModelProto, StringStringEntryProto, TensorProto, TensorShapeProto,
-    TypeProto, ValueInfoProto, type_proto,
+    AttributeProto, EXTERNAL, GraphProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, type_proto,
 };
 use crate::convert::onnx::proto::{Dimension, NodeProto};
+use crate::convert::onnx::wire;
 use crate::error::{Error, Result};
 use crate::graph::element::ElementType;
 use crate::store::Store;
@@ -38,8 +39,8 @@ pub(super) struct Head {
 impl Head {
     /// Reads the head of a model's file.
     pub fn read(file: &MappedFile) -> Result<Self> {
-        let mut model = ModelProto::decode(Bytes::from_owner(file.shared_asset(HEAD)?))
-            .map_err(|error| malformed(file, HEAD, &error.to_string()))?;
+        let name = format!("{}: asset \"{HEAD}\"", file.name());
+        let mut model = wire::decode(Bytes::from_owner(file.shared_asset(HEAD)?), &name)?;
         let graph = model.graph.take().unwrap_or_default();
         // From version 4 on initializers need not be listed as inputs too, as those of capsules are not.
         model.ir_version = model.ir_version.map(|version| version.max(4));
@@ -86,8 +87,14 @@ impl Part {
         let (file, capsule) = store.capsule(index)?;
         let asset = graph_asset(&capsule.id);
         let bad = |why: String| malformed(file, &asset, &why);
-        let graph = GraphProto::decode(Bytes::from_owner(file.shared_asset(&asset)?));
-        let graph = graph.map_err(|error| bad(error.to_string()))?;
+        // As a model, because models are looked through before they are decoded.
+        let bytes = file.asset(&asset)?;
+        let mut model = Vec::with_capacity(bytes.len() + 16);
+        model.push(GRAPH_KEY);
+        prost::encoding::encode_varint(bytes.len() as u64, &mut model);
+        model.extend_from_slice(bytes);
+        let name = format!("{}: asset \"{asset}\"", file.name());
+        let graph = wire::decode(model.into(), &name)?.graph.unwrap_or_default();
         let mut part = Self { graph, regions: Vec::new(), weight_bytes: 0, has_few_bits: false };
         part.look_through(&bad)?;
         let mut initializers = std::mem::take(&mut part.graph.initializer);
