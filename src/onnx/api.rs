@@ -85,6 +85,8 @@ pub(super) fn nothing() -> Refused {
 /// The result of a call of the runtime.
 pub type Answer<T = ()> = Result<T, Refused>;
 
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
 impl Runtime {
     /// The runtime: loaded and started now, where it is not yet, with `threads` that compute (0: one per processor). The
     /// threads are those of the first call.
@@ -92,7 +94,6 @@ impl Runtime {
     /// # Errors
     /// Those of [`library::load`]; [`Error::Unsupported`] where the runtime does not start.
     pub fn get(named: Option<&Path>, threads: usize) -> Result<&'static Self> {
-        static RUNTIME: OnceLock<Runtime> = OnceLock::new();
         static START: Mutex<()> = Mutex::new(());
         let _one_at_a_time = START.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = library::load(named)?;
@@ -101,6 +102,11 @@ impl Runtime {
         }
         let started = Self::start(loaded, threads)?;
         Ok(RUNTIME.get_or_init(|| started))
+    }
+
+    /// The runtime, where it is started.
+    pub fn started() -> Option<&'static Self> {
+        RUNTIME.get()
     }
 
     fn start(loaded: Loaded, threads: usize) -> Result<Self> {

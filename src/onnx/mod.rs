@@ -6,12 +6,13 @@
 //! the command line.
 
 mod api;
+mod empty;
+pub mod feed;
 pub mod library;
 mod measure;
 pub mod model;
 mod ports;
 mod residency;
-pub mod sample;
 mod slot;
 mod submodel;
 pub mod value;

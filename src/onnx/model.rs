@@ -227,6 +227,12 @@ impl OnnxModel {
         Runtime::get(self.options.runtime.as_deref(), self.options.threads)
     }
 
+    /// The runtime, where some model loaded it.
+    #[must_use]
+    pub fn runtime_if_loaded(&self) -> Option<&'static Runtime> {
+        Runtime::started()
+    }
+
     /// What the model's memory came to so far.
     #[must_use]
     pub fn memory(&self) -> OnnxMemory {
@@ -253,6 +259,19 @@ impl OnnxModel {
             |index: &usize| self.residency.slot(*index).current().is_some_and(|ready| ready.prepacked);
         let ids = (0..self.wiring.capsules.len()).filter(prepacked);
         ids.filter_map(|index| Some(self.store.manifest().capsules.get(index)?.id.as_str())).collect()
+    }
+
+    /// The value for input `name` that holds nothing: an absent optional one, or an empty sequence.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] where there is no such input or it takes neither; those of [`runtime`](Self::runtime).
+    pub fn empty_input(&self, name: &str) -> Result<Value> {
+        let file = self.store.primary().name();
+        ports::find(file, "input", &self.info.inputs, name)?;
+        let input = self.head.inputs.iter().find(|input| input.name.as_deref() == Some(name));
+        let known = input.and_then(|input| input.r#type.as_ref());
+        let known = known.ok_or_else(|| Error::malformed(file, format!("input \"{name}\" has no type")))?;
+        super::empty::empty(self.runtime()?, name, known)
     }
 
     /// Computes the outputs called `outputs`, in that order (none: all, in the model's order), from values by name. Only the

@@ -124,6 +124,7 @@ pub(super) fn rows(shape: &[u64]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::onnx::value::TensorView;
     use crate::graph::element::ElementType;
     use crate::onnx::value::TensorData;
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::measure::anonymous_bytes;
+use super::measure::{anonymous_bytes, return_free_memory};
 use super::model::Prepack;
 use super::slot::{Ready, Slot};
 use super::submodel::Part;
@@ -252,6 +252,9 @@ impl Residency {
         self.streamed.fetch_add(self.share.sizes[index], Ordering::Relaxed);
         if self.is_copy(ready) || !layout.sessions {
             self.unmade(self.slot(index).drop_session());
+            if self.is_copy(ready) {
+                return_free_memory();
+            }
         }
         self.release(index);
     }

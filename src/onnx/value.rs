@@ -94,7 +94,7 @@ impl Value {
     /// [`Error::InvalidArgument`] where there is none or the runtime refuses them.
     pub fn sequence(runtime: &'static Runtime, items: &[Self]) -> Result<Self> {
         if items.is_empty() {
-            let why = "an empty sequence needs the type of what it does not hold; make it with Value::empty";
+            let why = "an empty sequence needs the type of what it does not hold; make it with OnnxModel::empty_input";
             return Err(Error::InvalidArgument(why.into()));
         }
         Self::compound(runtime, sys::ONNXType::ONNX_TYPE_SEQUENCE, items)
