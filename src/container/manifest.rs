@@ -3,14 +3,19 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::graph::onnx::OnnxInfo;
 use crate::graph::params::DecoderParams;
 
 /// Feature name of the packed weight layout in `requires`.
 pub const REQUIRES_PACKED8: &str = "packed8";
 /// Feature name of tensors that are divided into two planes.
 pub const REQUIRES_PLANES: &str = "planes";
+/// Feature name of ONNX models.
+pub const REQUIRES_ONNX: &str = "onnx";
 /// Features in `requires` that this library knows.
-pub const KNOWN_FEATURES: &[&str] = &[REQUIRES_PACKED8, REQUIRES_PLANES];
+pub const KNOWN_FEATURES: &[&str] = &[REQUIRES_PACKED8, REQUIRES_PLANES, REQUIRES_ONNX];
+/// [`ModelInfo::arch`] of ONNX models.
+pub const ARCH_ONNX: &str = "onnx";
 
 /// What a `.cgraph` file holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,16 +44,20 @@ pub struct Manifest {
     pub unknown: Map<String, Value>,
 }
 
-/// The model of a file.
+/// The model of a file: a decoder-only transformer or an ONNX model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelInfo {
     /// The model's name, from its metadata or its file name.
     pub name: String,
-    /// Architecture, GGUF's `general.architecture`.
+    /// Architecture: GGUF's `general.architecture`, or [`ARCH_ONNX`].
     pub arch: String,
     /// Hyper-parameters of a decoder-only transformer.
-    pub decoder: DecoderParams,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<DecoderParams>,
+    /// Inputs and outputs of an ONNX model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onnx: Option<OnnxInfo>,
 }
 
 /// A capsule: a sub-graph with its own weights in one contiguous extent.
@@ -57,7 +66,7 @@ pub struct ModelInfo {
 pub struct Capsule {
     /// Identifier, unique in the file.
     pub id: String,
-    /// `embed`, `attn`, `ffn` or `head`.
+    /// `embed`, `attn`, `ffn` or `head`; of an ONNX model `segment`.
     pub kind: String,
     /// Values read.
     pub inputs: Vec<String>,
@@ -97,7 +106,7 @@ pub struct Tensor {
     pub name: String,
     /// Dimensions, outermost first.
     pub shape: Vec<u64>,
-    /// How the elements are stored here: a name of the encodings' registry.
+    /// How the elements are stored here: a name of the encodings' registry; in layout `plain` of an element type.
     pub encoding: String,
     /// How rows are arranged.
     pub layout: Layout,
@@ -118,6 +127,8 @@ pub enum Layout {
     Rows,
     /// Eight rows interleaved, as kernels read them.
     Packed8,
+    /// Element after element of a plain type, as ONNX Runtime reads them.
+    Plain,
 }
 
 impl Layout {
@@ -127,6 +138,7 @@ impl Layout {
         match self {
             Self::Rows => "rows",
             Self::Packed8 => "packed8",
+            Self::Plain => "plain",
         }
     }
 }
@@ -261,11 +273,12 @@ pub struct LineageStep {
     pub parameters: Map<String, Value>,
 }
 
-/// Features without which a file of these capsules cannot be read.
+/// Features without which a file of this model and these capsules cannot be read.
 #[must_use]
-pub fn required_features(capsules: &[Capsule]) -> Vec<String> {
+pub fn required_features(model: &ModelInfo, capsules: &[Capsule]) -> Vec<String> {
+    let first = if model.onnx.is_some() { REQUIRES_ONNX } else { REQUIRES_PACKED8 };
     let divided = capsules.iter().any(Capsule::is_divided);
-    let features = [Some(REQUIRES_PACKED8), divided.then_some(REQUIRES_PLANES)];
+    let features = [Some(first), divided.then_some(REQUIRES_PLANES)];
     features.into_iter().flatten().map(str::to_owned).collect()
 }
 

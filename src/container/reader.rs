@@ -5,18 +5,24 @@ use std::collections::{HashMap, HashSet};
 use super::checksum::{Running, blake3_hex, parse_hex64};
 use super::disk::ReadAt;
 use super::header::{HEADER_LEN, Header, Kind};
-use super::manifest::{Capsule, KNOWN_FEATURES, Layout, Manifest, Plane, REQUIRES_PLANES, Residence, Tensor};
+use super::manifest::{
+    ARCH_ONNX, Capsule, KNOWN_FEATURES, Layout, Manifest, Plane, REQUIRES_ONNX, REQUIRES_PLANES, Residence,
+    Tensor,
+};
 use super::{EXTENT_ALIGN, PLANE_ALIGN};
 use crate::error::{Error, Result};
 use crate::graph::arch;
+use crate::graph::element::ElementType;
+use crate::graph::params::DecoderParams;
 use crate::kernels::division::Division;
 use crate::kernels::{encoding, pack};
 use crate::pool::CancelToken;
 
 /// Largest number of capsules in a file.
 const MAX_CAPSULES: usize = 1 << 20;
-/// Dimensions of a tensor at most.
+/// Dimensions of a tensor at most, and of one of plain elements.
 const MAX_DIMS: usize = 4;
+const MAX_PLAIN_DIMS: usize = 64;
 /// Bytes read at a time when checksums are verified.
 const CHUNK: usize = 4 << 20;
 
@@ -81,7 +87,7 @@ impl Contents {
                 self.name
             )));
         }
-        m.model.decoder.validate()?;
+        self.check_model()?;
         if m.capsules.iter().any(Capsule::is_divided) && !m.requires.iter().any(|f| f == REQUIRES_PLANES) {
             return Err(
                 self.bad(format!("it has divided tensors and does not require \"{REQUIRES_PLANES}\""))
@@ -117,9 +123,52 @@ impl Contents {
         Ok(())
     }
 
-    /// Every input is the graph's or an earlier capsule's output, and the last capsule makes the logits.
+    /// Hyper-parameters of a decoder.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] of an ONNX model.
+    pub fn decoder(&self) -> Result<&DecoderParams> {
+        self.manifest.model.decoder.as_ref().ok_or_else(|| {
+            Error::Unsupported(format!(
+                "{}: this is an ONNX model, not a language model: it takes tensors (cgraph run --input NAME=FILE.npy, in C capg_model_run)",
+                self.name
+            ))
+        })
+    }
+
+    /// The model is a decoder or of ONNX, and its tensors are stored as such.
+    fn check_model(&self) -> Result<()> {
+        let m = &self.manifest;
+        match (&m.model.decoder, &m.model.onnx) {
+            (Some(decoder), None) => decoder.validate()?,
+            (None, Some(_)) => {}
+            _ => return Err(self.bad("its model is neither a decoder nor of ONNX, or both")),
+        }
+        let onnx = m.model.onnx.is_some();
+        if (m.model.arch == ARCH_ONNX) != onnx || m.requires.iter().any(|f| f == REQUIRES_ONNX) != onnx {
+            return Err(self.bad(format!(
+                "architecture \"{}\" and required features {:?} do not belong together",
+                m.model.arch, m.requires
+            )));
+        }
+        for capsule in &m.capsules {
+            if let Some(tensor) = capsule.tensors.iter().find(|t| (t.layout == Layout::Plain) != onnx) {
+                return Err(self.bad(format!(
+                    "capsule {}: tensor {}: layout {} in a model of architecture \"{}\"",
+                    capsule.id,
+                    tensor.name,
+                    tensor.layout.name(),
+                    m.model.arch
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every input is the graph's or an earlier capsule's output, and everything that the graph gives is made.
     fn check_ports(&self) -> Result<()> {
-        let mut made: HashSet<&str> = HashSet::from([arch::INPUT]);
+        let (given, wanted) = self.graph_ports();
+        let mut made: HashSet<&str> = given.into_iter().collect();
         let mut ids = HashSet::new();
         for capsule in &self.manifest.capsules {
             if capsule.id.is_empty() || !ids.insert(capsule.id.as_str()) {
@@ -139,7 +188,21 @@ impl Contents {
                 }
             }
         }
-        if made.contains(arch::OUTPUT) { Ok(()) } else { Err(self.bad("no capsule makes the logits")) }
+        match wanted.into_iter().find(|output| !made.contains(output)) {
+            Some(output) => Err(self.bad(format!("no capsule makes the output \"{output}\""))),
+            None => Ok(()),
+        }
+    }
+
+    /// Names of what the graph takes and gives.
+    fn graph_ports(&self) -> (Vec<&str>, Vec<&str>) {
+        match &self.manifest.model.onnx {
+            None => (vec![arch::INPUT], vec![arch::OUTPUT]),
+            Some(onnx) => (
+                onnx.inputs.iter().map(|port| port.name.as_str()).collect(),
+                onnx.outputs.iter().map(|port| port.name.as_str()).collect(),
+            ),
+        }
     }
 
     fn check_capsule(&self, capsule: &Capsule, mini: bool, end: &mut u64) -> Result<()> {
@@ -267,6 +330,9 @@ pub fn plane_bytes(tensor: &Tensor) -> Result<Vec<u64>, String> {
 /// # Errors
 /// What is wrong with shape or encoding.
 pub fn tensor_bytes(tensor: &Tensor) -> Result<u64, String> {
+    if tensor.layout == Layout::Plain {
+        return plain_bytes(tensor);
+    }
     let Some(encoding) = encoding::by_name(&tensor.encoding) else {
         return Err(format!("unknown encoding \"{}\"", tensor.encoding));
     };
@@ -278,12 +344,26 @@ pub fn tensor_bytes(tensor: &Tensor) -> Result<u64, String> {
     let sizes = rows.and_then(|rows| Some((usize::try_from(rows).ok()?, usize::try_from(*cols).ok()?)));
     let bytes =
         sizes.filter(|(rows, cols)| *rows > 0 && *cols > 0).and_then(|(rows, cols)| match tensor.layout {
-            Layout::Rows => pack::row_bytes(encoding, cols)?.checked_mul(rows),
+            Layout::Rows | Layout::Plain => pack::row_bytes(encoding, cols)?.checked_mul(rows),
             Layout::Packed8 => pack::packed_len(encoding, rows, cols),
         });
     bytes
         .map(|b| b as u64)
         .ok_or_else(|| format!("shape {dims:?} does not suit encoding {}", tensor.encoding))
+}
+
+/// As [`tensor_bytes`], of plain elements.
+fn plain_bytes(tensor: &Tensor) -> Result<u64, String> {
+    let Some(element) = ElementType::by_name(&tensor.encoding) else {
+        return Err(format!("unknown element type \"{}\"", tensor.encoding));
+    };
+    if tensor.shape.len() > MAX_PLAIN_DIMS {
+        return Err(format!("a shape of {} dimensions", tensor.shape.len()));
+    }
+    element
+        .tensor_bytes(&tensor.shape)
+        .filter(|bytes| *bytes > 0 && usize::try_from(*bytes).is_ok())
+        .ok_or_else(|| format!("shape {:?} does not suit element type {}", tensor.shape, tensor.encoding))
 }
 
 /// One finding of [`check_payload`].

@@ -173,10 +173,16 @@ pub(crate) fn convert_opened(
         written.push(writer.asset(assets::CHAT_TEMPLATE, template.as_bytes())?);
     }
     written.push(writer.asset(assets::METADATA, metadata.preserved().to_string().as_bytes())?);
+    let model = ModelInfo {
+        name: metadata.model_name(),
+        arch: metadata.arch().to_owned(),
+        decoder: Some(params),
+        onnx: None,
+    };
     let manifest = Manifest {
         generator: generator(),
-        requires: required_features(&capsules),
-        model: ModelInfo { name: metadata.model_name(), arch: metadata.arch().to_owned(), decoder: params },
+        requires: required_features(&model, &capsules),
+        model,
         capsules,
         assets: written,
         lineage: vec![lineage(source, gguf)],

@@ -148,7 +148,7 @@ impl<'a> Pieces<'a> {
         let first = i * self.step;
         let n = self.step.min(self.rows - first);
         let source = match self.layout {
-            Layout::Rows => &mut buffers.stored,
+            Layout::Rows | Layout::Plain => &mut buffers.stored,
             Layout::Packed8 => &mut buffers.source,
         };
         source.resize(n * self.row, 0);

@@ -52,9 +52,9 @@ impl Decoder {
     /// before.
     ///
     /// # Errors
-    /// [`crate::Error::Malformed`] as for [`new`](Self::new).
+    /// [`crate::Error::Malformed`] as for [`new`](Self::new); [`crate::Error::Unsupported`] of an ONNX model.
     pub(crate) fn unlimited(store: Arc<Store>, backend: Arc<dyn Backend>) -> Result<Self> {
-        let params = store.manifest().model.decoder.clone();
+        let params = store.primary().contents().decoder()?.clone();
         let weights = Weights::resolve(&store, &params)?;
         let rope = RopeTable::new(&params.rope, weights.rope_factors.as_deref());
         // Of a range of the capsules only these are computed with: no other is asked for or held.

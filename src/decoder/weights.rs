@@ -139,7 +139,7 @@ impl Store {
             Layout::Packed8 => {
                 pack::dequantize_row(encoding, &bytes, pack::GROUP, cols, row % pack::GROUP, out)
             }
-            Layout::Rows => encoding.decode(&bytes, out),
+            Layout::Rows | Layout::Plain => encoding.decode(&bytes, out),
         }
     }
 }
@@ -148,7 +148,7 @@ impl Store {
 fn groups(tensor: &Tensor) -> (usize, usize) {
     let group = match tensor.layout {
         Layout::Packed8 => pack::GROUP,
-        Layout::Rows => 1,
+        Layout::Rows | Layout::Plain => 1,
     };
     (rows_cols(tensor).0.div_ceil(group), group)
 }

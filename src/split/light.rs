@@ -55,7 +55,7 @@ impl<'a> Rows<'a> {
             (Planes::Whole(bytes), Layout::Packed8) => {
                 return pack::dequantize_row(self.encoding, bytes, self.rows, self.cols, row, out);
             }
-            (Planes::Whole(bytes), Layout::Rows) => {
+            (Planes::Whole(bytes), Layout::Rows | Layout::Plain) => {
                 let len = bytes.len() / self.rows;
                 return self.encoding.decode(&bytes[row * len..][..len], out);
             }
@@ -158,7 +158,7 @@ pub fn stream(
         codes.resize(n * row, 0);
         encode_rows(&pool, &source, first, (target, importance), &mut codes)?;
         match tensor.layout {
-            Layout::Rows => sink(&codes)?,
+            Layout::Rows | Layout::Plain => sink(&codes)?,
             Layout::Packed8 => {
                 packed.resize(n.next_multiple_of(pack::GROUP) * row, 0);
                 pack::pack(target, source.cols, &codes, &mut packed)?;

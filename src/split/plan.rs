@@ -433,7 +433,7 @@ fn bits(encoding: &Encoding) -> f64 {
 pub(super) fn plane_bytes(tensor: &Tensor, encoding: &Encoding) -> u64 {
     let (rows, cols) = rows_cols(tensor);
     let bytes = match tensor.layout {
-        Layout::Rows => pack::row_bytes(encoding, cols).and_then(|row| row.checked_mul(rows)),
+        Layout::Rows | Layout::Plain => pack::row_bytes(encoding, cols).and_then(|row| row.checked_mul(rows)),
         Layout::Packed8 => pack::packed_len(encoding, rows, cols),
     };
     bytes.unwrap_or(usize::MAX / 2) as u64

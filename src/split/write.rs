@@ -262,7 +262,7 @@ fn outline(full: &MappedFile, plan: &SplitPlan) -> Result<Manifest> {
     let step = LineageStep { transform: "split".into(), parent: Some(contents.digest.clone()), parameters };
     Ok(Manifest {
         generator: generator(),
-        requires: required_features(&capsules),
+        requires: required_features(&source.model, &capsules),
         model: source.model.clone(),
         capsules,
         assets: source.assets.clone(),

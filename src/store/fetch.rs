@@ -187,7 +187,7 @@ fn lay_out<'a>(
     let (rows, cols) = rows_cols(tensor);
     let source_rows = |bytes: Cow<'a, [u8]>| -> Result<Cow<'a, [u8]>> {
         match tensor.layout {
-            Layout::Rows => Ok(bytes),
+            Layout::Rows | Layout::Plain => Ok(bytes),
             Layout::Packed8 => {
                 let row = pack::row_bytes(encoding, cols)
                     .ok_or_else(|| Error::Internal(format!("shape of {} passed the reader", tensor.name)))?;

@@ -1,12 +1,12 @@
 //! Whether a mini and a full file belong together.
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::mapped::MappedFile;
 use crate::container::header::Kind;
 use crate::container::manifest::{Capsule, Manifest, Residence, Tensor};
 use crate::error::{Error, Result};
-use crate::graph::params::DecoderParams;
 
 /// Holds a mini's link index against a full file: digest, order of capsules, ports, extents, checksums.
 ///
@@ -110,6 +110,9 @@ pub fn other_model(mini: &Manifest, full: &Manifest) -> Option<String> {
     if own.decoder != theirs.decoder {
         return Some(format!("their hyper-parameters differ: {}", differing(&own.decoder, &theirs.decoder)));
     }
+    if own.onnx != theirs.onnx {
+        return Some(format!("their inputs or outputs differ: {}", differing(&own.onnx, &theirs.onnx)));
+    }
     let (own, theirs) = (&mini.capsules, &full.capsules);
     if own.len() != theirs.len() {
         return Some(format!("{} capsules against {}", own.len(), theirs.len()));
@@ -117,9 +120,9 @@ pub fn other_model(mini: &Manifest, full: &Manifest) -> Option<String> {
     own.iter().zip(theirs).find_map(|(own, theirs)| other_capsule(own, theirs))
 }
 
-/// The hyper-parameters that differ, with both values.
-fn differing(own: &DecoderParams, theirs: &DecoderParams) -> String {
-    let fields = |params: &DecoderParams| match serde_json::to_value(params) {
+/// The fields that differ, with both values.
+fn differing<T: Serialize>(own: &T, theirs: &T) -> String {
+    let fields = |params: &T| match serde_json::to_value(params) {
         Ok(Value::Object(fields)) => fields,
         _ => Map::new(),
     };

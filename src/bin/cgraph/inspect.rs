@@ -33,23 +33,24 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
 }
 
 fn graph(facts: &GraphFacts, out: &mut String) -> std::fmt::Result {
-    let p = &facts.model.decoder;
     writeln!(out, "{}", facts.file)?;
     writeln!(out, "kind        {} (format {}), {}", facts.kind, facts.format, human(facts.bytes))?;
     writeln!(out, "digest      {}", facts.digest)?;
     writeln!(out, "written by  {}", facts.generator)?;
     writeln!(out, "model       {} ({})", facts.model.name, facts.model.arch)?;
-    writeln!(
-        out,
-        "            {} blocks, width {}, feed-forward {}, {} heads ({} of keys and values), {} tokens, context {}",
-        p.block_count,
-        p.embedding_length,
-        p.feed_forward_length,
-        p.head_count,
-        p.head_count_kv,
-        p.vocab_size,
-        p.context_length
-    )?;
+    if let Some(p) = &facts.model.decoder {
+        writeln!(
+            out,
+            "            {} blocks, width {}, feed-forward {}, {} heads ({} of keys and values), {} tokens, context {}",
+            p.block_count,
+            p.embedding_length,
+            p.feed_forward_length,
+            p.head_count,
+            p.head_count_kv,
+            p.vocab_size,
+            p.context_length
+        )?;
+    }
     writeln!(out, "capsules    {}", facts.capsule_count)?;
     for (residence, group) in facts.residences.iter().flatten() {
         writeln!(out, "  {residence:10} {:4}  {:>10}", group.count, human(group.bytes))?;
