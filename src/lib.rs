@@ -27,6 +27,7 @@ pub mod ffi;
 pub mod generate;
 pub mod graph;
 pub mod kernels;
+pub mod onnx;
 pub mod pool;
 pub mod report;
 pub mod split;

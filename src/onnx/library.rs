@@ -1,0 +1,417 @@
+//! Finding ONNX Runtime's shared library, and loading it once for the process.
+//!
+//! The library is loaded when a model first runs, never before: files are opened and inspected without it.
+
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// Names a library file, or a folder that holds one.
+pub const VARIABLE: &str = "CAPSULEGRAPH_ONNXRUNTIME";
+/// Oldest minor version (1.N) that can serve: the first that takes weights from memory.
+pub const OLDEST_MINOR: u32 = 18;
+/// First minor version that computes with weights where they lie, in place of a copy of its own.
+pub const ZERO_COPY_MINOR: u32 = 31;
+
+/// A library that is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Where it was found; a bare file name where the system's loader found it.
+    pub path: PathBuf,
+    /// How it was found.
+    pub found: &'static str,
+    /// The version that it gives of itself, as "1.31.1".
+    pub version: String,
+}
+
+static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
+
+/// A place where the library may be.
+#[derive(Clone, Debug)]
+struct Place {
+    /// What the place is, for messages.
+    what: &'static str,
+    /// A file or a folder; the bare file name for the system's loader.
+    path: PathBuf,
+    /// Whether somebody named it: then nothing else will do.
+    named: bool,
+}
+
+/// Loads the library: the one at `named`, else the first that serves of the usual places (docs/onnx.md). A process has one:
+/// once it is loaded, the same is given again.
+///
+/// # Errors
+/// [`Error::NotFound`] that says what was looked for and where; [`Error::Unsupported`] where only older ones were found;
+/// [`Error::InvalidArgument`] where another one than that at `named` is loaded already.
+pub fn load(named: Option<&Path>) -> Result<Loaded> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(loaded) = &*loaded {
+        return same_again(loaded, named);
+    }
+    let mut tried = Tried::default();
+    for place in places(named) {
+        let Some(path) = library_at(&place) else {
+            tried.note(&place, &place.path, "not there");
+            continue;
+        };
+        match load_file(&path) {
+            Ok(version) => {
+                let found = Loaded { path, found: place.what, version };
+                *loaded = Some(found.clone());
+                return Ok(found);
+            }
+            Err(Refusal::TooOld(version)) => {
+                tried.too_old = true;
+                tried.note(&place, &path, &format!("version {version}, too old"));
+            }
+            Err(Refusal::Unusable(why)) => tried.note(&place, &path, &why),
+        }
+        if place.named {
+            break;
+        }
+    }
+    Err(tried.error())
+}
+
+/// The library that is loaded, where one is.
+#[must_use]
+pub fn loaded() -> Option<Loaded> {
+    LOADED.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn same_again(loaded: &Loaded, named: Option<&Path>) -> Result<Loaded> {
+    let Some(named) = named else { return Ok(loaded.clone()) };
+    let place = Place { what: "", path: named.to_owned(), named: true };
+    let wanted = library_at(&place).unwrap_or_else(|| named.to_owned());
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if real(&wanted) == real(&loaded.path) {
+        return Ok(loaded.clone());
+    }
+    Err(Error::InvalidArgument(format!(
+        "{}: ONNX Runtime is loaded from {} already, and a process can have one only; start another process, or name the \
+         same library",
+        named.display(),
+        loaded.path.display()
+    )))
+}
+
+/// What was tried, for the error.
+#[derive(Default)]
+struct Tried {
+    lines: String,
+    too_old: bool,
+}
+
+impl Tried {
+    fn note(&mut self, place: &Place, path: &Path, outcome: &str) {
+        let separator = if self.lines.is_empty() { "" } else { "; " };
+        let _ = write!(self.lines, "{separator}{}: {} ({outcome})", place.what, path.display());
+    }
+
+    fn error(self) -> Error {
+        let text = format!(
+            "ONNX models run by ONNX Runtime 1.{OLDEST_MINOR} or later ({}; 1.{ZERO_COPY_MINOR} or later to compute with \
+             weights where they lie), and none was found. Looked at {}. Install it (pip install onnxruntime), or name the \
+             library with the option (--onnxruntime PATH) or the environment variable {VARIABLE}",
+            file_name(),
+            self.lines
+        );
+        if self.too_old { Error::Unsupported(text) } else { Error::NotFound(text) }
+    }
+}
+
+/// The library's file name on this system.
+fn file_name() -> &'static str {
+    if cfg!(windows) {
+        "onnxruntime.dll"
+    } else if cfg!(target_vendor = "apple") {
+        "libonnxruntime.dylib"
+    } else {
+        "libonnxruntime.so"
+    }
+}
+
+/// Where to look, in order.
+fn places(named: Option<&Path>) -> Vec<Place> {
+    let explicit = |what, path: PathBuf| vec![Place { what, path: absolute(path), named: true }];
+    if let Some(path) = named {
+        return explicit("the option", path.to_owned());
+    }
+    if let Some(path) = env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
+        return explicit("the environment variable", path.into());
+    }
+    let place = |what| move |path| Place { what, path, named: false };
+    let mut all = Vec::new();
+    all.extend(own_folder().map(place("beside this library")));
+    let program = env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
+    all.extend(program.map(place("beside the program")));
+    all.extend(python_packages().into_iter().map(place("the Python package onnxruntime")));
+    all.push(Place { what: "the system", path: file_name().into(), named: false });
+    all
+}
+
+/// The loader takes a relative path for one beside the program.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// The library that a place holds: the file itself, or the newest in the folder.
+fn library_at(place: &Place) -> Option<PathBuf> {
+    if place.path.parent() == Some(Path::new("")) && !place.named {
+        return Some(place.path.clone());
+    }
+    if !place.path.is_dir() {
+        return place.path.is_file().then(|| place.path.clone());
+    }
+    let names = |path: &Path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_library_name);
+    let entries = fs::read_dir(&place.path).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut found: Vec<PathBuf> = entries.filter(|path| names(path) && path.is_file()).collect();
+    found.sort_by_key(|path| version_in(path));
+    found.pop()
+}
+
+/// `libonnxruntime.so`, `libonnxruntime.so.1.31.1`, `libonnxruntime.1.31.1.dylib`, `onnxruntime.dll`.
+fn is_library_name(name: &str) -> bool {
+    let middle = |rest: &str| rest.chars().all(|c| c.is_ascii_digit() || c == '.');
+    if cfg!(windows) {
+        return name.eq_ignore_ascii_case(file_name());
+    }
+    if cfg!(target_vendor = "apple") {
+        let inner = name.strip_prefix("libonnxruntime.").and_then(|rest| rest.strip_suffix("dylib"));
+        return inner.is_some_and(middle);
+    }
+    name.strip_prefix(file_name()).is_some_and(middle)
+}
+
+/// The numbers in a file's name, so that 1.9 comes before 1.31.
+fn version_in(path: &Path) -> Vec<u64> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
+/// The folder of the library that this code is in (a program that is linked with it: the program's).
+#[cfg(unix)]
+fn own_folder() -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut info = libc::Dl_info {
+        dli_fname: std::ptr::null(),
+        dli_fbase: std::ptr::null_mut(),
+        dli_sname: std::ptr::null(),
+        dli_saddr: std::ptr::null_mut(),
+    };
+    let here = own_folder as fn() -> Option<PathBuf>;
+    // SAFETY: any address may be asked about, and `info` is ours.
+    let known = unsafe { libc::dladdr(here as *const libc::c_void, &raw mut info) } != 0;
+    if !known || info.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: dladdr gives a NUL-terminated string that lives as long as the library, which is running.
+    let name = unsafe { std::ffi::CStr::from_ptr(info.dli_fname) };
+    let path = absolute(PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes())));
+    path.parent().map(Path::to_owned)
+}
+
+/// The folder of the library that this code is in.
+#[cfg(windows)]
+fn own_folder() -> Option<PathBuf> {
+    use std::os::windows::ffi::OsStringExt;
+
+    const FROM_ADDRESS: u32 = 4;
+    const UNCHANGED_COUNT: u32 = 2;
+    const LONGEST: usize = 32 << 10;
+    type Handle = *mut std::ffi::c_void;
+    #[link(name = "kernel32")]
+    unsafe extern "system" {
+        fn GetModuleHandleExW(flags: u32, name: *const u16, module: *mut Handle) -> i32;
+        fn GetModuleFileNameW(module: Handle, name: *mut u16, size: u32) -> u32;
+    }
+    let mut module: Handle = std::ptr::null_mut();
+    let here = own_folder as fn() -> Option<PathBuf>;
+    let mut name = vec![0u16; LONGEST];
+    // SAFETY: with FROM_ADDRESS the name is any address in a module; the results are ours.
+    let len = unsafe {
+        let flags = FROM_ADDRESS | UNCHANGED_COUNT;
+        if GetModuleHandleExW(flags, here as *const u16, &raw mut module) == 0 {
+            return None;
+        }
+        GetModuleFileNameW(module, name.as_mut_ptr(), LONGEST as u32)
+    } as usize;
+    let path = PathBuf::from(std::ffi::OsString::from_wide(name.get(..len).filter(|n| !n.is_empty())?));
+    path.parent().map(Path::to_owned)
+}
+
+#[cfg(not(any(unix, windows)))]
+fn own_folder() -> Option<PathBuf> {
+    None
+}
+
+/// Folders in which the Python package `onnxruntime` keeps its library: of the active environment, and of each Python on
+/// the path. Looked for in the folders alone; no Python is started.
+fn python_packages() -> Vec<PathBuf> {
+    let mut roots: Vec<PathBuf> = Vec::new();
+    for variable in ["VIRTUAL_ENV", "CONDA_PREFIX"] {
+        roots.extend(env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let programs: &[&str] = if cfg!(windows) { &["python.exe"] } else { &["python3", "python"] };
+    for folder in env::split_paths(&path) {
+        for program in programs.iter().map(|name| folder.join(name)).filter(|program| program.is_file()) {
+            // A link in a virtual environment leads out of it: both ends have packages.
+            for real in [Some(program.clone()), fs::canonicalize(&program).ok()].into_iter().flatten() {
+                let up = if cfg!(windows) { 1 } else { 2 };
+                roots.extend(real.ancestors().nth(up).map(Path::to_owned));
+            }
+        }
+    }
+    roots.extend(user_base());
+    let mut found: Vec<PathBuf> = Vec::new();
+    for root in roots {
+        for packages in package_folders(&root) {
+            let folder = packages.join("onnxruntime").join("capi");
+            if folder.is_dir() && !found.contains(&folder) {
+                found.push(folder);
+            }
+        }
+    }
+    found
+}
+
+/// Where `pip install --user` puts packages.
+fn user_base() -> Option<PathBuf> {
+    if let Some(base) = env::var_os("PYTHONUSERBASE").filter(|base| !base.is_empty()) {
+        return Some(base.into());
+    }
+    let home = if cfg!(windows) { "APPDATA" } else { "HOME" };
+    let own = if cfg!(windows) { "Python" } else { ".local" };
+    env::var_os(home).map(|home| Path::new(&home).join(own))
+}
+
+/// The folders of packages below the root of a Python installation, the newest Python's first.
+fn package_folders(root: &Path) -> Vec<PathBuf> {
+    let mut folders = vec![root.join("Lib").join("site-packages")];
+    let mut versions: Vec<PathBuf> = Vec::new();
+    for lib in ["lib", "lib64", "local/lib"] {
+        let entries = fs::read_dir(root.join(lib)).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+        versions.extend(entries.filter(|path| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("python"))
+        }));
+    }
+    versions.sort_by_key(|path| version_in(path));
+    for version in versions.iter().rev() {
+        folders.push(version.join("site-packages"));
+        folders.push(version.join("dist-packages"));
+    }
+    folders
+}
+
+/// Why a file is not used.
+enum Refusal {
+    TooOld(String),
+    Unusable(String),
+}
+
+/// Loads one file, which the crate `ort` then keeps for the rest of the process, and gives its version.
+fn load_file(path: &Path) -> Result<String, Refusal> {
+    if !path.is_absolute() {
+        // `ort` looks beside the program first, and panics where it cannot tell where that is.
+        let program = env::current_exe().ok();
+        if program.as_deref().and_then(Path::parent).is_none() {
+            return Err(Refusal::Unusable("it is not known where the program lies".into()));
+        }
+    }
+    let version = version_of(path)?;
+    let minor = version.split('.').nth(1).and_then(|part| part.parse::<u32>().ok());
+    if !version.starts_with("1.") || minor.is_none_or(|minor| minor < OLDEST_MINOR) {
+        return Err(Refusal::TooOld(version));
+    }
+    // Only the library is wanted of it; the environment is made with settings that the builder does not have.
+    let kept = ort::init_from(path).map(|_| version);
+    kept.map_err(|error| Refusal::Unusable(one_line(&error_text(&error))))
+}
+
+/// The version that a library gives of itself, asked before `ort` loads it, which would panic at an odd one.
+fn version_of(path: &Path) -> Result<String, Refusal> {
+    let unusable = |error: libloading::Error| Refusal::Unusable(one_line(&error_text(&error)));
+    type Base = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
+    // SAFETY: loading runs the library's initialisers, which is what whoever named or installed it asks for. The function has
+    // had this signature in every release; what it gives is part of the library, which is open until the string is copied.
+    unsafe {
+        let library = libloading::Library::new(path).map_err(unusable)?;
+        let base: libloading::Symbol<'_, Base> = library.get(b"OrtGetApiBase\0").map_err(unusable)?;
+        let base = base();
+        if base.is_null() {
+            return Err(Refusal::Unusable("it gives no API".into()));
+        }
+        let version = ((*base).GetVersionString)();
+        if version.is_null() {
+            return Err(Refusal::Unusable("it gives no version".into()));
+        }
+        Ok(std::ffi::CStr::from_ptr(version).to_string_lossy().into_owned())
+    }
+}
+
+/// An error and what caused it: the outer one alone says only that loading failed.
+fn error_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let _ = write!(text, ": {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn library_names_are_told_from_others() {
+        let (yes, no): (&[&str], &[&str]) = if cfg!(windows) {
+            (&["onnxruntime.dll", "OnnxRuntime.DLL"], &["onnxruntime_providers_shared.dll"])
+        } else if cfg!(target_vendor = "apple") {
+            (&["libonnxruntime.dylib", "libonnxruntime.1.31.1.dylib"], &["libonnxruntime_x.dylib"])
+        } else {
+            (
+                &["libonnxruntime.so", "libonnxruntime.so.1", "libonnxruntime.so.1.31.1"],
+                &["libonnxruntime_providers_shared.so", "libonnxruntime.so.bak"],
+            )
+        };
+        assert!(yes.iter().all(|name| is_library_name(name)));
+        assert!(!no.iter().any(|name| is_library_name(name)));
+    }
+
+    #[test]
+    fn the_newest_of_a_folder_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let names =
+            ["libonnxruntime.so.1.9.0", "libonnxruntime.so.1.31.1", "libonnxruntime.so.1.18.0", "other.so"];
+        for name in names {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let place = Place { what: "", path: folder.path().to_owned(), named: true };
+        if cfg!(target_os = "linux") {
+            assert_eq!(library_at(&place), Some(folder.path().join(names[1])));
+        }
+        assert_eq!(library_at(&Place { path: folder.path().join("none"), ..place }), None);
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_refused_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(file_name());
+        fs::write(&path, "no library").unwrap();
+        match load_file(&path) {
+            Err(Refusal::Unusable(why)) => assert!(!why.is_empty() && !why.contains('\n'), "{why}"),
+            Err(Refusal::TooOld(_)) | Ok(_) => panic!("it was loaded"),
+        }
+    }
+}
