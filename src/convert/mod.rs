@@ -9,4 +9,5 @@
 pub mod gguf;
 pub mod import;
 pub mod metadata;
+pub mod onnx;
 mod weights;

@@ -512,6 +512,35 @@ impl RawValue {
     pub(super) fn as_ptr(&self) -> *mut sys::OrtValue {
         self.value.as_ptr()
     }
+
+    /// The shape of a tensor; `None` of other values.
+    pub(super) fn shape(&self) -> Option<Vec<u64>> {
+        let (mut is_tensor, api) = (0, self.runtime.api);
+        // SAFETY: the value is live.
+        let asked = self.runtime.check(unsafe { (api.IsTensor)(self.as_ptr(), &raw mut is_tensor) });
+        (asked.is_ok() && is_tensor != 0).then(|| self.element_and_shape().ok().map(|(_, shape)| shape))?
+    }
+
+    /// The runtime's number of a tensor's element type, and its shape.
+    pub(super) fn element_and_shape(&self) -> Answer<(i32, Vec<u64>)> {
+        let (runtime, api) = (self.runtime, self.runtime.api);
+        let mut info = ptr::null_mut();
+        // SAFETY: the value is live; what is made is freed; element types are read as numbers of 32 bits; the array of
+        // dimensions is as long as is said.
+        unsafe {
+            runtime.check((api.GetTensorTypeAndShape)(self.as_ptr(), &raw mut info))?;
+            let (mut element, mut rank, mut dims) = (0i32, 0usize, Vec::new());
+            let mut read = runtime.check((api.GetTensorElementType)(info, (&raw mut element).cast()));
+            read = read.and_then(|()| runtime.check((api.GetDimensionsCount)(info, &raw mut rank)));
+            if read.is_ok() {
+                dims = vec![0i64; rank];
+                read = runtime.check((api.GetDimensions)(info, dims.as_mut_ptr(), dims.len()));
+            }
+            (api.ReleaseTensorTypeAndShapeInfo)(info);
+            read?;
+            Ok((element, dims.iter().map(|dim| u64::try_from(*dim).unwrap_or(0)).collect()))
+        }
+    }
 }
 
 impl Drop for RawValue {

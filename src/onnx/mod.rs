@@ -7,7 +7,13 @@
 
 mod api;
 pub mod library;
+mod measure;
 pub mod model;
+mod ports;
+mod slot;
+mod submodel;
 pub mod value;
+mod watch;
+mod wiring;
 
 pub use api::Runtime;

@@ -1,14 +1,25 @@
-//! An opened ONNX model.
+//! An opened ONNX model, and running it capsule by capsule.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::api::Runtime;
-use super::value::{Input, Value};
+use ort::sys;
+
+use super::api::{RawType, RawValue, RunOptions, Runtime, TypeInfo};
+use super::ports;
+use super::slot::{Fed, Making, Ready, Slot};
+use super::submodel::Head;
+use super::value::{Borrowed, Input, Value};
+use super::watch::Watch;
+use super::wiring::{Steps, Wiring};
 use crate::error::{Error, Result};
 use crate::graph::onnx::{OnnxInfo, OnnxPort};
-use crate::pool::CancelToken;
-use crate::store::{OpenOptions, Origin, Store};
+use crate::pool::{CancelToken, unless_cancelled};
+use crate::store::{Mode, OpenOptions, Origin, Store};
+
+/// Rows from which on prepacked weights pay (docs/onnx.md has the measurements).
+const ROWS_THAT_PAY: u64 = 4;
 
 /// Whether weights are copied into the form that the runtime's kernels like best.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +31,18 @@ pub enum Prepack {
     On,
     /// Of none.
     Off,
+}
+
+impl Prepack {
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// How to open an ONNX model.
@@ -55,7 +78,33 @@ pub struct OnnxModel {
     store: Store,
     info: OnnxInfo,
     options: OnnxOptions,
+    head: Head,
+    wiring: Wiring,
+    slots: Vec<Slot>,
+    /// Types of the values between capsules, as the runtime found them.
+    types: Mutex<Vec<Option<RawType>>>,
     open_time: Duration,
+}
+
+/// A value in the course of a run.
+enum Held<'a> {
+    Fed(Borrowed<'a>),
+    Made(RawValue),
+    Shared(Value),
+}
+
+impl Held<'_> {
+    fn raw(&self) -> &RawValue {
+        match self {
+            Self::Fed(value) => value.raw(),
+            Self::Made(value) => value,
+            Self::Shared(value) => value.raw(),
+        }
+    }
+
+    fn as_ptr(&self) -> *const sys::OrtValue {
+        self.raw().as_ptr().cast_const()
+    }
 }
 
 impl OnnxModel {
@@ -63,18 +112,41 @@ impl OnnxModel {
     /// runs.
     ///
     /// # Errors
-    /// Those of [`Store::open`]; [`Error::Unsupported`] where it is no ONNX model.
+    /// Those of [`Store::open`]; [`Error::Unsupported`] where it is no ONNX model or the mode is speculative.
     pub fn open(origin: &Origin, options: &OnnxOptions) -> Result<Self> {
         let begun = Instant::now();
         let store = Store::open(origin, &options.store)?;
-        let info = OnnxInfo { ir_version: 0, opsets: Vec::new(), inputs: Vec::new(), outputs: Vec::new() };
-        Ok(Self { store, info, options: options.clone(), open_time: begun.elapsed() })
+        let name = store.primary().name();
+        let Some(info) = store.manifest().model.onnx.clone() else {
+            return Err(Error::Unsupported(format!(
+                "{name}: it is no ONNX model; it takes text, not tensors"
+            )));
+        };
+        if store.mode() == Mode::Speculative {
+            return Err(Error::Unsupported(format!(
+                "{name}: mode speculative guesses tokens, which an ONNX model has none of; use exact, fast or auto"
+            )));
+        }
+        // The budget is kept here: what the store makes of one is made for a decoder's passes.
+        let store = store.in_mode(store.mode(), store.mode_reason().to_owned(), None);
+        let head = Head::read(store.primary())?;
+        let wiring = Wiring::new(&info, &store.manifest().capsules)?;
+        let slots = wiring.capsules.iter().map(|_| Slot::default()).collect();
+        let types = Mutex::new(vec![None; wiring.len()]);
+        let open_time = begun.elapsed();
+        Ok(Self { store, info, options: options.clone(), head, wiring, slots, types, open_time })
     }
 
     /// Where the weights come from.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What the model was opened with.
+    #[must_use]
+    pub fn options(&self) -> &OnnxOptions {
+        &self.options
     }
 
     /// What the model takes, in its own order.
@@ -110,11 +182,12 @@ impl OnnxModel {
     /// # Errors
     /// Those of [`run`](Self::run) but for inputs and outputs.
     pub fn prepare(&self, cancel: Option<&CancelToken>) -> Result<()> {
-        crate::pool::unless_cancelled(cancel)?;
+        unless_cancelled(cancel)?;
         self.runtime().map(|_| ())
     }
 
-    /// Computes the outputs called `outputs`, in that order (none: all, in the model's order), from values by name.
+    /// Computes the outputs called `outputs`, in that order (none: all, in the model's order), from values by name. Only the
+    /// capsules that they need are computed, and only the inputs that these need must be given.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for names, types and shapes that are not the model's; those of
@@ -126,8 +199,198 @@ impl OnnxModel {
         outputs: &[&str],
         cancel: Option<&CancelToken>,
     ) -> Result<Vec<Value>> {
-        let _ = (inputs, outputs);
-        self.prepare(cancel)?;
-        Err(Error::Unsupported("running comes with the next commit".into()))
+        unless_cancelled(cancel)?;
+        let wanted = self.wanted(outputs)?;
+        let given = self.given(inputs)?;
+        let steps = self.wiring.steps(&wanted);
+        self.refuse_missing(&steps, &wanted, &given)?;
+        let runtime = self.runtime()?;
+        let options = Arc::new(RunOptions::new(runtime).map_err(|refused| refused.error("prepare a run"))?);
+        let _watch = cancel.map(|token| Watch::new(token, &options)).transpose()?;
+        let mut held: Vec<Option<Held<'_>>> = (0..self.wiring.len()).map(|_| None).collect();
+        for (number, input) in given.iter().enumerate() {
+            if let Some(input) = input {
+                held[number] = Some(self.hold(runtime, number, input)?);
+            }
+        }
+        for (step, index) in steps.capsules.iter().enumerate() {
+            unless_cancelled(cancel)?;
+            let computed = self.step(runtime, *index, &mut held, &options);
+            if computed.is_err() {
+                // The runtime says of a run that was stopped only that it failed.
+                unless_cancelled(cancel)?;
+            }
+            computed?;
+            steps.freed[step].iter().for_each(|value| held[*value] = None);
+        }
+        self.results(runtime, &wanted, &given, held)
+    }
+
+    /// The numbers of the outputs called `outputs`.
+    fn wanted(&self, outputs: &[&str]) -> Result<Vec<usize>> {
+        if outputs.is_empty() {
+            return Ok(self.wiring.outputs.clone());
+        }
+        let file = self.store.primary().name();
+        let one = |name: &&str| {
+            let (index, _) = ports::find(file, "output", &self.info.outputs, name)?;
+            Ok(self.wiring.outputs[index])
+        };
+        outputs.iter().map(one).collect()
+    }
+
+    /// What is given of each input, checked.
+    fn given<'a>(&self, inputs: &[(&str, Input<'a>)]) -> Result<Vec<Option<Input<'a>>>> {
+        let file = self.store.primary().name();
+        let mut given: Vec<Option<Input<'a>>> = vec![None; self.info.inputs.len()];
+        for (name, input) in inputs {
+            let (number, port) = ports::find(file, "input", &self.info.inputs, name)?;
+            if given[number].is_some() {
+                return Err(Error::InvalidArgument(format!("{file}: input \"{name}\" is given twice")));
+            }
+            ports::check(file, port, input)?;
+            given[number] = Some(*input);
+        }
+        Ok(given)
+    }
+
+    /// Refuses a run that lacks an input that it needs.
+    fn refuse_missing(&self, steps: &Steps, wanted: &[usize], given: &[Option<Input<'_>>]) -> Result<()> {
+        let read = steps.capsules.iter().flat_map(|index| &self.wiring.capsules[*index].inputs).chain(wanted);
+        let mut missing: Vec<usize> = read
+            .copied()
+            .filter(|value| {
+                self.info.inputs.get(*value).is_some_and(|port| !port.optional || wanted.contains(value))
+            })
+            .filter(|value| given[*value].is_none())
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names = ports::listed(missing.iter().map(|value| ports::described(&self.info.inputs[*value])));
+        let plural = if missing.len() == 1 { "input" } else { "inputs" };
+        Err(Error::InvalidArgument(format!(
+            "{}: {plural} {names} must be given",
+            self.store.primary().name()
+        )))
+    }
+
+    fn hold<'a>(&self, runtime: &'static Runtime, number: usize, input: &Input<'a>) -> Result<Held<'a>> {
+        match input {
+            Input::Value(value) => Ok(Held::Shared((*value).clone())),
+            Input::Tensor(view) => {
+                let what = || {
+                    format!("take input \"{}\" of {}", self.wiring.name(number), self.store.primary().name())
+                };
+                Borrowed::new(runtime, view).map(Held::Fed).map_err(|refused| refused.error(&what()))
+            }
+        }
+    }
+
+    /// Runs one capsule.
+    fn step(
+        &self,
+        runtime: &'static Runtime,
+        index: usize,
+        held: &mut [Option<Held<'_>>],
+        options: &RunOptions,
+    ) -> Result<()> {
+        let ports = &self.wiring.capsules[index];
+        let present: Vec<usize> =
+            ports.inputs.iter().copied().filter(|value| held[*value].is_some()).collect();
+        let ready = self.ready(runtime, index, &present, held)?;
+        let fed: Vec<*const sys::OrtValue> =
+            present.iter().filter_map(|value| held[*value].as_ref()).map(Held::as_ptr).collect();
+        let made = ready.session.run(options, &fed).map_err(|refused| {
+            let (file, id) =
+                self.store.capsule(index).map_or(("", ""), |(file, c)| (file.name(), c.id.as_str()));
+            refused.error(&format!("run capsule {id} of {file}"))
+        })?;
+        for (value, made) in ports.outputs.iter().zip(made) {
+            held[*value] = Some(Held::Made(made));
+        }
+        Ok(())
+    }
+
+    /// A session of a capsule that is fed with the values `present`.
+    fn ready(
+        &self,
+        runtime: &'static Runtime,
+        index: usize,
+        present: &[usize],
+        held: &[Option<Held<'_>>],
+    ) -> Result<Arc<Ready>> {
+        let types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut fed = Vec::with_capacity(present.len());
+        let mut most_rows = 1;
+        let mut own_types: Vec<Option<RawType>> = Vec::with_capacity(present.len());
+        let mut ranks = Vec::with_capacity(present.len());
+        for value in present {
+            let Some(value_held) = &held[*value] else { continue };
+            let shape = value_held.raw().shape();
+            most_rows = most_rows.max(shape.as_deref().map_or(1, ports::rows));
+            ranks.push(shape.map(|shape| shape.len()));
+            own_types.push(match &types[*value] {
+                Some(known) => Some(known.clone()),
+                None => {
+                    TypeInfo::of_value(value_held.raw()).ok().and_then(|info| info.raw_type().ok().flatten())
+                }
+            });
+        }
+        for ((value, known), rank) in present.iter().zip(&own_types).zip(ranks) {
+            fed.push(Fed { value: *value, known: known.as_ref(), rank });
+        }
+        let making = Making {
+            runtime,
+            store: &self.store,
+            head: &self.head,
+            wiring: &self.wiring,
+            optimization: self.options.optimization,
+        };
+        let prepack = |has_few_bits: bool| match self.options.prepack {
+            Prepack::On => true,
+            Prepack::Off => false,
+            Prepack::Auto => has_few_bits || most_rows >= ROWS_THAT_PAY,
+        };
+        let ready = self.slots[index].serve(making, index, &fed, &prepack)?;
+        let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
+        for (value, known) in self.wiring.capsules[index].outputs.iter().zip(&ready.output_types) {
+            types[*value].clone_from(known);
+        }
+        Ok(ready)
+    }
+
+    /// The outputs, in the order in which they are wanted.
+    fn results(
+        &self,
+        runtime: &'static Runtime,
+        wanted: &[usize],
+        given: &[Option<Input<'_>>],
+        mut held: Vec<Option<Held<'_>>>,
+    ) -> Result<Vec<Value>> {
+        let mut results: Vec<Value> = Vec::with_capacity(wanted.len());
+        for (place, value) in wanted.iter().enumerate() {
+            // An output may be asked for twice, and may be an input.
+            if let Some(again) = wanted[..place].iter().position(|before| before == value) {
+                results.push(results[again].clone());
+                continue;
+            }
+            let what =
+                || format!("take output \"{}\" of {}", self.wiring.name(*value), self.store.primary().name());
+            results.push(match (held[*value].take(), given.get(*value).copied().flatten()) {
+                (Some(Held::Made(raw)), _) => Value::of(raw).map_err(|refused| refused.error(&what()))?,
+                (Some(Held::Shared(value)), _) => value,
+                (_, Some(Input::Tensor(view))) => Value::tensor(runtime, &view)?,
+                _ => {
+                    return Err(Error::Internal(format!(
+                        "output \"{}\" was not made",
+                        self.wiring.name(*value)
+                    )));
+                }
+            });
+        }
+        Ok(results)
     }
 }

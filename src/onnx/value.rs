@@ -1,12 +1,13 @@
 //! Values that go into a model and come out of it.
 
 use std::ffi::{c_int, c_void};
+use std::marker::PhantomData;
 use std::ptr;
 use std::sync::{Arc, OnceLock};
 
 use ort::sys;
 
-use super::api::{self, Answer, RawType, RawValue, Runtime, TypeInfo};
+use super::api::{self, Answer, RawValue, Runtime};
 use crate::error::{Error, Result};
 use crate::graph::element::ElementType;
 use crate::graph::onnx::OnnxKind;
@@ -234,30 +235,18 @@ impl Owned {
     /// Reads element type, shape and place of a tensor; of a sparse one no place.
     fn describe(&mut self) -> Answer {
         let runtime = self.raw.runtime();
-        let api = runtime.api();
-        let mut info = ptr::null_mut();
-        // SAFETY: the value is live; what is made is freed; element types are read as numbers of 32 bits; the dimensions' array
-        // is as long as is said.
-        unsafe {
-            runtime.check((api.GetTensorTypeAndShape)(self.raw.as_ptr(), &raw mut info))?;
-            let (mut element, mut rank) = (0i32, 0usize);
-            let mut read = runtime.check((api.GetTensorElementType)(info, (&raw mut element).cast()));
-            read = read.and_then(|()| runtime.check((api.GetDimensionsCount)(info, &raw mut rank)));
-            let mut dims = vec![0i64; if read.is_ok() { rank } else { 0 }];
-            read =
-                read.and_then(|()| runtime.check((api.GetDimensions)(info, dims.as_mut_ptr(), dims.len())));
-            (api.ReleaseTensorTypeAndShapeInfo)(info);
-            read?;
-            self.element = element_of(element);
-            self.shape = dims.iter().map(|dim| u64::try_from(*dim).unwrap_or(0)).collect();
-            let bytes = self.element.and_then(|element| element.tensor_bytes(&self.shape));
-            if let (OnnxKind::Tensor, Some(bytes)) = (self.kind, bytes.and_then(|b| usize::try_from(b).ok()))
-            {
-                let mut data: *mut c_void = ptr::null_mut();
-                runtime.check((api.GetTensorMutableData)(self.raw.as_ptr(), &raw mut data))?;
-                self.data = data.cast_const().cast();
-                self.len = if data.is_null() { 0 } else { bytes };
-            }
+        let (element, shape) = self.raw.element_and_shape()?;
+        (self.element, self.shape) = (element_of(element), shape);
+        let bytes = self.element.and_then(|element| element.tensor_bytes(&self.shape));
+        if let (OnnxKind::Tensor, Some(bytes)) =
+            (self.kind, bytes.and_then(|bytes| usize::try_from(bytes).ok()))
+        {
+            let mut data: *mut c_void = ptr::null_mut();
+            // SAFETY: the value is a live tensor.
+            runtime
+                .check(unsafe { (runtime.api().GetTensorMutableData)(self.raw.as_ptr(), &raw mut data) })?;
+            self.data = data.cast_const().cast();
+            self.len = if data.is_null() { 0 } else { bytes };
         }
         Ok(())
     }
@@ -348,31 +337,42 @@ fn dims_of(view: &TensorView<'_>) -> Vec<i64> {
     view.shape.iter().map(|dim| *dim as i64).collect()
 }
 
-/// A value over the caller's memory, which must outlive it; strings, and elements at an odd address, are copied.
-///
-/// # Safety
-/// The view's data live as long as the value, and nobody changes them.
-pub(super) unsafe fn borrowed_tensor(runtime: &'static Runtime, view: &TensorView<'_>) -> Answer<RawValue> {
-    let TensorData::Bytes(bytes) = view.data else { return owned_tensor(runtime, view) };
-    let aligned = view.element.bits().map_or(1, |bits| (bits as usize / 8).clamp(1, 8));
-    if !bytes.as_ptr().addr().is_multiple_of(aligned) {
-        return owned_tensor(runtime, view);
+/// A value over memory that a caller lends.
+pub(super) struct Borrowed<'a> {
+    raw: RawValue,
+    _lent: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Borrowed<'a> {
+    /// A value over the elements of `view`; strings, and elements at an odd address, are copied.
+    pub fn new(runtime: &'static Runtime, view: &TensorView<'a>) -> Answer<Self> {
+        let own = |raw| Self { raw, _lent: PhantomData };
+        let TensorData::Bytes(bytes) = view.data else { return owned_tensor(runtime, view).map(own) };
+        let aligned = view.element.bits().map_or(1, |bits| (bits as usize / 8).clamp(1, 8));
+        if !bytes.as_ptr().addr().is_multiple_of(aligned) {
+            return owned_tensor(runtime, view).map(own);
+        }
+        let (dims, mut made) = (dims_of(view), ptr::null_mut());
+        // SAFETY: the bytes are as many as is said, and are lent for as long as the value lives; the runtime takes them as
+        // changeable and changes no input.
+        runtime.check(unsafe {
+            (runtime.api().CreateTensorWithDataAsOrtValue)(
+                runtime.memory(),
+                bytes.as_ptr().cast_mut().cast(),
+                bytes.len(),
+                dims.as_ptr(),
+                dims.len(),
+                element_for(view.element),
+                &raw mut made,
+            )
+        })?;
+        RawValue::new(runtime, made).map(own).ok_or_else(api::nothing)
     }
-    let (dims, mut made) = (dims_of(view), ptr::null_mut());
-    // SAFETY: the bytes are as many as is said and outlive the value by this function's contract; the runtime takes them as
-    // changeable and changes no input.
-    runtime.check(unsafe {
-        (runtime.api().CreateTensorWithDataAsOrtValue)(
-            runtime.memory(),
-            bytes.as_ptr().cast_mut().cast(),
-            bytes.len(),
-            dims.as_ptr(),
-            dims.len(),
-            element_for(view.element),
-            &raw mut made,
-        )
-    })?;
-    RawValue::new(runtime, made).ok_or_else(api::nothing)
+
+    /// The value.
+    pub fn raw(&self) -> &RawValue {
+        &self.raw
+    }
 }
 
 /// A value with a copy of the elements.

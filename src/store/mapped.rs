@@ -288,6 +288,11 @@ impl MappedFile {
         Ok(SharedBytes { bytes: Arc::clone(&self.bytes), range: self.asset_range(name)? })
     }
 
+    /// `len` bytes at `offset` as bytes that keep the file alive; `None` where they leave it.
+    pub(crate) fn shared_extent(&self, offset: u64, len: u64) -> Option<SharedBytes> {
+        Some(SharedBytes { bytes: Arc::clone(&self.bytes), range: self.range(offset, len)? })
+    }
+
     fn asset_range(&self, name: &str) -> Result<Range<usize>> {
         let asset = self.contents.manifest.asset(name);
         asset

@@ -1,0 +1,2 @@
+//! ONNX messages.
+pub mod proto;

@@ -1,0 +1,177 @@
+//! A capsule's session: made when it is first needed, for the types that it is fed with, and kept until it must go.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::api::{RawType, Runtime, Session, SessionSettings};
+use super::measure::anonymous_bytes;
+use super::submodel::{Head, Part};
+use super::wiring::Wiring;
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// A value that a capsule is fed with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fed<'a> {
+    /// The value's number.
+    pub value: usize,
+    /// Its type, where the model does not say.
+    pub known: Option<&'a RawType>,
+    /// Its number of dimensions, where it is a tensor.
+    pub rank: Option<usize>,
+}
+
+/// The type of an input that the graph itself leaves open; `rank` is `None` where the session takes any.
+type Told = Option<(RawType, Option<usize>)>;
+
+/// A session that is ready for certain inputs.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub session: Session,
+    /// The values that it is fed with, in order, and what it was told of the types of those that the graph leaves open.
+    fed: Vec<(usize, Told)>,
+    /// The types of its outputs.
+    pub output_types: Vec<Option<RawType>>,
+    /// Whether its weights are copied into the form that kernels like best.
+    pub prepacked: bool,
+    /// Whether it computes with weights of few bits.
+    pub has_few_bits: bool,
+    /// Anonymous memory that making it took, copies of weights included.
+    pub own_bytes: u64,
+    /// How long making it took.
+    pub made_in: Duration,
+}
+
+impl Ready {
+    /// Whether it can compute with these values.
+    fn serves(&self, fed: &[Fed<'_>]) -> bool {
+        let same = |((value, told), fed): (&(usize, Told), &Fed<'_>)| {
+            let fits = |(known, rank): &(RawType, Option<usize>)| {
+                fed.known.is_none_or(|given| given == known) && (rank.is_none() || *rank == fed.rank)
+            };
+            *value == fed.value && told.as_ref().is_none_or(fits)
+        };
+        self.fed.len() == fed.len() && self.fed.iter().zip(fed).all(same)
+    }
+
+    /// Whether it was made for the same values, of other ranks.
+    fn is_for_other_ranks(&self, fed: &[Fed<'_>]) -> bool {
+        self.fed.len() == fed.len() && self.fed.iter().zip(fed).all(|((value, _), fed)| *value == fed.value)
+    }
+}
+
+/// What a session is made of.
+#[derive(Clone, Copy)]
+pub(super) struct Making<'a> {
+    pub runtime: &'static Runtime,
+    pub store: &'a Store,
+    pub head: &'a Head,
+    pub wiring: &'a Wiring,
+    pub optimization: bool,
+}
+
+/// The place of a capsule's session.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    ready: Mutex<Option<Arc<Ready>>>,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Ready>>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session, where there is one.
+    pub fn current(&self) -> Option<Arc<Ready>> {
+        self.lock().clone()
+    }
+
+    /// Lets the session go, once those that compute with it are done; gives the memory that it held.
+    pub fn drop_session(&self) -> u64 {
+        self.lock().take().map_or(0, |ready| ready.own_bytes)
+    }
+
+    /// A session of capsule `index` that serves `fed`: the present one, or another in its place. It is prepacked where
+    /// `prepack` says so of what the graph holds.
+    pub fn serve(
+        &self,
+        making: Making<'_>,
+        index: usize,
+        fed: &[Fed<'_>],
+        prepack: &dyn Fn(bool) -> bool,
+    ) -> Result<Arc<Ready>> {
+        let mut place = self.lock();
+        let mut ranked = true;
+        if let Some(ready) = &*place {
+            if ready.serves(fed) && (ready.prepacked || !prepack(ready.has_few_bits)) {
+                return Ok(Arc::clone(ready));
+            }
+            // A model that is fed with one rank now and another then gets a session that takes any.
+            ranked = ready.serves(fed) || !ready.is_for_other_ranks(fed);
+        }
+        // The old one goes first: memory for both is never needed.
+        *place = None;
+        let made = Arc::new(make(making, index, fed, ranked, prepack)?);
+        *place = Some(Arc::clone(&made));
+        Ok(made)
+    }
+}
+
+fn make(
+    making: Making<'_>,
+    index: usize,
+    fed: &[Fed<'_>],
+    ranked: bool,
+    prepack: &dyn Fn(bool) -> bool,
+) -> Result<Ready> {
+    let Making { runtime, store, head, wiring, optimization } = making;
+    let (begun, before) = (Instant::now(), anonymous_bytes());
+    let mut part = Part::read(store, index)?;
+    let mut told: Vec<(usize, Told)> = Vec::with_capacity(fed.len());
+    for input in fed {
+        told.push((input.value, tell(&mut part, head, wiring.name(input.value), input, ranked)?));
+    }
+    let settings = SessionSettings { optimization, prepack: prepack(part.has_few_bits) };
+    let ports = &wiring.capsules[index];
+    let inputs: Vec<&str> = fed.iter().map(|input| wiring.name(input.value)).collect();
+    let outputs: Vec<&str> = ports.outputs.iter().map(|value| wiring.name(*value)).collect();
+    let model = head.model_of(&part.graph);
+    let what = || {
+        let (file, capsule) = store.capsule(index).map_or(("", ""), |(file, c)| (file.name(), c.id.as_str()));
+        format!("prepare capsule {capsule} of {file} (ONNX Runtime {})", runtime.version())
+    };
+    let names = [inputs.as_slice(), outputs.as_slice()];
+    let session = Session::new(runtime, &model, std::mem::take(&mut part.regions), settings, names)
+        .map_err(|refused| refused.error(&what()))?;
+    let types = (0..outputs.len()).map(|output| session.output_type(output)?.raw_type());
+    let output_types = types.collect::<Result<_, _>>().map_err(|refused| refused.error(&what()))?;
+    let own_bytes = anonymous_bytes().saturating_sub(before);
+    Ok(Ready {
+        session,
+        fed: told,
+        output_types,
+        prepacked: settings.prepack,
+        has_few_bits: part.has_few_bits,
+        own_bytes,
+        made_in: begun.elapsed(),
+    })
+}
+
+/// Has the graph know the type of an input that it leaves open.
+fn tell(part: &mut Part, head: &Head, name: &str, fed: &Fed<'_>, ranked: bool) -> Result<Told> {
+    if !part.is_untyped(name) {
+        return Ok(None);
+    }
+    let of_model = head.inputs.iter().find(|input| input.name.as_deref() == Some(name));
+    if let Some(input) = of_model {
+        part.graph.input.retain(|own| own.name.as_deref() != Some(name));
+        part.graph.input.push(input.clone());
+        return Ok(None);
+    }
+    let Some(known) = fed.known else {
+        return Err(Error::Internal(format!("nobody knows the type of value \"{name}\"")));
+    };
+    let rank = fed.rank.filter(|_| ranked);
+    part.set_type(name, known, rank);
+    Ok(Some((known.clone(), rank)))
+}

@@ -1,0 +1,251 @@
+//! The models that the runtime is given: a capsule's graph under the model's head, with its weights where they lie.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::api::{RawType, Region};
+use super::value;
+use crate::container::manifest::Capsule;
+use crate::convert::onnx::proto::{
+    AttributeProto, EXTERNAL, GraphProto, ModelProto, StringStringEntryProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, type_proto,
+};
+use crate::convert::onnx::proto::{Dimension, NodeProto};
+use crate::error::{Error, Result};
+use crate::graph::element::ElementType;
+use crate::store::Store;
+use crate::store::mapped::MappedFile;
+
+/// Asset of a model's head.
+pub(super) const HEAD: &str = "onnx/head";
+/// `ModelProto.graph`, a field of its own message: number 7, with a length.
+const GRAPH_KEY: u8 = 7 << 3 | 2;
+
+/// The asset of a capsule's graph.
+pub(super) fn graph_asset(capsule: &str) -> String {
+    format!("onnx/{capsule}")
+}
+
+/// What all sub-models of a model share.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// The message without its graph, ready to have one put behind it.
+    encoded: Vec<u8>,
+    /// The model's inputs with their full types.
+    pub inputs: Vec<ValueInfoProto>,
+}
+
+impl Head {
+    /// Reads the head of a model's file.
+    pub fn read(file: &MappedFile) -> Result<Self> {
+        let mut model = ModelProto::decode(Bytes::from_owner(file.shared_asset(HEAD)?))
+            .map_err(|error| malformed(file, HEAD, &error.to_string()))?;
+        let graph = model.graph.take().unwrap_or_default();
+        Ok(Self { encoded: model.encode_to_vec(), inputs: graph.input })
+    }
+
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> u64 {
+        self.encoded.len() as u64
+    }
+
+    /// A whole model with `graph`.
+    pub fn model_of(&self, graph: &GraphProto) -> Vec<u8> {
+        let mut model = Vec::with_capacity(self.encoded.len() + graph.encoded_len() + 16);
+        model.extend_from_slice(&self.encoded);
+        model.push(GRAPH_KEY);
+        prost::encoding::encode_varint(graph.encoded_len() as u64, &mut model);
+        // A vector grows as needed.
+        let _ = graph.encode(&mut model);
+        model
+    }
+}
+
+fn malformed(file: &MappedFile, asset: &str, why: &str) -> Error {
+    Error::malformed(file.name(), format!("asset \"{asset}\": {why}; convert the model again"))
+}
+
+/// A capsule's graph, its weights tied to where they lie.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// The graph; what is external of it is in `regions`.
+    pub graph: GraphProto,
+    /// The extents that its weights are in.
+    pub regions: Vec<Region>,
+    /// Bytes of its weights.
+    pub weight_bytes: u64,
+    /// Whether a node computes with weights of few bits, which the runtime is of use for only when it prepacks them.
+    pub has_few_bits: bool,
+}
+
+impl Part {
+    /// Reads the graph of capsule `index`, as the store's mode serves it.
+    pub fn read(store: &Store, index: usize) -> Result<Self> {
+        let (file, capsule) = store.capsule(index)?;
+        let asset = graph_asset(&capsule.id);
+        let bad = |why: String| malformed(file, &asset, &why);
+        let graph = GraphProto::decode(Bytes::from_owner(file.shared_asset(&asset)?));
+        let graph = graph.map_err(|error| bad(error.to_string()))?;
+        let mut part = Self { graph, regions: Vec::new(), weight_bytes: 0, has_few_bits: false };
+        part.look_through(&bad)?;
+        let mut initializers = std::mem::take(&mut part.graph.initializer);
+        for tensor in initializers.iter_mut().filter(|tensor| tensor.data_location == Some(EXTERNAL)) {
+            part.tie(store, tensor, &bad)?;
+        }
+        part.graph.initializer = initializers;
+        Ok(part)
+    }
+
+    /// Points an external initializer to its plane in the extent of the capsule that stores it.
+    fn tie(&mut self, store: &Store, tensor: &mut TensorProto, bad: &dyn Fn(String) -> Error) -> Result<()> {
+        let name = tensor.name.clone().unwrap_or_default();
+        let location = tensor.external_data.iter().find(|entry| entry.key.as_deref() == Some("location"));
+        let id = location.and_then(|entry| entry.value.clone());
+        let id = id.ok_or_else(|| bad(format!("weight {name} has no location")))?;
+        let (file, capsule) = store.capsule(store.find(&id)?)?;
+        let (extent, plane) = plane_of(capsule, &name)
+            .ok_or_else(|| Error::NotFound(format!(
+                "{}: capsule {id}: tensor {name} is not stored in this file (a mini only links it: its full file is needed)",
+                file.name()
+            )))?;
+        let element = tensor.data_type.and_then(ElementType::from_onnx);
+        let dims: Option<Vec<u64>> = tensor.dims.iter().map(|dim| u64::try_from(*dim).ok()).collect();
+        let wanted = element.zip(dims).and_then(|(element, dims)| element.tensor_bytes(&dims));
+        if wanted != Some(plane.1) {
+            return Err(bad(format!(
+                "weight {name}: its type and shape need {} bytes, and capsule {id} stores {}",
+                wanted.map_or_else(|| "no certain number of".to_owned(), |bytes| bytes.to_string()),
+                plane.1
+            )));
+        }
+        let entry =
+            |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+        tensor.external_data = vec![
+            entry("location", id.clone()),
+            entry("offset", plane.0.to_string()),
+            entry("length", plane.1.to_string()),
+        ];
+        self.weight_bytes = self.weight_bytes.saturating_add(plane.1);
+        if !self.regions.iter().any(|region| region.name == id) {
+            let bytes = file
+                .shared_extent(extent.0, extent.1)
+                .ok_or_else(|| bad(format!("capsule {id} leaves the file")))?;
+            self.regions.push(Region { name: id, bytes });
+        }
+        Ok(())
+    }
+
+    /// Finds nodes with weights of few bits, and refuses external data anywhere but in the graph's own initializers: the
+    /// runtime would look for a file of that name.
+    fn look_through(&mut self, bad: &dyn Fn(String) -> Error) -> Result<()> {
+        let external = |tensor: &TensorProto| tensor.data_location == Some(EXTERNAL);
+        let mut has_few_bits = false;
+        let mut stack: Vec<&GraphProto> = vec![&self.graph];
+        let mut is_outermost = true;
+        while let Some(graph) = stack.pop() {
+            let sparse = graph.sparse_initializer.iter().flat_map(|s| s.values.iter().chain(&s.indices));
+            let inner = graph.initializer.iter().filter(|_| !is_outermost);
+            if let Some(tensor) = sparse.chain(inner).find(|tensor| external(tensor)) {
+                return Err(bad(format!("tensor {} is external", tensor.name.as_deref().unwrap_or(""))));
+            }
+            is_outermost = false;
+            for node in &graph.node {
+                has_few_bits |= is_few_bits(node);
+                for attribute in &node.attribute {
+                    if tensors_of(attribute).any(external) {
+                        return Err(bad(format!(
+                            "node {}: an attribute is external",
+                            node.name.as_deref().unwrap_or("")
+                        )));
+                    }
+                    stack.extend(attribute.g.as_deref());
+                    stack.extend(&attribute.graphs);
+                }
+            }
+        }
+        self.has_few_bits = has_few_bits;
+        Ok(())
+    }
+
+    /// Whether the graph has a value of its own for `name`, which can be fed in its place.
+    pub fn has_default(&self, name: &str) -> bool {
+        let sparse = self.graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
+        self.graph.initializer.iter().chain(sparse).any(|tensor| tensor.name.as_deref() == Some(name))
+    }
+
+    /// The number of the graph's input called `name` whose type is not known.
+    pub fn is_untyped(&self, name: &str) -> bool {
+        let input = self.graph.input.iter().find(|input| input.name.as_deref() == Some(name));
+        input.is_none_or(|input| !is_typed(input.r#type.as_ref()))
+    }
+
+    /// Gives input `name` a type: the one that it is fed with. The input is added where the graph has none.
+    pub fn set_type(&mut self, name: &str, known: &RawType, rank: Option<usize>) {
+        let made = Some(type_of(known, rank));
+        match self.graph.input.iter_mut().find(|input| input.name.as_deref() == Some(name)) {
+            Some(input) => input.r#type = made,
+            None => self.graph.input.push(ValueInfoProto {
+                name: Some(name.to_owned()),
+                r#type: made,
+                ..ValueInfoProto::default()
+            }),
+        }
+    }
+}
+
+/// The extent of a capsule, and where in it the plane of tensor `name` lies.
+fn plane_of(capsule: &Capsule, name: &str) -> Option<((u64, u64), (u64, u64))> {
+    let extent = capsule.extent?;
+    let plane = capsule.tensors.iter().find(|tensor| tensor.name == name)?.planes.first()?;
+    Some(((extent.offset, extent.len), (plane.offset, plane.len)))
+}
+
+fn tensors_of(attribute: &AttributeProto) -> impl Iterator<Item = &TensorProto> {
+    let one = attribute.t.as_deref().into_iter().chain(&attribute.tensors);
+    let sparse = attribute.sparse_tensor.as_deref().into_iter().chain(&attribute.sparse_tensors);
+    one.chain(sparse.flat_map(|sparse| sparse.values.iter().chain(&sparse.indices)))
+}
+
+fn is_few_bits(node: &NodeProto) -> bool {
+    node.op_type.as_deref().is_some_and(|name| name.ends_with("NBits"))
+}
+
+/// Whether a type says all that a session must be told: an element type at its bottom.
+fn is_typed(known: Option<&TypeProto>) -> bool {
+    match known.and_then(|known| known.value.as_ref()) {
+        Some(type_proto::Value::TensorType(tensor) | type_proto::Value::SparseTensorType(tensor)) => {
+            tensor.elem_type.is_some_and(|element| element != 0)
+        }
+        Some(type_proto::Value::SequenceType(inner) | type_proto::Value::OptionalType(inner)) => {
+            is_typed(inner.elem_type.as_deref())
+        }
+        Some(type_proto::Value::MapType(map)) => {
+            map.key_type.is_some() && is_typed(map.value_type.as_deref())
+        }
+        None => false,
+    }
+}
+
+/// A type in ONNX's terms; of a tensor with `rank` dimensions of unknown length, where that is known.
+fn type_of(known: &RawType, rank: Option<usize>) -> TypeProto {
+    let tensor = |element: i32| type_proto::Tensor {
+        elem_type: value::element_of(element).map(ElementType::onnx),
+        shape: rank.map(|rank| TensorShapeProto { dim: vec![Dimension::default(); rank] }),
+    };
+    let boxed = |inner: &RawType| Some(Box::new(type_of(inner, None)));
+    let value = match known {
+        RawType::Tensor(element) => type_proto::Value::TensorType(tensor(*element)),
+        RawType::Sparse(element) => type_proto::Value::SparseTensorType(tensor(*element)),
+        RawType::Sequence(inner) => {
+            type_proto::Value::SequenceType(Box::new(type_proto::Sequence { elem_type: boxed(inner) }))
+        }
+        RawType::Optional(inner) => {
+            type_proto::Value::OptionalType(Box::new(type_proto::Sequence { elem_type: boxed(inner) }))
+        }
+        RawType::Map(key, inner) => type_proto::Value::MapType(Box::new(type_proto::Map {
+            key_type: value::element_of(*key).map(ElementType::onnx),
+            value_type: boxed(inner),
+        })),
+    };
+    TypeProto { value: Some(value), denotation: None }
+}
