@@ -144,7 +144,7 @@ fn exported_symbols_are_those_of_the_list() {
 macro_rules! layouts {
     ($($name:ident { $($field:ident),* })*) => {{
         use capsulegraph::ffi::{capsule::*, convert::*, generate::*, input::capg_string, model::*, part::*};
-        use capsulegraph::ffi::{reader::*, session::*, split::*, tokenize::*, verify::*};
+        use capsulegraph::ffi::{port::*, reader::*, run::*, session::*, split::*, tensor::*, tokenize::*, verify::*};
         let mut rust = String::new();
         let mut c = String::from("#include \"test.h\"\nint main(void) {\n");
         $(
@@ -171,7 +171,8 @@ fn structs_have_one_layout() {
         capg_string { data, len }
         capg_chat_message { role, role_len, content, content_len }
         capg_convert_options { struct_size, mini_path, mini_path_len, light, light_len, calibrate, calibrate_len,
-            cancel, log, progress, progress_user_data, mini_bytes, no_mini, planes }
+            cancel, log, progress, progress_user_data, mini_bytes, no_mini, planes, capsule_bytes, capsule_count,
+            reserved }
         capg_split_options { struct_size, light, light_len, calibrate, calibrate_len, cancel, log, progress,
             progress_user_data, mini_bytes }
         capg_verify_options { struct_size, full_path, full_path_len, cancel, log, progress, progress_user_data,
@@ -180,7 +181,7 @@ fn structs_have_one_layout() {
         capg_model_options { struct_size, full_path, full_path_len, full_reader, log, offset, length, full_offset,
             full_length, memory_budget_bytes, mode, threads, processors, processors_len, parallel_for,
             parallel_for_data, priority, reserved, budget, first_capsule, end_capsule, session_context,
-            session_kv_type }
+            session_kv_type, onnxruntime_path, onnxruntime_path_len, prepack, optimization }
         capg_session_options { struct_size, context, batch, kv_type, flags }
         capg_part_options { struct_size, context, kv_type }
         capg_generate_options { struct_size, stop, stop_count, max_tokens, seed, temperature, top_p, min_p,
@@ -188,6 +189,10 @@ fn structs_have_one_layout() {
         capg_slice { struct_size, text, text_len, tokens, token_count, more, finish_reason }
         capg_tensor_view { struct_size, name, name_len, encoding, encoding_len, layout, layout_len, shape,
             dimensions, data, data_len }
+        capg_tensor { data, data_len, dims, rank, element, reserved }
+        capg_value { name, name_len, tensors, count, kind, element }
+        capg_port { struct_size, name, name_len, dims, dim_names, rank, kind, element, has_shape, optional }
+        capg_run_options { struct_size, flags, reserved }
     };
     let path = directory("layout").join("layout.c");
     std::fs::write(&path, c).unwrap();

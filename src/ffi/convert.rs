@@ -63,6 +63,12 @@ pub struct capg_convert_options {
     pub no_mini: u32,
     /// How weights are stored, CAPG_PLANES_*. Default: CAPG_PLANES_AUTO.
     pub planes: u32,
+    /// Of an ONNX model: bytes of weights in a capsule at most, where the graph can be cut so. Default: 32 MiB.
+    pub capsule_bytes: u64,
+    /// Of an ONNX model: number of capsules, or as many as its graph can be cut into. Default: by capsule_bytes.
+    pub capsule_count: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 /// Weights are divided into two planes where a mini is made with the full file and light is "auto": others hold no first
@@ -130,7 +136,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<capg_text, Failure> {
     Ok(capg_text::from(text + "\n"))
 }
 
-/// Converts the GGUF model at source (any shard of a sharded one) to a full .cgraph file and, unless no_mini,
+/// Converts the model at source (GGUF, any shard of a sharded one, or ONNX) to a full .cgraph file and, unless no_mini,
 /// derives its mini. Files appear whole under their names or not at all; weights are stored without loss.
 ///
 /// target may be (NULL, 0): the source's name with .cgraph. options: nullable. summary (nullable) receives a JSON
