@@ -7,6 +7,8 @@
 
 #[path = "support/compiler.rs"]
 mod compiler;
+#[path = "support/onnx.rs"]
+mod onnx;
 #[path = "support/program.rs"]
 mod program;
 mod support;
@@ -30,15 +32,23 @@ fn gguf() -> &'static Path {
     })
 }
 
+/// The program that runs ONNX models.
+const ONNX: &str = "onnx.c";
+
 fn source(name: &str) -> PathBuf {
     root().join("tests/c").join(name)
 }
 
-/// Runs a program on the tiny model and an empty directory. It must print "ok" and nothing else: the library
-/// itself never writes.
+/// Runs a program on its model and an empty directory. It must print "ok" and nothing else: the library itself never
+/// writes.
 fn run(mut command: Command, name: &str) {
     let work = directory(&format!("{name}.work"));
-    let output = command.arg(gguf()).arg(&work).output().unwrap();
+    if name.starts_with(ONNX) {
+        command.arg(onnx::folder().join("models/small.onnx")).arg(&work).arg(onnx::runtime()).arg(gguf());
+    } else {
+        command.arg(gguf()).arg(&work);
+    }
+    let output = command.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(
         output.status.success() && out == "ok\n" && err.is_empty(),
@@ -64,7 +74,7 @@ fn main_path() {
 
 #[test]
 fn misuse_and_threads() {
-    for program in ["misuse.c", "threads.c", "workers.c", "parts.c"] {
+    for program in ["misuse.c", "threads.c", "workers.c", "parts.c", ONNX] {
         check(program, Language::C, Link::Static);
         check(program, Language::Cpp, Link::Shared);
     }
@@ -83,10 +93,11 @@ fn sanitized() {
         let report = String::from_utf8_lossy(&stderr);
         assert!(!status.success() && report.contains(wanted), "{wanted} was not reported: {report}");
     }
-    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c", "parts.c"] {
+    let leaks = format!("print_suppressions=0:suppressions={}", source("onnx.lsan").display());
+    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c", "parts.c", ONNX] {
         let name = format!("{program} asan");
         let mut command = Command::new(compile(&source(program), Language::C, Link::Shared, FLAGS, &name));
-        command.env("ASAN_OPTIONS", ASAN);
+        command.env("ASAN_OPTIONS", ASAN).env("LSAN_OPTIONS", &leaks);
         run(command, &name);
     }
 }
@@ -95,7 +106,7 @@ fn sanitized() {
 fn under_valgrind() {
     let found = Command::new("valgrind").arg("--version").output().is_ok();
     assert!(found, "valgrind is not installed; cargo xtask setup installs it");
-    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c", "parts.c"] {
+    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c", "parts.c", ONNX] {
         let name = format!("{program} valgrind");
         let program = compile(&source(program), Language::C, Link::Shared, &[], &name);
         let mut command = Command::new("valgrind");
@@ -105,17 +116,19 @@ fn under_valgrind() {
             "--leak-check=full",
             "--show-leak-kinds=definite,indirect",
         ]);
-        command.args(["--errors-for-leak-kinds=definite,indirect", "--fair-sched=yes"]).arg(program);
+        command.args(["--errors-for-leak-kinds=definite,indirect", "--fair-sched=yes"]);
+        command.arg(format!("--suppressions={}", source("onnx.valgrind").display())).arg(program);
         run(command, &name);
     }
 }
 
 #[test]
 fn every_function_is_misused() {
-    let text = ["misuse.c", "parts.c"].map(|name| std::fs::read_to_string(source(name)).unwrap()).concat();
+    let text =
+        ["misuse.c", "parts.c", ONNX].map(|name| std::fs::read_to_string(source(name)).unwrap()).concat();
     let symbols = exported_symbols();
     let missing: Vec<&String> = symbols.iter().filter(|s| !text.contains(&format!("{s}("))).collect();
-    assert!(missing.is_empty(), "misuse.c and parts.c do not call {missing:?}");
+    assert!(missing.is_empty(), "misuse.c, parts.c and onnx.c do not call {missing:?}");
 }
 
 fn exported_symbols() -> Vec<String> {

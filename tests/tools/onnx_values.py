@@ -10,10 +10,22 @@ numpy does not have go through unchanged.
 import pathlib
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
-STRING = onnx.TensorProto.STRING
+STRING = 8  # of TensorProto.DataType, as FLOAT below
+PLAIN = {"<f4": 1, "|u1": 2, "|i1": 3, "<i4": 6, "<i8": 7, "|b1": 9, "<f2": 10, "<f8": 11}
+
+
+class _Onnx:
+    """The package, loaded when it is first needed: processes whose memory is measured do without."""
+
+    def __getattr__(self, name):
+        import onnx
+
+        return getattr(onnx, name)
+
+
+onnx = _Onnx()
+
 
 
 class Tensor:
@@ -25,18 +37,18 @@ class Tensor:
     @classmethod
     def of(cls, array):
         """Of a numpy array, or of a TensorProto."""
-        if isinstance(array, onnx.TensorProto):
+        if hasattr(array, "data_type"):
             if array.data_type == STRING:
                 return cls(STRING, array.dims, list(array.string_data))
             if array.HasField("raw_data"):
                 return cls(array.data_type, array.dims, array.raw_data)
-            element, array = array.data_type, numpy_helper.to_array(array)
-            return cls(element, array.shape, numpy_helper.from_array(array).raw_data)
+            element, array = array.data_type, onnx.numpy_helper.to_array(array)
+            return cls(element, array.shape, onnx.numpy_helper.from_array(array).raw_data)
         array = np.asarray(array)
         if array.dtype.kind in "OUS":
             texts = [t if isinstance(t, bytes) else str(t).encode() for t in array.ravel()]
             return cls(STRING, array.shape, texts)
-        element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        element = PLAIN.get(array.dtype.str) or onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         return cls(element, array.shape, np.ascontiguousarray(array))
 
     def array(self):
@@ -47,7 +59,7 @@ class Tensor:
         if isinstance(self.data, np.ndarray):
             return self.data
         proto = onnx.TensorProto(data_type=self.element, dims=self.dims, raw_data=bytes(self.data))
-        return numpy_helper.to_array(proto)
+        return onnx.numpy_helper.to_array(proto)
 
     def raw(self):
         """All that the tensor is, for comparing bit by bit."""
