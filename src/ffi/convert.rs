@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::cancel::{capg_cancel, token};
 use super::error::{Failure, capg_error};
 use super::handle::share_optional;
-use super::input::{flag, optional_path, optional_text, path};
+use super::input::{flag, optional_path, optional_text, path, reserved};
 use super::log::{CAPG_LOG_INFO, capg_log, logged};
 use super::options::{Versioned, read};
 use super::output::HandleOut;
@@ -175,6 +175,7 @@ pub unsafe extern "C" fn capg_convert(
                 )));
             }
         };
+        reserved(o.reserved, "options.reserved")?;
         let no_mini = flag(o.no_mini, "options.no_mini")?;
         if no_mini && mini.is_some() {
             return Err(Failure::invalid("options.mini_path and options.no_mini contradict each other"));
