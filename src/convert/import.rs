@@ -9,6 +9,7 @@ use serde_json::{Map, json};
 
 use super::gguf::{Gguf, TensorInfo};
 use super::metadata::Metadata;
+use super::onnx::cut::CutOptions;
 use super::weights;
 use crate::container::disk::{Disk, SystemDisk};
 use crate::container::header::Kind;
@@ -73,6 +74,8 @@ impl FromStr for Planes {
 pub struct ConvertOptions {
     /// Whether weights are divided; [`Planes::Auto`] without a mini: they are not.
     pub planes: Planes,
+    /// How an ONNX model is cut into capsules.
+    pub cut: CutOptions,
     /// Where files live.
     pub disk: Arc<dyn Disk>,
     /// Stops the conversion; nothing is left under the target's name.
@@ -81,7 +84,7 @@ pub struct ConvertOptions {
 
 impl Default for ConvertOptions {
     fn default() -> Self {
-        Self { planes: Planes::Auto, disk: Arc::new(SystemDisk), cancel: None }
+        Self { planes: Planes::Auto, cut: CutOptions::default(), disk: Arc::new(SystemDisk), cancel: None }
     }
 }
 

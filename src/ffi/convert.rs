@@ -182,6 +182,7 @@ pub unsafe extern "C" fn capg_convert(
         }
         let targets = Targets::new(&source, target.as_deref(), mini.as_deref(), no_mini);
         let convert = ConvertOptions { planes, cancel: split.cancel.clone(), ..ConvertOptions::default() };
+        let targets = targets.possible(&source, mini.is_some(), convert.disk.as_ref())?;
         let host = Progress { callback: o.progress, user_data: o.progress_user_data };
         let mut progress = |phase, done, total| match phase {
             Phase::Convert => host.report(CAPG_PHASE_CONVERT, done, total),

@@ -10,6 +10,7 @@ pub mod library;
 mod measure;
 pub mod model;
 mod ports;
+mod residency;
 mod slot;
 mod submodel;
 pub mod value;
@@ -17,3 +18,4 @@ mod watch;
 mod wiring;
 
 pub use api::Runtime;
+pub use residency::OnnxMemory;

@@ -8,7 +8,8 @@ use ort::sys;
 
 use super::api::{RawType, RawValue, RunOptions, Runtime, TypeInfo};
 use super::ports;
-use super::slot::{Fed, Making, Ready, Slot};
+use super::residency::{OnnxMemory, Residency};
+use super::slot::{Fed, Making, Ready};
 use super::submodel::Head;
 use super::value::{Borrowed, Input, Value};
 use super::watch::Watch;
@@ -18,8 +19,8 @@ use crate::graph::onnx::{OnnxInfo, OnnxPort};
 use crate::pool::{CancelToken, unless_cancelled};
 use crate::store::{Mode, OpenOptions, Origin, Store};
 
-/// Rows from which on prepacked weights pay (docs/onnx.md has the measurements).
-const ROWS_THAT_PAY: u64 = 4;
+/// Bytes of memory that a byte of the manifest takes once it is parsed.
+const PARSED: u64 = 4;
 
 /// Whether weights are copied into the form that the runtime's kernels like best.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,10 +81,57 @@ pub struct OnnxModel {
     options: OnnxOptions,
     head: Head,
     wiring: Wiring,
-    slots: Vec<Slot>,
+    residency: Residency,
+    counts: Counts,
     /// Types of the values between capsules, as the runtime found them.
     types: Mutex<Vec<Option<RawType>>>,
     open_time: Duration,
+}
+
+/// What a model did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnnxStats {
+    /// Runs that came to their end.
+    pub runs: u64,
+    /// How long the first took, which makes the sessions, and the last.
+    pub first_run: Duration,
+    /// The last one.
+    pub last_run: Duration,
+    /// Sessions that were made, one for a capsule and again where it had to go or change.
+    pub sessions_made: u64,
+    /// How long making them took.
+    pub making: Duration,
+    /// Sessions that there are now.
+    pub sessions: usize,
+    /// Those of them whose weights are prepacked.
+    pub prepacked: usize,
+}
+
+/// The counts of a model, which runs on any thread add to.
+#[derive(Debug, Default)]
+struct Counts(Mutex<OnnxStats>);
+
+impl Counts {
+    fn add(&self, spent: Duration) {
+        let mut stats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if stats.runs == 0 {
+            stats.first_run = spent;
+        }
+        stats.runs += 1;
+        stats.last_run = spent;
+    }
+
+    fn made(&self, ready: &Ready) {
+        let mut stats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.sessions_made += 1;
+        stats.making += ready.made_in;
+    }
+}
+
+/// Bytes of the files that are held in memory, because they cannot be mapped.
+fn owned_bytes(store: &Store) -> u64 {
+    let full = store.full().filter(|full| !std::ptr::eq(*full, store.primary()));
+    (store.primary().owned_bytes() + full.map_or(0, |full| full.owned_bytes())) as u64
 }
 
 /// A value in the course of a run.
@@ -138,10 +186,13 @@ impl OnnxModel {
         let store = store.in_mode(store.mode(), store.mode_reason().to_owned(), None);
         let head = Head::read(store.primary())?;
         let wiring = Wiring::new(&info, &store.manifest().capsules)?;
-        let slots = wiring.capsules.iter().map(|_| Slot::default()).collect();
+        let tables =
+            head.bytes() + store.primary().contents().header.manifest_len * PARSED + owned_bytes(&store);
+        let residency = Residency::new(&store, tables, options.store.budget.clone(), options.prepack)?;
         let types = Mutex::new(vec![None; wiring.len()]);
         let open_time = begun.elapsed();
-        Ok(Self { store, info, options: options.clone(), head, wiring, slots, types, open_time })
+        let counts = Counts::default();
+        Ok(Self { store, info, options: options.clone(), head, wiring, residency, counts, types, open_time })
     }
 
     /// Where the weights come from.
@@ -183,14 +234,32 @@ impl OnnxModel {
         Runtime::get(self.options.runtime.as_deref(), self.options.threads)
     }
 
-    /// Makes the model ready to run, as far as that can be without inputs: the first run is then no slower than others. Only a
-    /// hint; running does it as well.
-    ///
-    /// # Errors
-    /// Those of [`run`](Self::run) but for inputs and outputs.
-    pub fn prepare(&self, cancel: Option<&CancelToken>) -> Result<()> {
-        unless_cancelled(cancel)?;
-        self.runtime().map(|_| ())
+    /// What the model's memory came to so far.
+    #[must_use]
+    pub fn memory(&self) -> OnnxMemory {
+        self.residency.memory()
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn stats(&self) -> OnnxStats {
+        let slots = (0..self.wiring.capsules.len()).filter_map(|index| self.residency.slot(index).current());
+        let (mut sessions, mut prepacked) = (0, 0);
+        for ready in slots {
+            sessions += 1;
+            prepacked += usize::from(ready.prepacked);
+        }
+        let counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        OnnxStats { sessions, prepacked, ..*counts }
+    }
+
+    /// Ids of the capsules whose weights are copied into the form that kernels like best, now.
+    #[must_use]
+    pub fn prepacked(&self) -> Vec<&str> {
+        let prepacked =
+            |index: &usize| self.residency.slot(*index).current().is_some_and(|ready| ready.prepacked);
+        let ids = (0..self.wiring.capsules.len()).filter(prepacked);
+        ids.filter_map(|index| Some(self.store.manifest().capsules.get(index)?.id.as_str())).collect()
     }
 
     /// Computes the outputs called `outputs`, in that order (none: all, in the model's order), from values by name. Only the
@@ -212,6 +281,9 @@ impl OnnxModel {
         let steps = self.wiring.steps(&wanted);
         self.refuse_missing(&steps, &wanted, &given)?;
         let runtime = self.runtime()?;
+        if !runtime.is_zero_copy() {
+            self.residency.copies_weights()?;
+        }
         let options = Arc::new(RunOptions::new(runtime).map_err(|refused| refused.error("prepare a run"))?);
         let _watch = cancel.map(|token| Watch::new(token, &options)).transpose()?;
         let mut held: Vec<Option<Held<'_>>> = (0..self.wiring.len()).map(|_| None).collect();
@@ -220,16 +292,22 @@ impl OnnxModel {
                 held[number] = Some(self.hold(runtime, number, input)?);
             }
         }
+        let _turn = self.residency.enter(cancel)?;
+        let begun = Instant::now();
+        let mark = self.residency.mark();
         for (step, index) in steps.capsules.iter().enumerate() {
             unless_cancelled(cancel)?;
-            let computed = self.step(runtime, *index, &mut held, &options);
+            let next = steps.capsules.get(step + 1).copied();
+            let computed = self.step(runtime, [Some(*index), next], &mut held, &options);
             if computed.is_err() {
                 // The runtime says of a run that was stopped only that it failed.
                 unless_cancelled(cancel)?;
             }
             computed?;
+            self.residency.measure(mark)?;
             steps.freed[step].iter().for_each(|value| held[*value] = None);
         }
+        self.counts.add(begun.elapsed());
         self.results(runtime, &wanted, &given, held)
     }
 
@@ -296,26 +374,41 @@ impl OnnxModel {
         }
     }
 
-    /// Runs one capsule.
+    /// Runs one capsule, and asks meanwhile for the weights of the next.
     fn step(
         &self,
         runtime: &'static Runtime,
-        index: usize,
+        [index, next]: [Option<usize>; 2],
         held: &mut [Option<Held<'_>>],
         options: &RunOptions,
     ) -> Result<()> {
+        let Some(index) = index else { return Ok(()) };
         let ports = &self.wiring.capsules[index];
         let present: Vec<usize> =
             ports.inputs.iter().copied().filter(|value| held[*value].is_some()).collect();
         let ready = self.ready(runtime, index, &present, held)?;
+        self.residency.begin(index, &ready);
         let fed: Vec<*const sys::OrtValue> =
             present.iter().filter_map(|value| held[*value].as_ref()).map(Held::as_ptr).collect();
-        let made = ready.session.run(options, &fed).map_err(|refused| {
+        let compute = || ready.session.run(options, &fed);
+        let made = match next.filter(|next| self.residency.wants_ahead(*next)) {
+            // Asking takes a while, as it is done in pieces, and where it fails only time is lost.
+            Some(next) => std::thread::scope(|scope| {
+                let asking = std::thread::Builder::new().spawn_scoped(scope, || self.residency.ask_for(next));
+                let made = compute();
+                drop(asking);
+                made
+            }),
+            None => compute(),
+        };
+        let made = made.map_err(|refused| {
             let (file, id) =
                 self.store.capsule(index).map_or(("", ""), |(file, c)| (file.name(), c.id.as_str()));
             refused.error(&format!("run capsule {id} of {file}"))
-        })?;
-        for (value, made) in ports.outputs.iter().zip(made) {
+        });
+        self.store.count_use(index);
+        self.residency.end(index, &ready);
+        for (value, made) in ports.outputs.iter().zip(made?) {
             held[*value] = Some(Held::Made(made));
         }
         Ok(())
@@ -359,9 +452,16 @@ impl OnnxModel {
         let prepack = |has_few_bits: bool| match self.options.prepack {
             Prepack::On => true,
             Prepack::Off => false,
-            Prepack::Auto => has_few_bits || most_rows >= ROWS_THAT_PAY,
+            Prepack::Auto => self.residency.wants_copy(index, most_rows, has_few_bits),
         };
-        let ready = self.slots[index].serve(making, index, &fed, &prepack)?;
+        let served = self.residency.slot(index).serve(making, index, &fed, &prepack)?;
+        self.residency.unmade(served.dropped);
+        let ready = served.ready;
+        if !served.made {
+            return Ok(ready);
+        }
+        self.residency.made(index, &ready);
+        self.counts.made(&ready);
         let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
         for (value, known) in self.wiring.capsules[index].outputs.iter().zip(&ready.output_types) {
             types[*value].clone_from(known);

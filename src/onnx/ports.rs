@@ -1,6 +1,6 @@
 //! Holding what a caller feeds and asks for against what the model takes and gives.
 
-use super::value::{Input, TensorView, Value, check_view};
+use super::value::{Input, Value, check_view};
 use crate::error::{Error, Result};
 use crate::graph::onnx::{OnnxDim, OnnxKind, OnnxPort};
 
@@ -118,16 +118,6 @@ pub(super) fn rows(shape: &[u64]) -> u64 {
             outer.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim)).unwrap_or(u64::MAX)
         }
         None => 1,
-    }
-}
-
-impl<'a> Input<'a> {
-    /// The shape of a tensor.
-    pub(super) fn shape(&self) -> &'a [u64] {
-        match self {
-            Self::Tensor(TensorView { shape, .. }) => shape,
-            Self::Value(value) => value.shape(),
-        }
     }
 }
 

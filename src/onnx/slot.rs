@@ -70,6 +70,15 @@ pub(super) struct Making<'a> {
     pub optimization: bool,
 }
 
+/// What a slot gave.
+pub(super) struct Served {
+    pub ready: Arc<Ready>,
+    /// Whether it was made for this call.
+    pub made: bool,
+    /// Memory that the one held whose place it took.
+    pub dropped: u64,
+}
+
 /// The place of a capsule's session.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
@@ -99,21 +108,21 @@ impl Slot {
         index: usize,
         fed: &[Fed<'_>],
         prepack: &dyn Fn(bool) -> bool,
-    ) -> Result<Arc<Ready>> {
+    ) -> Result<Served> {
         let mut place = self.lock();
         let mut ranked = true;
         if let Some(ready) = &*place {
             if ready.serves(fed) && (ready.prepacked || !prepack(ready.has_few_bits)) {
-                return Ok(Arc::clone(ready));
+                return Ok(Served { ready: Arc::clone(ready), made: false, dropped: 0 });
             }
             // A model that is fed with one rank now and another then gets a session that takes any.
             ranked = ready.serves(fed) || !ready.is_for_other_ranks(fed);
         }
         // The old one goes first: memory for both is never needed.
-        *place = None;
-        let made = Arc::new(make(making, index, fed, ranked, prepack)?);
-        *place = Some(Arc::clone(&made));
-        Ok(made)
+        let dropped = place.take().map_or(0, |ready| ready.own_bytes);
+        let ready = Arc::new(make(making, index, fed, ranked, prepack)?);
+        *place = Some(Arc::clone(&ready));
+        Ok(Served { ready, made: true, dropped })
     }
 }
 

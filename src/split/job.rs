@@ -7,7 +7,9 @@ use serde::Serialize;
 use super::options::SplitOptions;
 use super::plan::Light;
 use super::write::{SplitSummary, split};
+use crate::container::disk::Disk;
 use crate::convert::import::{ConvertOptions, Converted, Planes, ProgressFn, convert_opened, open_source};
+use crate::convert::onnx::{import::OnnxModel, is_onnx};
 use crate::error::{Error, Result};
 
 /// What a conversion with split wrote.
@@ -38,6 +40,23 @@ impl Targets {
         let mini = (!no_mini).then(|| mini.map_or_else(|| default_mini(&full), Path::to_owned));
         Self { full, mini }
     }
+
+    /// Leaves out a mini that nobody named where none can be made of the source.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where one was named; those of opening the source.
+    pub fn possible(self, source: &Path, named: bool, disk: &dyn Disk) -> Result<Self> {
+        if self.mini.is_none() || !is_onnx(source, disk)? {
+            return Ok(self);
+        }
+        if named {
+            return Err(Error::Unsupported(format!(
+                "{}: minis of ONNX models cannot be made yet; convert it without --mini",
+                source.display()
+            )));
+        }
+        Ok(Self { mini: None, ..self })
+    }
 }
 
 /// `model.cgraph` gives `model.mini.cgraph`.
@@ -61,15 +80,21 @@ pub fn produce(
     let files: Vec<&Path> =
         [Some(&targets.full), targets.mini.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
     let full = {
-        let gguf = open_source(source, &files, convert_options)?;
         let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Convert, done, total));
-        let planes = match (convert_options.planes, &targets.mini) {
-            // Other minis hold no first planes.
-            (Planes::Auto, Some(_)) if split_options.light == Light::Auto => Planes::Divided,
-            (chosen, _) => chosen,
-        };
-        let options = ConvertOptions { planes, ..convert_options.clone() };
-        convert_opened(&gguf, source, &targets.full, &options, &mut sink)?
+        if is_onnx(source, convert_options.disk.as_ref())? {
+            targets.clone().possible(source, true, convert_options.disk.as_ref())?;
+            let model = OnnxModel::open(source, &files, convert_options)?;
+            model.convert(source, &targets.full, convert_options, &mut sink)?
+        } else {
+            let gguf = open_source(source, &files, convert_options)?;
+            let planes = match (convert_options.planes, &targets.mini) {
+                // Other minis hold no first planes.
+                (Planes::Auto, Some(_)) if split_options.light == Light::Auto => Planes::Divided,
+                (chosen, _) => chosen,
+            };
+            let options = ConvertOptions { planes, ..convert_options.clone() };
+            convert_opened(&gguf, source, &targets.full, &options, &mut sink)?
+        }
     };
     let mini = match &targets.mini {
         None => None,

@@ -1,10 +1,20 @@
 //! A bound on memory: who claims how much of it, and what is left for weights.
 
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::residency::Residency;
 use crate::error::{Error, Result};
+
+/// A model's weights, which share what claims leave of a budget.
+pub(crate) trait Weights: Debug + Send + Sync {
+    /// Bytes without which they cannot work.
+    fn least(&self) -> u64;
+    /// Bytes that they can use at most.
+    fn most(&self) -> u64;
+    /// Hold at most `room` bytes from now on. The budget is locked meanwhile.
+    fn arrange(&self, room: u64);
+}
 
 /// A bound on all memory that the library holds for a model, or for several that share it.
 ///
@@ -21,7 +31,7 @@ pub struct Budget {
 struct State {
     total: u64,
     claimed: u64,
-    weights: Vec<Weak<Residency>>,
+    weights: Vec<Weak<dyn Weights>>,
     told: Arc<Told>,
 }
 
@@ -100,9 +110,9 @@ impl Budget {
     /// # Errors
     /// [`Error::Limit`] where nothing can work in what is left: it names the smallest budget that leaves room for `later`
     /// bytes, too.
-    pub(super) fn admit(
+    pub(crate) fn admit(
         self: &Arc<Self>,
-        weights: &Arc<Residency>,
+        weights: Arc<dyn Weights>,
         tables: u64,
         later: u64,
     ) -> Result<Claim> {
@@ -125,7 +135,7 @@ impl Budget {
             )));
         }
         state.claimed = state.claimed.saturating_add(tables);
-        state.weights.push(Arc::downgrade(weights));
+        state.weights.push(Arc::downgrade(&weights));
         state.divide();
         Ok(Claim { budget: Arc::clone(self), what: "tables", bytes: tables })
     }
@@ -157,7 +167,7 @@ impl State {
         self.told.total.store(self.total, Ordering::Relaxed);
         self.told.claimed.store(self.claimed, Ordering::Relaxed);
         self.weights.retain(|weights| weights.strong_count() > 0);
-        let mut models: Vec<Arc<Residency>> = self.weights.iter().filter_map(Weak::upgrade).collect();
+        let mut models: Vec<Arc<dyn Weights>> = self.weights.iter().filter_map(Weak::upgrade).collect();
         // By ascending length: whoever gets all that it can use leaves its rest to those that follow.
         models.sort_by_key(|model| model.most());
         let mut room = self.total.saturating_sub(self.claimed);

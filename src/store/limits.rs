@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::budget::{Budget, Claim};
+use super::budget::{Budget, Claim, Weights};
 use super::direct::{self, DirectFile};
 use super::forecast::WeightSizes;
 use super::mapped::MappedFile;
@@ -155,7 +155,8 @@ impl Store {
     pub(crate) fn limit(&self, uses: &[usize], tables: u64, later: u64) -> Result<()> {
         let Some(limits) = &self.limits else { return Ok(()) };
         let residency = Arc::new(self.residency_of(limits, uses)?);
-        let claim = limits.budget.admit(&residency, tables, later)?;
+        let weights = Arc::clone(&residency) as Arc<dyn Weights>;
+        let claim = limits.budget.admit(weights, tables, later)?;
         limits.claims.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
         // A store is limited once, by the one graph that is made of it.
         let _ = limits.residency.set(residency);

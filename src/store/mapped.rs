@@ -133,14 +133,14 @@ impl MappedFile {
     }
 
     /// Where the extent of `capsule` lies in the map; `None` where it has none or the file is not mapped.
-    pub(super) fn mapped_range(&self, capsule: &Capsule) -> Option<Range<usize>> {
+    pub(crate) fn mapped_range(&self, capsule: &Capsule) -> Option<Range<usize>> {
         let extent = capsule.extent.filter(|_| matches!(*self.bytes, Bytes::Map(_)))?;
         self.range(extent.offset, extent.len)
     }
 
     /// Asks the system for `range`, which is about to be read, and does not wait for it; where the system does not
     /// listen nothing is lost.
-    pub(super) fn ask_for(&self, range: Range<usize>) {
+    pub(crate) fn ask_for(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Bytes::Map(map) = &*self.bytes {
             for start in range.clone().step_by(REQUEST) {
@@ -154,7 +154,7 @@ impl MappedFile {
 
     /// Lets the system drop the pages of `range`, from this process and from its cache. Only a hint; whoever reads them
     /// again gets the same bytes from the file.
-    pub(super) fn give_back(&self, range: Range<usize>) {
+    pub(crate) fn give_back(&self, range: Range<usize>) {
         #[cfg(target_os = "linux")]
         if let (Bytes::Map(map), Some((file, start))) = (&*self.bytes, self.source.mappable())
             && range.start < range.end
@@ -167,6 +167,21 @@ impl MappedFile {
             if dropped.is_ok() {
                 direct::give_back(file, start.saturating_add(range.start as u64), range.len());
             }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
+    }
+
+    /// Takes the pages of `range` from this process; they may stay in the system's cache. Only a hint.
+    pub(crate) fn let_go(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Bytes::Map(map) = &*self.bytes
+            && range.start < range.end
+            && range.end <= map.len()
+        {
+            // SAFETY: as in `give_back`.
+            let _ =
+                unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
         }
         #[cfg(not(target_os = "linux"))]
         let _ = range;

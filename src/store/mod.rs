@@ -41,6 +41,7 @@ use limits::Limits;
 use mapped::MappedFile;
 pub(crate) use pass::{Lease, PackedRows, Pass, Reach};
 pub(crate) use read_ahead::ReadAhead;
+pub(crate) use residency::{Turn, TurnGuard};
 
 /// What computes (docs/format.md speaks of what is stored).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::budget::Weights;
 use super::direct::{Buffer, DirectFile};
 use super::mapped::MappedFile;
 use super::ring::Layout;
@@ -62,49 +63,6 @@ impl Residency {
             .min(room / RING_SHARE)
     }
 
-    /// Bytes that it can use at most.
-    pub fn most(&self) -> u64 {
-        self.most
-    }
-
-    /// Bytes without which it cannot work: the ring, and what a draft computes with.
-    pub fn least(&self) -> u64 {
-        let [_, fewest] = self.stream.buffers();
-        let ring = fewest as u64 * self.stream.buffer_cost();
-        ring.saturating_add(self.stream.segments().fixed(Stream::pinned_cost)).min(self.most)
-    }
-
-    /// Holds weights of at most `room` bytes from now on. Waits for a pass that computes, where that changes anything.
-    pub fn arrange(&self, room: u64) {
-        let mapped = room >= self.most;
-        let segments = self.stream.segments();
-        let layout = if mapped {
-            Layout { pinned: vec![false; segments.all().len()], buffers: 0 }
-        } else {
-            let [usual, fewest] = self.stream.buffers();
-            let buffer = self.stream.buffer_cost().max(1);
-            // What drafts compute with stays, however much that is.
-            let beside = room.saturating_sub(segments.fixed(Stream::pinned_cost)) / buffer;
-            let buffers = usual.min((room / RING_SHARE / buffer).min(beside) as usize).max(fewest);
-            let together = Buffer::in_one_page(buffer);
-            // Whole huge pages, where that leaves any.
-            let buffers = if buffers > together { buffers - buffers % together } else { buffers };
-            let pins = room.saturating_sub(buffers as u64 * buffer);
-            Layout { pinned: segments.pins(pins, Stream::pinned_cost), buffers }
-        };
-        let wanted = Some((mapped, layout.clone()));
-        if *self.arranged.lock().unwrap_or_else(PoisonError::into_inner) == wanted {
-            return;
-        }
-        let _turn = self.turn.enter(&Gate::open());
-        self.stream.arrange(layout);
-        self.mapped.store(mapped, Ordering::Release);
-        *self.arranged.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
-        if !mapped && self.touched.load(Ordering::Acquire) {
-            self.give_back();
-        }
-    }
-
     /// A pass begins that reads from the map.
     pub fn touch(&self) {
         self.touched.store(true, Ordering::Release);
@@ -152,9 +110,54 @@ impl Residency {
     }
 }
 
+impl Weights for Residency {
+    // Bytes without which it cannot work: the ring, and what a draft computes with.
+    fn least(&self) -> u64 {
+        let [_, fewest] = self.stream.buffers();
+        let ring = fewest as u64 * self.stream.buffer_cost();
+        ring.saturating_add(self.stream.segments().fixed(Stream::pinned_cost)).min(self.most)
+    }
+
+    // Bytes that it can use at most.
+    fn most(&self) -> u64 {
+        self.most
+    }
+
+    // Holds weights of at most `room` bytes from now on. Waits for a pass that computes, where that changes anything.
+    fn arrange(&self, room: u64) {
+        let mapped = room >= self.most;
+        let segments = self.stream.segments();
+        let layout = if mapped {
+            Layout { pinned: vec![false; segments.all().len()], buffers: 0 }
+        } else {
+            let [usual, fewest] = self.stream.buffers();
+            let buffer = self.stream.buffer_cost().max(1);
+            // What drafts compute with stays, however much that is.
+            let beside = room.saturating_sub(segments.fixed(Stream::pinned_cost)) / buffer;
+            let buffers = usual.min((room / RING_SHARE / buffer).min(beside) as usize).max(fewest);
+            let together = Buffer::in_one_page(buffer);
+            // Whole huge pages, where that leaves any.
+            let buffers = if buffers > together { buffers - buffers % together } else { buffers };
+            let pins = room.saturating_sub(buffers as u64 * buffer);
+            Layout { pinned: segments.pins(pins, Stream::pinned_cost), buffers }
+        };
+        let wanted = Some((mapped, layout.clone()));
+        if *self.arranged.lock().unwrap_or_else(PoisonError::into_inner) == wanted {
+            return;
+        }
+        let _turn = self.turn.enter(&Gate::open());
+        self.stream.arrange(layout);
+        self.mapped.store(mapped, Ordering::Release);
+        *self.arranged.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
+        if !mapped && self.touched.load(Ordering::Acquire) {
+            self.give_back();
+        }
+    }
+}
+
 /// One pass at a time: two at different places would take each other's buffers. Who waits first goes first.
 #[derive(Debug, Default)]
-struct Turn {
+pub(crate) struct Turn {
     queue: Mutex<Queue>,
     free: Condvar,
 }
@@ -167,7 +170,8 @@ struct Queue {
 }
 
 impl Turn {
-    fn enter(&self, gate: &Gate) -> Option<TurnGuard<'_>> {
+    /// Waits for the turn; `None` where the gate closed first.
+    pub fn enter(&self, gate: &Gate) -> Option<TurnGuard<'_>> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let own = queue.next;
         queue.next += 1;
@@ -190,7 +194,7 @@ impl Turn {
 
 /// A turn, until it is dropped.
 #[derive(Debug)]
-pub(super) struct TurnGuard<'a>(&'a Turn);
+pub(crate) struct TurnGuard<'a>(&'a Turn);
 
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {

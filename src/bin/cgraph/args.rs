@@ -2,6 +2,7 @@
 
 mod bench;
 mod compute;
+mod onnx;
 
 use std::num::{IntErrorKind, ParseIntError};
 use std::ops::RangeInclusive;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::size;
 pub use bench::BenchArgs;
 pub use compute::ComputeArgs;
+pub use onnx::{CutArgs, ExportArgs};
 
 /// Runs language models from one packed file.
 ///
@@ -192,18 +194,19 @@ pub struct PlanArgs {
     pub calibrate: Option<String>,
 }
 
-/// Convert a GGUF model to a .cgraph file and its mini
+/// Convert a GGUF model to a .cgraph file and its mini, or an ONNX model to a .cgraph file
 ///
-/// Weights are stored without loss. Of a sharded model name any shard.
+/// Weights are stored without loss. Of a sharded model name any shard; an ONNX model's data files are found beside it.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   cgraph convert model.gguf                       # model.cgraph and model.mini.cgraph
   cgraph convert model.gguf -o m.cgraph --no-mini
   cgraph convert big-00001-of-00004.gguf -o big.cgraph --size 2GiB
-  cgraph convert model.gguf --light q4_k --json")]
+  cgraph convert model.gguf --light q4_k --json
+  cgraph convert model.onnx --capsule-size 8MiB")]
 pub struct ConvertArgs {
-    /// The GGUF model
+    /// The GGUF or ONNX model
     #[arg(value_name = "SRC")]
     pub source: PathBuf,
     /// The full file [default: SRC with the ending .cgraph]
@@ -221,6 +224,8 @@ pub struct ConvertArgs {
     pub planes: Planes,
     #[command(flatten)]
     pub plan: PlanArgs,
+    #[command(flatten)]
+    pub cut: CutArgs,
     /// Print what was written as JSON
     #[arg(long)]
     pub json: bool,

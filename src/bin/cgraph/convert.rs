@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use capsulegraph::container::disk::SystemDisk;
 use capsulegraph::convert::import::{ConvertOptions, Planes};
 use capsulegraph::kernels::encoding;
 use capsulegraph::pool::CancelToken;
@@ -16,10 +17,15 @@ use crate::ui::{self, Ui};
 
 pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     let targets = Targets::new(&args.source, args.output.as_deref(), args.mini.as_deref(), args.no_mini);
+    let targets = targets.possible(&args.source, args.mini.is_some(), &SystemDisk)?;
     let inputs = [Some(args.source.as_path()), args.plan.calibrate_file()];
     Outputs::checked(&[Some(targets.full.as_path()), targets.mini.as_deref()], &inputs)?;
-    let options =
-        ConvertOptions { planes: args.planes, cancel: Some(cancel.clone()), ..ConvertOptions::default() };
+    let options = ConvertOptions {
+        planes: args.planes,
+        cut: args.cut.options(),
+        cancel: Some(cancel.clone()),
+        ..ConvertOptions::default()
+    };
     let split_options = split::options(args.plan, cancel)?;
     let bar = ui.bytes_bar("converting");
     let produced = produce(&args.source, &targets, &options, &split_options, &mut |phase, done, total| {

@@ -1,0 +1,454 @@
+//! What of a model stays in memory: sessions and the pages of weights, under a budget or without one.
+//!
+//! Capsules are used in a circle, so what is used least recently is what comes next: under a budget a fixed set of capsules
+//! stays, spread evenly, and the pages of the others go after each use, while those of the next are asked for as one computes.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::measure::anonymous_bytes;
+use super::model::Prepack;
+use super::slot::{Ready, Slot};
+use super::submodel::Part;
+use crate::container::manifest::Capsule;
+use crate::error::{Error, Result};
+use crate::pool::{CancelToken, Gate};
+use crate::store::budget::{Budget, Claim, Weights};
+use crate::store::mapped::MappedFile;
+use crate::store::{Store, Turn, TurnGuard};
+
+/// Memory of a session beside weights, until it was measured.
+const SESSION: u64 = 512 << 10;
+/// Activations that are counted with until they were measured.
+const ACTIVATIONS: u64 = 8 << 20;
+/// Activations are claimed in steps of this.
+const STEP: u64 = 1 << 20;
+/// Share of the room that sessions of capsules whose weights do not stay may take.
+const SESSION_SHARE: u64 = 4;
+/// Rows from which on prepacked weights pay (docs/onnx.md has the measurements).
+const ROWS_THAT_PAY: u64 = 4;
+
+/// Pages that a capsule reads its weights from.
+#[derive(Debug)]
+struct Pages {
+    /// The capsule that stores them.
+    home: usize,
+    file: MappedFile,
+    range: Range<usize>,
+}
+
+/// What stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Layout {
+    /// All of it.
+    whole: bool,
+    pinned: Vec<bool>,
+    /// Whether there is room for the pages of the next capsule while one computes.
+    ahead: bool,
+    /// Whether sessions stay where weights do not.
+    sessions: bool,
+}
+
+impl Layout {
+    fn keeps(&self, index: usize) -> bool {
+        self.whole || self.pinned.get(index).copied().unwrap_or(false)
+    }
+}
+
+/// The part of it that the budget arranges.
+#[derive(Debug)]
+pub(super) struct Share {
+    slots: Vec<Slot>,
+    /// The pages of each capsule, and their bytes.
+    pages: Vec<Vec<Pages>>,
+    sizes: Vec<u64>,
+    /// Capsules whose weights the runtime copies even where they do not stay.
+    copied: Mutex<Vec<bool>>,
+    layout: Mutex<Arc<Layout>>,
+    /// Whether the pages of a capsule are taken to be in memory, and the bytes of all that are.
+    resident: Mutex<(Vec<bool>, u64)>,
+    /// Anonymous memory of all sessions.
+    sessions: AtomicU64,
+}
+
+/// A model's memory.
+#[derive(Debug)]
+pub(super) struct Residency {
+    share: Arc<Share>,
+    budget: Option<Arc<Budget>>,
+    claim: Mutex<Option<Claim>>,
+    tables: u64,
+    activations: AtomicU64,
+    peak: AtomicU64,
+    streamed: AtomicU64,
+    copies_all: AtomicBool,
+    turn: Turn,
+}
+
+/// What a model's memory came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnnxMemory {
+    /// The budget, where there is one.
+    pub budget: Option<u64>,
+    /// The library's own account at its highest: tables, sessions, activations, and under a budget weights in memory.
+    pub peak: u64,
+    /// Bytes of weights that stay in memory under a budget; without one all.
+    pub pinned: u64,
+    /// Capsules that stay.
+    pub pinned_capsules: usize,
+    /// Anonymous memory of the sessions now, copies of weights included.
+    pub sessions: u64,
+    /// Activations at their most.
+    pub activations: u64,
+    /// Bytes of weights that were read again because they did not stay.
+    pub streamed: u64,
+}
+
+/// The measure of a run's activations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    anonymous: u64,
+    sessions: u64,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Residency {
+    /// Of the capsules of `store`, which holds `tables` bytes beside them.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] naming the smallest budget that would do.
+    pub fn new(store: &Store, tables: u64, budget: Option<Arc<Budget>>, prepack: Prepack) -> Result<Self> {
+        let count = store.manifest().capsules.len();
+        let pages: Vec<Vec<Pages>> = (0..count).map(|index| pages_of(store, index)).collect::<Result<_>>()?;
+        let bytes = |pages: &Vec<Pages>| pages.iter().map(|pages| pages.range.len() as u64).sum();
+        let mut copied = vec![prepack == Prepack::On; count];
+        if budget.is_some() && prepack == Prepack::Auto {
+            for (index, copied) in copied.iter_mut().enumerate() {
+                // One that the mini only links is found out about when it is needed.
+                *copied = Part::read(store, index).is_ok_and(|part| part.has_few_bits);
+            }
+        }
+        let share = Arc::new(Share {
+            slots: (0..count).map(|_| Slot::default()).collect(),
+            sizes: pages.iter().map(bytes).collect(),
+            pages,
+            copied: Mutex::new(copied),
+            layout: Mutex::new(Arc::new(Layout {
+                whole: true,
+                ahead: true,
+                sessions: true,
+                ..Layout::default()
+            })),
+            resident: Mutex::new((vec![false; count], 0)),
+            sessions: AtomicU64::new(0),
+        });
+        let residency = Self {
+            share,
+            budget,
+            claim: Mutex::new(None),
+            tables,
+            activations: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            streamed: AtomicU64::new(0),
+            copies_all: AtomicBool::new(prepack == Prepack::On),
+            turn: Turn::default(),
+        };
+        if let Some(budget) = &residency.budget {
+            let weights = Arc::clone(&residency.share) as Arc<dyn Weights>;
+            let claim = budget.admit(weights, tables.saturating_add(ACTIVATIONS), 0)?;
+            *locked(&residency.claim) = Some(claim);
+        }
+        Ok(residency)
+    }
+
+    /// The place of a capsule's session.
+    pub fn slot(&self, index: usize) -> &Slot {
+        &self.share.slots[index]
+    }
+
+    /// The runtime copies all weights, being an old one.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where that does not fit the budget.
+    pub fn copies_weights(&self) -> Result<()> {
+        if self.copies_all.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        locked(&self.share.copied).fill(true);
+        self.claim_activations(self.activations.load(Ordering::Relaxed).max(ACTIVATIONS))
+    }
+
+    /// Under a budget one run at a time: two at different places would take each other's room.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] where `cancel` was cancelled while it waited.
+    pub fn enter(&self, cancel: Option<&CancelToken>) -> Result<Option<TurnGuard<'_>>> {
+        if self.budget.is_none() {
+            return Ok(None);
+        }
+        let gate = Gate { deadline: None, cancel: cancel.cloned() };
+        self.turn.enter(&gate).map(Some).ok_or(Error::Cancelled)
+    }
+
+    /// Whether the weights of a capsule that computes `rows` rows at once are worth a copy, for which there is room.
+    pub fn wants_copy(&self, index: usize, rows: u64, has_few_bits: bool) -> bool {
+        has_few_bits || rows >= ROWS_THAT_PAY && locked(&self.share.layout).keeps(index)
+    }
+
+    /// Before capsule `index` computes: counts its pages.
+    pub fn begin(&self, index: usize, ready: &Ready) {
+        if !self.is_copy(ready) {
+            self.share.set_resident(index, true);
+        }
+        self.note();
+    }
+
+    /// A session was made: where it copied the weights, their pages can go.
+    pub fn made(&self, index: usize, ready: &Ready) {
+        self.share.sessions.fetch_add(ready.own_bytes, Ordering::Relaxed);
+        self.share.set_resident(index, true);
+        self.note();
+        if self.is_copy(ready) {
+            self.release(index);
+        }
+    }
+
+    /// A session went.
+    pub fn unmade(&self, bytes: u64) {
+        self.share.drop_bytes(bytes);
+    }
+
+    fn is_copy(&self, ready: &Ready) -> bool {
+        ready.prepacked || self.copies_all.load(Ordering::Acquire)
+    }
+
+    /// The next capsule whose pages should be asked for while another computes.
+    pub fn wants_ahead(&self, next: usize) -> bool {
+        let layout = Arc::clone(&locked(&self.share.layout));
+        let missing = !locked(&self.share.resident).0.get(next).copied().unwrap_or(true);
+        let copied = self.slot(next).current().is_some_and(|ready| self.is_copy(&ready));
+        layout.ahead && missing && !copied
+    }
+
+    /// Asks for the pages of a capsule, without waiting for them.
+    pub fn ask_for(&self, next: usize) {
+        self.share.set_resident(next, true);
+        for pages in &self.share.pages[next] {
+            pages.file.ask_for(pages.range.clone());
+        }
+    }
+
+    /// After capsule `index` computed: what does not stay goes.
+    pub fn end(&self, index: usize, ready: &Ready) {
+        self.note();
+        let layout = Arc::clone(&locked(&self.share.layout));
+        if self.budget.is_none() || layout.keeps(index) {
+            return;
+        }
+        self.streamed.fetch_add(self.share.sizes[index], Ordering::Relaxed);
+        if self.is_copy(ready) || !layout.sessions {
+            self.unmade(self.slot(index).drop_session());
+        }
+        self.release(index);
+    }
+
+    /// Lets the pages of a capsule go, but for those of another one that stays.
+    fn release(&self, index: usize) {
+        let layout = Arc::clone(&locked(&self.share.layout));
+        for pages in &self.share.pages[index] {
+            if self.budget.is_none() {
+                pages.file.let_go(pages.range.clone());
+            } else if pages.home == index || !layout.keeps(pages.home) {
+                pages.file.give_back(pages.range.clone());
+            }
+        }
+        self.share.set_resident(index, false);
+    }
+
+    /// Begins to measure the activations of a run.
+    pub fn mark(&self) -> Mark {
+        Mark { anonymous: anonymous_bytes(), sessions: self.share.sessions.load(Ordering::Relaxed) }
+    }
+
+    /// Counts the activations of a run so far. Other threads of the process may disturb the measure; it only ever grows.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where the budget has no room for them.
+    pub fn measure(&self, mark: Mark) -> Result<()> {
+        let sessions = self.share.sessions.load(Ordering::Relaxed);
+        let own = (mark.anonymous + sessions).saturating_sub(mark.sessions);
+        let held = anonymous_bytes().saturating_sub(own);
+        let before = self.activations.fetch_max(held, Ordering::Relaxed);
+        self.note();
+        if held > before.max(ACTIVATIONS) { self.claim_activations(held) } else { Ok(()) }
+    }
+
+    fn claim_activations(&self, bytes: u64) -> Result<()> {
+        match &mut *locked(&self.claim) {
+            Some(claim) => {
+                let wanted = self.tables.saturating_add(bytes.next_multiple_of(STEP));
+                if wanted > claim.bytes() { claim.resize(wanted) } else { claim.resize(claim.bytes()) }
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn note(&self) {
+        let pages = if self.budget.is_some() { locked(&self.share.resident).1 } else { 0 };
+        let now = self.tables
+            + self.share.sessions.load(Ordering::Relaxed)
+            + self.activations.load(Ordering::Relaxed)
+            + pages;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// What it came to so far.
+    pub fn memory(&self) -> OnnxMemory {
+        let layout = Arc::clone(&locked(&self.share.layout));
+        let kept = |index: &usize| layout.keeps(*index);
+        let all = 0..self.share.sizes.len();
+        OnnxMemory {
+            budget: self.budget.as_ref().map(|budget| budget.total()),
+            peak: self.peak.load(Ordering::Relaxed),
+            pinned: all.clone().filter(kept).map(|index| self.share.sizes[index]).sum(),
+            pinned_capsules: all.filter(kept).count(),
+            sessions: self.share.sessions.load(Ordering::Relaxed),
+            activations: self.activations.load(Ordering::Relaxed),
+            streamed: self.streamed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Share {
+    /// Takes the pages of a capsule as being in memory or not.
+    fn set_resident(&self, index: usize, now: bool) {
+        let mut resident = locked(&self.resident);
+        let before = std::mem::replace(&mut resident.0[index], now);
+        match (before, now) {
+            (false, true) => resident.1 += self.sizes[index],
+            (true, false) => resident.1 -= self.sizes[index],
+            _ => {}
+        }
+    }
+
+    fn drop_bytes(&self, bytes: u64) {
+        let less = |held: u64| Some(held.saturating_sub(bytes));
+        let _ = self.sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// Room that capsule `index` needs while it computes: where its weights are copied, pages and copy while that is made.
+    fn needs(&self, index: usize) -> u64 {
+        let copied = locked(&self.copied).get(index).copied().unwrap_or(false);
+        if copied { self.sizes[index].saturating_mul(2) } else { self.sizes[index] }
+    }
+
+    /// What of `room` bytes stays.
+    fn layout(&self, room: u64) -> Layout {
+        let count = self.sizes.len();
+        if room >= self.most() {
+            return Layout { whole: true, pinned: Vec::new(), ahead: true, sessions: true };
+        }
+        let sessions = SESSION.saturating_mul(count as u64);
+        let (sessions, keep) =
+            if sessions <= room / SESSION_SHARE { (sessions, true) } else { (SESSION, false) };
+        let one = (0..count).map(|index| self.needs(index)).max().unwrap_or(0);
+        let next = |index: usize| if index + 1 < count { self.needs(index + 1) } else { self.needs(0) };
+        let two = (0..count).map(|index| self.needs(index).saturating_add(next(index))).max().unwrap_or(0);
+        let ahead = two.saturating_add(sessions) <= room / 2;
+        let window = if ahead { two } else { one };
+        let pins = room.saturating_sub(sessions).saturating_sub(window);
+        Layout { whole: false, pinned: spread(&self.sizes, pins), ahead, sessions: keep }
+    }
+}
+
+/// Which of items of these sizes stay in `room`, spread evenly.
+fn spread(sizes: &[u64], room: u64) -> Vec<bool> {
+    let total: u128 = sizes.iter().map(|size| u128::from(*size)).sum();
+    let (mut seen, mut taken) = (0u128, 0u128);
+    let mut pinned = vec![false; sizes.len()];
+    for (size, pinned) in sizes.iter().map(|size| u128::from(*size)).zip(&mut pinned) {
+        seen += size;
+        // As much of what was seen is taken as the room is of the whole.
+        if (taken + size) * total <= seen * u128::from(room) {
+            *pinned = true;
+            taken += size;
+        }
+    }
+    pinned
+}
+
+impl Weights for Share {
+    fn least(&self) -> u64 {
+        let one = (0..self.sizes.len()).map(|index| self.needs(index)).max().unwrap_or(0);
+        one.saturating_add(SESSION).min(self.most())
+    }
+
+    fn most(&self) -> u64 {
+        let all: u64 = self.sizes.iter().sum();
+        all.saturating_add(SESSION.saturating_mul(self.sizes.len() as u64))
+    }
+
+    fn arrange(&self, room: u64) {
+        let layout = Arc::new(self.layout(room));
+        let before = std::mem::replace(&mut *locked(&self.layout), Arc::clone(&layout));
+        for index in (0..self.sizes.len()).filter(|index| before.keeps(*index) && !layout.keeps(*index)) {
+            // A run that computes with it keeps the session, and reads its pages again.
+            self.drop_bytes(self.slots[index].drop_session());
+            if locked(&self.resident).0[index] {
+                for pages in self.pages[index].iter().filter(|pages| !layout.keeps(pages.home)) {
+                    pages.file.give_back(pages.range.clone());
+                }
+                self.set_resident(index, false);
+            }
+        }
+    }
+}
+
+/// The pages that capsule `index` reads, as the store's mode serves it.
+fn pages_of(store: &Store, index: usize) -> Result<Vec<Pages>> {
+    let (file, capsule) = store.capsule(index)?;
+    let mut pages: Vec<Pages> = file
+        .mapped_range(capsule)
+        .map(|range| Pages { home: index, file: file.clone(), range })
+        .into_iter()
+        .collect();
+    for shared in &capsule.shared {
+        let home = store.find(&shared.capsule)?;
+        let (file, stores) = store.capsule(home)?;
+        let range = file.mapped_range(stores).and_then(|extent| plane_in(&extent, stores, &shared.tensor));
+        pages.extend(range.map(|range| Pages { home, file: file.clone(), range }));
+    }
+    Ok(pages)
+}
+
+/// Where in the map a tensor of a capsule lies.
+fn plane_in(extent: &Range<usize>, capsule: &Capsule, tensor: &str) -> Option<Range<usize>> {
+    let plane = capsule.tensors.iter().find(|t| t.name == tensor)?.planes.first()?;
+    let start = extent.start.checked_add(usize::try_from(plane.offset).ok()?)?;
+    let end = start.checked_add(usize::try_from(plane.len).ok()?)?;
+    (end <= extent.end).then_some(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn what_stays_is_spread_and_fits() {
+        let sizes = [10u64; 12];
+        for room in [0, 9, 10, 35, 60, 119, 120, 500] {
+            let pinned = spread(&sizes, room);
+            let kept = pinned.iter().filter(|p| **p).count() as u64;
+            assert_eq!(kept, (room / 10).min(12), "{room}");
+            if room == 60 {
+                assert!(pinned.windows(2).all(|pair| pair[0] != pair[1]), "{pinned:?}");
+            }
+        }
+        assert_eq!(spread(&[100, 1, 1, 1], 3), [false, true, true, true]);
+        assert!(spread(&[], 7).is_empty());
+    }
+}
