@@ -26,6 +26,11 @@ enum Kind {
     Sparse,
     ValueInfo,
     Type,
+    /// Element type and shape of a tensor.
+    Shaped,
+    Shape,
+    /// A sequence, an optional value or a map.
+    Wrapped,
     Function,
     Training,
     /// Small messages of strings and numbers.
@@ -42,13 +47,17 @@ impl Kind {
             (Self::Graph, 5) | (Self::Attribute, 5 | 10) | (Self::Sparse, 1 | 2) => Self::Tensor,
             (Self::Graph, 15) | (Self::Attribute, 22 | 23) => Self::Sparse,
             (Self::Graph, 11..=13) | (Self::Function, 12) => Self::ValueInfo,
-            (Self::ValueInfo, 2) | (Self::Attribute, 14 | 15) | (Self::Type, 1..=9) => Self::Type,
+            (Self::ValueInfo, 2) | (Self::Attribute, 14 | 15) | (Self::Wrapped, 1 | 2) => Self::Type,
+            (Self::Type, 1 | 8) => Self::Shaped,
+            (Self::Type, 4 | 5 | 9) => Self::Wrapped,
+            (Self::Shaped, 2) => Self::Shape,
             (Self::Model, 25) => Self::Function,
             (Self::Model, 20) => Self::Training,
             (Self::Model, 8 | 14 | 26)
             | (Self::Graph, 14 | 16)
             | (Self::Node, 9 | 10)
             | (Self::Tensor, 3 | 13 | 16)
+            | (Self::Shape, 1)
             | (Self::ValueInfo, 4)
             | (Self::Function, 9 | 14)
             | (Self::Training, 3 | 4) => Self::Small,
@@ -66,7 +75,7 @@ impl Kind {
             Self::Tensor => size_of::<TensorProto>(),
             Self::Sparse => size_of::<SparseTensorProto>(),
             Self::ValueInfo => size_of::<ValueInfoProto>(),
-            Self::Type => size_of::<TypeProto>(),
+            Self::Type | Self::Shaped | Self::Shape | Self::Wrapped => size_of::<TypeProto>(),
             Self::Function => size_of::<FunctionProto>(),
             Self::Training => size_of::<TrainingInfoProto>(),
             Self::Small => size_of::<StringStringEntryProto>(),
@@ -172,7 +181,7 @@ fn varint(bytes: &[u8], at: &mut usize, end: usize) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::convert::onnx::proto::attribute_type;
+    use crate::convert::onnx::proto::{Dimension, TensorShapeProto, attribute_type, dimension, type_proto};
 
     fn model(graph: GraphProto) -> ModelProto {
         ModelProto { ir_version: Some(8), graph: Some(graph), ..ModelProto::default() }
@@ -206,6 +215,34 @@ mod tests {
         let found = decode(bytes.clone().into(), "m").unwrap();
         assert_eq!(found.encode_to_vec(), bytes);
         assert_eq!(found.graph.unwrap().node[0].attribute[0].i, Some(0), "a present zero stays present");
+    }
+
+    #[test]
+    fn types_of_any_nesting_are_read() {
+        let dim = |value| Dimension { value: Some(value), denotation: Some("\u{7f}\u{7f}".into()) };
+        let dims = vec![
+            dim(dimension::Value::DimParam("batch \u{7e} size".into())),
+            dim(dimension::Value::DimValue(-1)),
+        ];
+        let tensor = type_proto::Tensor { elem_type: Some(1), shape: Some(TensorShapeProto { dim: dims }) };
+        let mut info =
+            TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation: Some("~~".into()) };
+        for number in 0..3 {
+            let inner = Some(Box::new(info));
+            let value = match number {
+                0 => type_proto::Value::SequenceType(Box::new(type_proto::Sequence { elem_type: inner })),
+                1 => type_proto::Value::MapType(Box::new(type_proto::Map {
+                    key_type: Some(8),
+                    value_type: inner,
+                })),
+                _ => type_proto::Value::OptionalType(Box::new(type_proto::Sequence { elem_type: inner })),
+            };
+            info = TypeProto { value: Some(value), denotation: Some("~~~".into()) };
+        }
+        let input =
+            ValueInfoProto { r#type: Some(info), doc_string: Some("~".into()), ..ValueInfoProto::default() };
+        let bytes = model(GraphProto { input: vec![input], ..GraphProto::default() }).encode_to_vec();
+        assert_eq!(decode(bytes.clone().into(), "m").unwrap().encode_to_vec(), bytes);
     }
 
     #[test]
