@@ -15,6 +15,7 @@ use super::panic::guard;
 use super::status::{CAPG_ERROR_INTERNAL, capg_status};
 use super::text::capg_text;
 use crate::convert::import::{ConvertOptions, Planes};
+use crate::convert::onnx::cut::CutOptions;
 use crate::split::SplitOptions;
 use crate::split::job::{Phase, Targets, produce};
 use crate::split::plan::Light;
@@ -181,7 +182,13 @@ pub unsafe extern "C" fn capg_convert(
             return Err(Failure::invalid("options.mini_path and options.no_mini contradict each other"));
         }
         let targets = Targets::new(&source, target.as_deref(), mini.as_deref(), no_mini);
-        let convert = ConvertOptions { planes, cancel: split.cancel.clone(), ..ConvertOptions::default() };
+        let by_size = CutOptions::default().capsule_bytes;
+        let cut = CutOptions {
+            capsule_bytes: if o.capsule_bytes == 0 { by_size } else { o.capsule_bytes },
+            capsules: Some(o.capsule_count as usize).filter(|count| *count > 0),
+        };
+        let convert =
+            ConvertOptions { planes, cut, cancel: split.cancel.clone(), ..ConvertOptions::default() };
         let targets = targets.possible(&source, mini.is_some(), convert.disk.as_ref())?;
         let host = Progress { callback: o.progress, user_data: o.progress_user_data };
         let mut progress = |phase, done, total| match phase {
