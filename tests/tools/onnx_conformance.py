@@ -73,7 +73,9 @@ def data_sets(model, path, folder):
 
 def separable(model):
     """Nodes that a cut may stand between: those that do not only compute constants."""
-    constant = {i.name for i in model.graph.initializer} - {i.name for i in model.graph.input}
+    constant = {i.name for i in model.graph.initializer}
+    if model.ir_version >= 4:  # before, every initializer was an input too, and none could be overridden
+        constant -= {i.name for i in model.graph.input}
     count = 0
     for node in model.graph.node:
         subgraphs = any(a.HasField("g") or a.graphs for a in node.attribute)
