@@ -185,9 +185,9 @@ fn structs_have_one_layout() {
         capg_chat_message { role, role_len, content, content_len }
         capg_convert_options { struct_size, mini_path, mini_path_len, light, light_len, calibrate, calibrate_len,
             cancel, log, progress, progress_user_data, mini_bytes, no_mini, planes, capsule_bytes, capsule_count,
-            reserved }
+            max_error, onnxruntime_path, onnxruntime_path_len }
         capg_split_options { struct_size, light, light_len, calibrate, calibrate_len, cancel, log, progress,
-            progress_user_data, mini_bytes }
+            progress_user_data, mini_bytes, onnxruntime_path, onnxruntime_path_len, max_error, reserved }
         capg_verify_options { struct_size, full_path, full_path_len, cancel, log, progress, progress_user_data,
             deep, repair }
         capg_reader { struct_size, read, user_data, name, name_len, size }

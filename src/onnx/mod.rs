@@ -11,6 +11,7 @@ mod measure;
 pub mod model;
 mod ports;
 mod residency;
+pub mod sample;
 mod slot;
 mod submodel;
 pub mod value;

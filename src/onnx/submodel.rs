@@ -6,6 +6,7 @@ use prost::Message;
 use super::api::{RawType, Region};
 use super::value;
 use crate::container::manifest::Capsule;
+use crate::convert::onnx::import::assets;
 use crate::convert::onnx::proto::{
     AttributeProto, EXTERNAL, GraphProto, ModelProto, StringStringEntryProto, TensorProto, TensorShapeProto,
     TypeProto, ValueInfoProto, type_proto,
@@ -16,15 +17,8 @@ use crate::graph::element::ElementType;
 use crate::store::Store;
 use crate::store::mapped::MappedFile;
 
-/// Asset of a model's head.
-pub(super) const HEAD: &str = "onnx/head";
 /// `ModelProto.graph`, a field of its own message: number 7, with a length.
 const GRAPH_KEY: u8 = 7 << 3 | 2;
-
-/// The asset of a capsule's graph.
-pub(super) fn graph_asset(capsule: &str) -> String {
-    format!("onnx/{capsule}")
-}
 
 /// What all sub-models of a model share.
 #[derive(Debug)]
@@ -38,8 +32,8 @@ pub(super) struct Head {
 impl Head {
     /// Reads the head of a model's file.
     pub fn read(file: &MappedFile) -> Result<Self> {
-        let mut model = ModelProto::decode(Bytes::from_owner(file.shared_asset(HEAD)?))
-            .map_err(|error| malformed(file, HEAD, &error.to_string()))?;
+        let mut model = ModelProto::decode(Bytes::from_owner(file.shared_asset(assets::HEAD)?))
+            .map_err(|error| malformed(file, assets::HEAD, &error.to_string()))?;
         let graph = model.graph.take().unwrap_or_default();
         Ok(Self { encoded: model.encode_to_vec(), inputs: graph.input })
     }
@@ -82,7 +76,7 @@ impl Part {
     /// Reads the graph of capsule `index`, as the store's mode serves it.
     pub fn read(store: &Store, index: usize) -> Result<Self> {
         let (file, capsule) = store.capsule(index)?;
-        let asset = graph_asset(&capsule.id);
+        let asset = assets::graph(&capsule.id);
         let bad = |why: String| malformed(file, &asset, &why);
         let graph = GraphProto::decode(Bytes::from_owner(file.shared_asset(&asset)?));
         let graph = graph.map_err(|error| bad(error.to_string()))?;

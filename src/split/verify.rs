@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::importance::{self, Importance};
 use super::options::SplitOptions;
-use super::write;
+use super::{onnx, write};
 use crate::container::checksum::xxh3_hex;
 use crate::container::disk::{Disk, SystemDisk};
 use crate::container::manifest::Manifest;
@@ -198,9 +198,14 @@ pub fn repair(path: &Path, options: &VerifyOptions, progress: &mut ProgressFn<'_
         calibrate: None,
         disk: Arc::clone(&options.disk),
         cancel: options.cancel.clone(),
+        ..SplitOptions::default()
     };
     let importance = recorded_importance(&manifest, path, options);
-    match write::write(&full, path, plan, importance.as_ref(), &split_options, progress) {
+    let written = match &full.contents().manifest.model.onnx {
+        Some(info) => onnx::write(&full, info, path, plan, &split_options, progress),
+        None => write::write(&full, path, plan, importance.as_ref(), &split_options, progress),
+    };
+    match written {
         Err(Error::Mismatch(_)) => Ok(write::split(&source, path, &split_options, progress)?.bytes),
         other => other,
     }

@@ -134,8 +134,13 @@ static void converted(const char *source, const char *target) {
     capg_text *summary;
     OK(capg_convert(source, strlen(source), target, strlen(target), &options, &summary, &error));
     CHECK(text_has(summary, "capsules"));
-    options.reserved = 1;
+    options.max_error = -1;
     INVALID(capg_convert(source, strlen(source), target, strlen(target), &options, NULL, &error));
+    capg_split_options split;
+    memset(&split, 0, sizeof split);
+    split.struct_size = sizeof split;
+    split.reserved = 1;
+    INVALID(capg_split(target, strlen(target), "/nowhere/x", 10, &split, NULL, &error));
 }
 
 static capg_port port(const capg_model *model, uint32_t direction, size_t index, const char *name) {

@@ -53,7 +53,8 @@ class ConvertOptions(c.Structure):
     _fields_ = [("struct_size", c.c_size_t), *_pointer_and_length("mini_path", "light", "calibrate"), ("cancel", c.c_void_p),
                 ("log", c.c_void_p), ("progress", c.c_void_p), ("progress_user_data", c.c_void_p),
                 ("mini_bytes", c.c_uint64), ("no_mini", c.c_uint32), ("planes", c.c_uint32),
-                ("capsule_bytes", c.c_uint64), ("capsule_count", c.c_uint32), ("reserved", c.c_uint32)]
+                ("capsule_bytes", c.c_uint64), ("capsule_count", c.c_uint32), ("max_error", c.c_float),
+                *_pointer_and_length("onnxruntime_path")]
 
 
 class ModelOptions(c.Structure):

@@ -56,6 +56,7 @@ pub enum Command {
     Chat(ChatArgs),
     Eval(EvalArgs),
     Tokenize(TokenizeArgs),
+    Export(ExportArgs),
     Fetch(FetchArgs),
     Inspect(InspectArgs),
     Verify(VerifyArgs),
@@ -380,7 +381,8 @@ pub struct TokenizeArgs {
 
 /// Take a capsule's tensors out of a file
 ///
-/// Writes one file per tensor (.npy for f32, .bin for raw bytes) and capsule.json, which describes them. From a mini the
+/// Writes one file per tensor (.npy for f32 and for weights of ONNX models, .bin for raw bytes) and capsule.json, which
+/// describes them; of an ONNX model also what the capsule computes, as a model of its own named CAPSULE.onnx. From a mini the
 /// capsule is fetched at full precision through the link index; with --mode fast as the mini holds it.
 ///
 /// No layout gives planes: a tensor that is stored in two comes joined. Of a nested capsule --mode fast has the first
@@ -390,6 +392,7 @@ pub struct TokenizeArgs {
 Examples:
   cgraph fetch model.cgraph block.0.attn
   cgraph fetch model.mini.cgraph block.3.ffn -o out --layout f32
+  cgraph fetch onnx.cgraph segment.2 -o out       # out/segment.2.onnx and its weights
   cgraph inspect model.cgraph --capsules          # lists the capsules")]
 pub struct FetchArgs {
     /// A mini or a full file
