@@ -584,7 +584,8 @@ typedef struct capg_convert_options {
    */
   size_t light_len;
   /**
-   * Text on which the agreement of mini and full file is measured. Default: a bundled sample, for small models.
+   * Text on which the agreement of mini and full file is measured; of an ONNX model lines of NAME=FILE.npy, one or more for
+   * each input. Default: a bundled sample, for small models; of an ONNX model random inputs.
    */
   const char *calibrate;
   /**
@@ -628,9 +629,17 @@ typedef struct capg_convert_options {
    */
   uint32_t capsule_count;
   /**
-   * Must be 0.
+   * Of an ONNX model: how far the mini's outputs may be from the full file's, relative to their own. Default: 0.05.
    */
-  uint32_t reserved;
+  float max_error;
+  /**
+   * To measure the mini of an ONNX model with: path of ONNX Runtime's library or its folder. Default: it is looked for.
+   */
+  const char *onnxruntime_path;
+  /**
+   * Its length in bytes.
+   */
+  size_t onnxruntime_path_len;
 } capg_convert_options;
 
 /**
@@ -650,7 +659,8 @@ typedef struct capg_split_options {
    */
   size_t light_len;
   /**
-   * Text on which the agreement of mini and full file is measured. Default: a bundled sample, for small models.
+   * Text on which the agreement of mini and full file is measured; of an ONNX model lines of NAME=FILE.npy, one or more for
+   * each input. Default: a bundled sample, for small models; of an ONNX model random inputs.
    */
   const char *calibrate;
   /**
@@ -677,6 +687,22 @@ typedef struct capg_split_options {
    * Length of the mini at most, in bytes. Default: by the precision of the model.
    */
   uint64_t mini_bytes;
+  /**
+   * To measure the mini of an ONNX model with: path of ONNX Runtime's library or its folder. Default: it is looked for.
+   */
+  const char *onnxruntime_path;
+  /**
+   * Its length in bytes.
+   */
+  size_t onnxruntime_path_len;
+  /**
+   * Of an ONNX model: how far the mini's outputs may be from the full file's, relative to their own. Default: 0.05.
+   */
+  float max_error;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved;
 } capg_split_options;
 
 /**
@@ -1407,7 +1433,8 @@ void capg_log_free(struct capg_log *log);
  *
  * target may be (NULL, 0): the source's name with .cgraph. options: nullable. summary (nullable) receives a JSON
  * object about the files written. Errors: IO, MALFORMED, UNSUPPORTED (a kind of model that cannot be run yet),
- * LIMIT (naming the smallest possible mini), CANCELLED. Thread class: any.
+ * LIMIT (naming the smallest possible mini), CANCELLED; of an ONNX model those of running it
+ * (capg_model_run) where its mini is measured. Thread class: any.
  */
 capg_status capg_convert(const char *source,
                          size_t source_len,
@@ -1422,7 +1449,7 @@ capg_status capg_convert(const char *source,
  *
  * mini may be (NULL, 0): the full file's name with .mini.cgraph. options: nullable. summary (nullable) receives a
  * JSON object with the plan. Errors: IO, MALFORMED, MISMATCH (not a full file), LIMIT (naming the smallest
- * possible mini), CANCELLED. Thread class: any.
+ * possible mini), CANCELLED; of an ONNX model those of running it (capg_model_run) where its mini is measured. Thread class: any.
  */
 capg_status capg_split(const char *full,
                        size_t full_len,
