@@ -163,7 +163,14 @@ impl OnnxModel {
     /// Those of [`Store::open`]; [`Error::Unsupported`] where it is no ONNX model or the mode is speculative.
     pub fn open(origin: &Origin, options: &OnnxOptions) -> Result<Self> {
         let begun = Instant::now();
-        let store = Store::open(origin, &options.store)?;
+        Self::with_store(Store::open(origin, &options.store)?, options, begun)
+    }
+
+    /// As [`open`](Self::open), of files that are open already since `begun`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn with_store(store: Store, options: &OnnxOptions, begun: Instant) -> Result<Self> {
         let name = store.primary().name();
         let Some(info) = store.manifest().model.onnx.clone() else {
             return Err(Error::Unsupported(format!(

