@@ -14,7 +14,7 @@ const MODEL_FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 const PROSE_PACKAGE: &str = "sentencepiece==0.2.0";
 const PROSE_FILE: &str = "botchan.txt";
 /// Reference packages of the differential tests.
-const TEST_PACKAGES: &[&str] = &["gguf==0.19.0", "numpy"];
+const TEST_PACKAGES: &[&str] = &["gguf==0.19.0", "numpy", "onnx==1.22.0", "onnxruntime==1.31.1"];
 /// What examples/pipeline_ray.py needs.
 const RAY_PACKAGES: &[&str] = &["ray==2.60.0", "numpy"];
 /// llama.cpp, built for this CPU.
@@ -81,8 +81,7 @@ pub fn ray() -> Outcome<PathBuf> {
 
 /// The Python with llama.cpp; the first time it is built from source, which takes about eight minutes.
 pub fn peer() -> Outcome<PathBuf> {
-    let packages: Vec<&str> = TEST_PACKAGES.iter().copied().chain([PEER_PACKAGE]).collect();
-    environment("peer", &packages, &[("CMAKE_ARGS", "-DGGML_NATIVE=ON")])
+    environment("peer", &["gguf==0.19.0", "numpy", PEER_PACKAGE], &[("CMAKE_ARGS", "-DGGML_NATIVE=ON")])
 }
 
 /// A .gguf of a real model's shape with seeded random weights; `name` is one of `MODELS` of shapes.py.
