@@ -12,7 +12,8 @@ use super::proto::{
     type_proto,
 };
 use super::wire;
-use super::write::{MAX_INLINE, Part, WrittenModel, data_path, take_weights, write_model};
+use super::write::{MAX_INLINE, Part, Sink, WrittenModel, data_path, take_weights, write_model};
+use crate::container::checksum::Running;
 use crate::container::disk::{Disk, SystemDisk};
 use crate::container::manifest::Capsule;
 use crate::container::paths::refuse_overwriting;
@@ -20,6 +21,9 @@ use crate::convert::import::ProgressFn;
 use crate::error::{Error, Result};
 use crate::pool::CancelToken;
 use crate::store::mapped::MappedFile;
+
+/// Bytes that are read and written at a time.
+const PIECE: u64 = 1 << 20;
 
 /// How to export.
 #[derive(Clone, Debug)]
@@ -140,10 +144,40 @@ fn part(file: &MappedFile, mut tensor: TensorProto) -> Result<Part<'_>> {
             format!("no capsule stores the weight {}; convert the model again", tensor.name()),
         ));
     };
-    let data = file.checked_plane(capsule, stored, 0)?;
+    let place = capsule.extent.zip(stored.planes.first());
+    let place = place.and_then(|(extent, plane)| Some((extent.offset.checked_add(plane.offset)?, plane)));
+    let Some((offset, plane)) = place else {
+        return Err(Error::malformed(
+            file.name(),
+            format!("the weight {} has no place in it", tensor.name()),
+        ));
+    };
     tensor.external_data.clear();
     tensor.data_location = None;
-    Ok(Part { tensor, data })
+    let data = move |sink: &mut Sink<'_>| {
+        // Read instead of mapped: what is copied need not stay in memory.
+        let mut piece = vec![0; PIECE.min(plane.len) as usize];
+        let (mut at, mut checksum) = (0, Running::default());
+        while at < plane.len {
+            let len = PIECE.min(plane.len - at);
+            let piece = &mut piece[..len as usize];
+            let read = file.source().read_exact_at(offset + at, piece);
+            read.map_err(|e| Error::io(format!("read weight {} of", stored.name), file.name(), e))?;
+            checksum.update(piece);
+            sink(piece)?;
+            at += len;
+        }
+        if checksum.hex() == plane.xxh3 {
+            return Ok(());
+        }
+        Err(Error::Corrupt(format!(
+            "{}: capsule {}: tensor {} does not match its checksum; convert the model again",
+            file.name(),
+            capsule.id,
+            stored.name
+        )))
+    };
+    Ok(Part { tensor, len: plane.len, data: Box::new(data) })
 }
 
 /// The graphs of all capsules put together.
