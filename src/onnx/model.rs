@@ -150,6 +150,11 @@ impl Held<'_> {
         }
     }
 
+    /// Bytes of memory of the runtime's own that the run holds for it.
+    fn own_bytes(&self) -> u64 {
+        if let Self::Made(value) = self { value.tensor_bytes() } else { 0 }
+    }
+
     fn as_ptr(&self) -> *const sys::OrtValue {
         self.raw().as_ptr().cast_const()
     }
@@ -320,7 +325,8 @@ impl OnnxModel {
             for (value, made) in self.wiring.capsules[*index].outputs.iter().zip(computed?) {
                 held[*value] = Some(Held::Made(made));
             }
-            self.residency.measure(mark)?;
+            let held_bytes = held.iter().flatten().map(Held::own_bytes).sum();
+            self.residency.measure(mark, held_bytes, self.moved(*index, &held))?;
             steps.freed[step].iter().for_each(|value| held[*value] = None);
         }
         self.counts.add(begun.elapsed());
@@ -477,6 +483,13 @@ impl OnnxModel {
         })
     }
 
+    /// Bytes of the tensors that a capsule just read and made.
+    fn moved(&self, index: usize, held: &[Option<Held<'_>>]) -> u64 {
+        let ports = &self.wiring.capsules[index];
+        let values = ports.inputs.iter().chain(&ports.outputs);
+        values.filter_map(|value| held[*value].as_ref()).map(|value| value.raw().tensor_bytes()).sum()
+    }
+
     /// A session of a capsule that is fed with the values `present`.
     fn ready(
         &self,
@@ -497,9 +510,10 @@ impl OnnxModel {
             ranks.push(shape.map(|shape| shape.len()));
             own_types.push(match &types[*value] {
                 Some(known) => Some(known.clone()),
-                None => {
-                    TypeInfo::of_value(value_held.raw()).ok().and_then(|info| info.raw_type().ok().flatten())
-                }
+                None => TypeInfo::of_value(value_held.raw())
+                    .ok()
+                    .flatten()
+                    .and_then(|info| info.raw_type().ok().flatten()),
             });
         }
         for ((value, known), rank) in present.iter().zip(&own_types).zip(ranks) {

@@ -124,9 +124,9 @@ pub(super) fn rows(shape: &[u64]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::value::TensorView;
     use crate::graph::element::ElementType;
     use crate::onnx::value::TensorData;
+    use crate::onnx::value::TensorView;
 
     fn port(shape: Option<Vec<OnnxDim>>) -> OnnxPort {
         let element = Some(ElementType::Float32);
