@@ -13,6 +13,7 @@ use crate::container::disk::{Disk, SystemDisk};
 use crate::container::manifest::Manifest;
 use crate::container::reader::{Contents, Damage, check_payload};
 use crate::convert::import::{ProgressFn, assets};
+use crate::convert::onnx::export as onnx;
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::kernels::cpu::Cpu;
@@ -106,8 +107,11 @@ fn open_store(path: &Path, options: &VerifyOptions) -> Result<Store> {
     Store::open(&Origin::Path(path.to_owned()), &open)
 }
 
-/// Every tensor that the architecture needs is there, and the tokenizer can be read.
+/// Every tensor that the architecture needs is there, and the tokenizer can be read; of an ONNX model every graph.
 fn check_model(store: &Arc<Store>) -> Result<()> {
+    if store.manifest().model.onnx.is_some() {
+        return store.full().map_or(Ok(()), onnx::check);
+    }
     Decoder::new(Arc::clone(store), Arc::new(Cpu::new(1)?))?;
     if store.manifest().asset(assets::VOCAB).is_some() {
         Tokenizer::new(Arc::new(store.primary().shared_asset(assets::VOCAB)?))?;
