@@ -6,6 +6,8 @@
 //! the command line.
 
 mod api;
+mod empty;
+pub mod feed;
 pub mod library;
 mod measure;
 pub mod model;
@@ -19,3 +21,4 @@ mod wiring;
 
 pub use api::Runtime;
 pub use residency::OnnxMemory;
+pub use submodel::check;

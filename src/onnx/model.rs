@@ -150,6 +150,11 @@ impl Held<'_> {
         }
     }
 
+    /// Bytes of memory of the runtime's own that the run holds for it.
+    fn own_bytes(&self) -> u64 {
+        if let Self::Made(value) = self { value.tensor_bytes() } else { 0 }
+    }
+
     fn as_ptr(&self) -> *const sys::OrtValue {
         self.raw().as_ptr().cast_const()
     }
@@ -163,7 +168,14 @@ impl OnnxModel {
     /// Those of [`Store::open`]; [`Error::Unsupported`] where it is no ONNX model or the mode is speculative.
     pub fn open(origin: &Origin, options: &OnnxOptions) -> Result<Self> {
         let begun = Instant::now();
-        let store = Store::open(origin, &options.store)?;
+        Self::with_store(Store::open(origin, &options.store)?, options, begun)
+    }
+
+    /// As [`open`](Self::open), of files that are open already since `begun`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn with_store(store: Store, options: &OnnxOptions, begun: Instant) -> Result<Self> {
         let name = store.primary().name();
         let Some(info) = store.manifest().model.onnx.clone() else {
             return Err(Error::Unsupported(format!(
@@ -227,6 +239,12 @@ impl OnnxModel {
         Runtime::get(self.options.runtime.as_deref(), self.options.threads)
     }
 
+    /// The runtime, where some model loaded it.
+    #[must_use]
+    pub fn runtime_if_loaded(&self) -> Option<&'static Runtime> {
+        Runtime::started()
+    }
+
     /// What the model's memory came to so far.
     #[must_use]
     pub fn memory(&self) -> OnnxMemory {
@@ -255,6 +273,19 @@ impl OnnxModel {
         ids.filter_map(|index| Some(self.store.manifest().capsules.get(index)?.id.as_str())).collect()
     }
 
+    /// The value for input `name` that holds nothing: an absent optional one, or an empty sequence.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] where there is no such input or it takes neither; those of [`runtime`](Self::runtime).
+    pub fn empty_input(&self, name: &str) -> Result<Value> {
+        let file = self.store.primary().name();
+        ports::find(file, "input", &self.info.inputs, name)?;
+        let input = self.head.inputs.iter().find(|input| input.name.as_deref() == Some(name));
+        let known = input.and_then(|input| input.r#type.as_ref());
+        let known = known.ok_or_else(|| Error::malformed(file, format!("input \"{name}\" has no type")))?;
+        super::empty::empty(self.runtime()?, name, known)
+    }
+
     /// Computes the outputs called `outputs`, in that order (none: all, in the model's order), from values by name. Only the
     /// capsules that they need are computed, and only the inputs that these need must be given.
     ///
@@ -279,29 +310,78 @@ impl OnnxModel {
         }
         let options = Arc::new(RunOptions::new(runtime).map_err(|refused| refused.error("prepare a run"))?);
         let _watch = cancel.map(|token| Watch::new(token, &options)).transpose()?;
+        let mut held = self.feed(runtime, &given)?;
+        let _turn = self.residency.enter(cancel)?;
+        let begun = Instant::now();
+        let mark = self.residency.mark();
+        for (step, index) in steps.capsules.iter().enumerate() {
+            unless_cancelled(cancel)?;
+            let next = steps.capsules.get(step + 1).copied().unwrap_or(*index);
+            let computed = self.compute(runtime, [*index, next], &held, &options);
+            if computed.is_err() {
+                // The runtime says of a run that was stopped only that it failed.
+                unless_cancelled(cancel)?;
+            }
+            for (value, made) in self.wiring.capsules[*index].outputs.iter().zip(computed?) {
+                held[*value] = Some(Held::Made(made));
+            }
+            let held_bytes = held.iter().flatten().map(Held::own_bytes).sum();
+            self.residency.measure(mark, held_bytes, self.moved(*index, &held))?;
+            steps.freed[step].iter().for_each(|value| held[*value] = None);
+        }
+        self.counts.add(begun.elapsed());
+        self.results(runtime, &wanted, &given, held)
+    }
+
+    /// Runs the model, and beside each of its capsules the same one of `other`, fed with the same values: `other` is a mini of
+    /// the same model. `each` is told a capsule's number, its outputs and those of the other.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run), and what `each` returns.
+    pub(crate) fn beside(
+        &self,
+        other: &Self,
+        inputs: &[(&str, Input<'_>)],
+        cancel: Option<&CancelToken>,
+        each: &mut dyn FnMut(usize, &[Value], &[Value]) -> Result<()>,
+    ) -> Result<()> {
+        let given = self.given(inputs)?;
+        let steps = self.wiring.steps(&self.wiring.outputs);
+        self.refuse_missing(&steps, &self.wiring.outputs, &given)?;
+        let runtime = self.runtime()?;
+        let options = RunOptions::new(runtime).map_err(|refused| refused.error("prepare a run"))?;
+        let mut held = self.feed(runtime, &given)?;
+        let values = |made: Vec<RawValue>| -> Result<Vec<Value>> {
+            made.into_iter()
+                .map(|raw| Value::of(raw).map_err(|refused| refused.error("look at a capsule's output")))
+                .collect()
+        };
+        for (step, index) in steps.capsules.iter().enumerate() {
+            unless_cancelled(cancel)?;
+            let own = values(self.compute(runtime, [*index, *index], &held, &options)?)?;
+            let theirs = values(other.compute(runtime, [*index, *index], &held, &options)?)?;
+            each(*index, &own, &theirs)?;
+            for (value, made) in self.wiring.capsules[*index].outputs.iter().zip(own) {
+                held[*value] = Some(Held::Shared(made));
+            }
+            steps.freed[step].iter().for_each(|value| held[*value] = None);
+        }
+        Ok(())
+    }
+
+    /// The values of a run at its beginning.
+    fn feed<'a>(
+        &self,
+        runtime: &'static Runtime,
+        given: &[Option<Input<'a>>],
+    ) -> Result<Vec<Option<Held<'a>>>> {
         let mut held: Vec<Option<Held<'_>>> = (0..self.wiring.len()).map(|_| None).collect();
         for (number, input) in given.iter().enumerate() {
             if let Some(input) = input {
                 held[number] = Some(self.hold(runtime, number, input)?);
             }
         }
-        let _turn = self.residency.enter(cancel)?;
-        let begun = Instant::now();
-        let mark = self.residency.mark();
-        for (step, index) in steps.capsules.iter().enumerate() {
-            unless_cancelled(cancel)?;
-            let next = steps.capsules.get(step + 1).copied();
-            let computed = self.step(runtime, [Some(*index), next], &mut held, &options);
-            if computed.is_err() {
-                // The runtime says of a run that was stopped only that it failed.
-                unless_cancelled(cancel)?;
-            }
-            computed?;
-            self.residency.measure(mark)?;
-            steps.freed[step].iter().for_each(|value| held[*value] = None);
-        }
-        self.counts.add(begun.elapsed());
-        self.results(runtime, &wanted, &given, held)
+        Ok(held)
     }
 
     /// The numbers of the outputs called `outputs`.
@@ -367,15 +447,14 @@ impl OnnxModel {
         }
     }
 
-    /// Runs one capsule, and asks meanwhile for the weights of the next.
-    fn step(
+    /// Runs capsule `index`, and has the weights of `next` brought in meanwhile, where that is another; its outputs.
+    fn compute(
         &self,
         runtime: &'static Runtime,
-        [index, next]: [Option<usize>; 2],
-        held: &mut [Option<Held<'_>>],
+        [index, next]: [usize; 2],
+        held: &[Option<Held<'_>>],
         options: &RunOptions,
-    ) -> Result<()> {
-        let Some(index) = index else { return Ok(()) };
+    ) -> Result<Vec<RawValue>> {
         let ports = &self.wiring.capsules[index];
         let present: Vec<usize> =
             ports.inputs.iter().copied().filter(|value| held[*value].is_some()).collect();
@@ -384,27 +463,31 @@ impl OnnxModel {
         let fed: Vec<*const sys::OrtValue> =
             present.iter().filter_map(|value| held[*value].as_ref()).map(Held::as_ptr).collect();
         let compute = || ready.session.run(options, &fed);
-        let made = match next.filter(|next| self.residency.wants_ahead(*next)) {
+        let made = if next != index && self.residency.wants_ahead(next) {
             // Asking takes a while, as it is done in pieces, and where it fails only time is lost.
-            Some(next) => std::thread::scope(|scope| {
+            std::thread::scope(|scope| {
                 let asking = std::thread::Builder::new().spawn_scoped(scope, || self.residency.ask_for(next));
                 let made = compute();
                 drop(asking);
                 made
-            }),
-            None => compute(),
+            })
+        } else {
+            compute()
         };
-        let made = made.map_err(|refused| {
+        self.store.count_use(index);
+        self.residency.end(index, &ready);
+        made.map_err(|refused| {
             let (file, id) =
                 self.store.capsule(index).map_or(("", ""), |(file, c)| (file.name(), c.id.as_str()));
             refused.error(&format!("run capsule {id} of {file}"))
-        });
-        self.store.count_use(index);
-        self.residency.end(index, &ready);
-        for (value, made) in ports.outputs.iter().zip(made?) {
-            held[*value] = Some(Held::Made(made));
-        }
-        Ok(())
+        })
+    }
+
+    /// Bytes of the tensors that a capsule just read and made.
+    fn moved(&self, index: usize, held: &[Option<Held<'_>>]) -> u64 {
+        let ports = &self.wiring.capsules[index];
+        let values = ports.inputs.iter().chain(&ports.outputs);
+        values.filter_map(|value| held[*value].as_ref()).map(|value| value.raw().tensor_bytes()).sum()
     }
 
     /// A session of a capsule that is fed with the values `present`.
@@ -427,9 +510,10 @@ impl OnnxModel {
             ranks.push(shape.map(|shape| shape.len()));
             own_types.push(match &types[*value] {
                 Some(known) => Some(known.clone()),
-                None => {
-                    TypeInfo::of_value(value_held.raw()).ok().and_then(|info| info.raw_type().ok().flatten())
-                }
+                None => TypeInfo::of_value(value_held.raw())
+                    .ok()
+                    .flatten()
+                    .and_then(|info| info.raw_type().ok().flatten()),
             });
         }
         for ((value, known), rank) in present.iter().zip(&own_types).zip(ranks) {

@@ -3,7 +3,7 @@
 
 #[path = "../support/disk.rs"]
 mod disk;
-#[path = "../support/onnx.rs"]
+#[path = "../support/onnx_source.rs"]
 mod onnx_models;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,161 +1,225 @@
-//! Small ONNX models for tests, built from the library's own messages: the same seed always gives the same bytes.
+//! Small ONNX models, written with the library's own messages, converted and run.
 #![allow(dead_code, clippy::expect_used, clippy::unwrap_used)]
 
+use std::path::{Path, PathBuf};
+
+use capsulegraph::convert::import::ConvertOptions;
+use capsulegraph::convert::onnx::cut::CutOptions;
+use capsulegraph::convert::onnx::import::OnnxModel as Source;
 use capsulegraph::convert::onnx::proto::{
-    AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_type, dimension, type_proto,
+    AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto, dimension, type_proto,
 };
+use capsulegraph::graph::element::ElementType;
+use capsulegraph::onnx::model::{OnnxModel, OnnxOptions};
+use capsulegraph::onnx::value::{Input, TensorData, TensorView, Value};
+use capsulegraph::store::Origin;
 use prost::Message;
 
-/// Number of the element type float32.
-pub const FLOAT: i32 = 1;
+/// A dimension: a length, or a name where it is negative.
+pub type Dims<'a> = &'a [i64];
 
-/// A named tensor with raw data.
-pub fn raw(name: &str, data_type: i32, dims: &[i64], data: Vec<u8>) -> TensorProto {
+/// A node of ONNX's own operators.
+pub fn node(op: &str, inputs: &[&str], outputs: &[&str], attributes: Vec<AttributeProto>) -> NodeProto {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    NodeProto {
+        op_type: Some(op.into()),
+        name: Some(format!("{op}_{}", outputs.join("_"))),
+        input: names(inputs),
+        output: names(outputs),
+        attribute: attributes,
+        ..NodeProto::default()
+    }
+}
+
+/// An attribute that is a number.
+pub fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { name: Some(name.into()), i: Some(value), r#type: Some(2), ..AttributeProto::default() }
+}
+
+/// An attribute that is a graph.
+pub fn graph(name: &str, value: GraphProto) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        g: Some(Box::new(value)),
+        r#type: Some(5),
+        ..AttributeProto::default()
+    }
+}
+
+/// A tensor type.
+pub fn tensor_type(element: ElementType, dims: Option<Dims<'_>>) -> TypeProto {
+    let dim = |dim: &i64| Dimension {
+        value: Some(match dim {
+            0.. => dimension::Value::DimValue(*dim),
+            _ => dimension::Value::DimParam(format!("n{}", -dim)),
+        }),
+        denotation: None,
+    };
+    let shape = dims.map(|dims| TensorShapeProto { dim: dims.iter().map(dim).collect() });
+    let tensor = type_proto::Tensor { elem_type: Some(element.onnx()), shape };
+    TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation: None }
+}
+
+/// A value of this type.
+pub fn info(name: &str, known: TypeProto) -> ValueInfoProto {
+    ValueInfoProto { name: Some(name.into()), r#type: Some(known), ..ValueInfoProto::default() }
+}
+
+/// A tensor of floats.
+pub fn floats(name: &str, element: Dims<'_>, of: impl Fn(usize) -> f32) -> TensorProto {
+    let count = element.iter().product::<i64>() as usize;
+    let data: Vec<u8> = (0..count).flat_map(|i| of(i).to_le_bytes()).collect();
+    raw(name, ElementType::Float32, element, data)
+}
+
+/// A tensor of int64.
+pub fn ints(name: &str, dims: Dims<'_>, values: &[i64]) -> TensorProto {
+    raw(name, ElementType::Int64, dims, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+}
+
+/// A tensor of bytes.
+pub fn raw(name: &str, element: ElementType, dims: Dims<'_>, data: Vec<u8>) -> TensorProto {
     TensorProto {
         name: Some(name.into()),
-        data_type: Some(data_type),
+        data_type: Some(element.onnx()),
         dims: dims.to_vec(),
         raw_data: Some(data.into()),
         ..TensorProto::default()
     }
 }
 
-/// A float32 matrix whose elements `seed` chooses.
-pub fn matrix(name: &str, rows: i64, cols: i64, seed: u32) -> TensorProto {
-    let value = |i: u32| (f64::from(i.wrapping_mul(2_654_435_761) ^ seed) / f64::from(u32::MAX) - 0.5) as f32;
-    let data = (0..(rows * cols) as u32).flat_map(|i| value(i ^ seed << 7).to_le_bytes()).collect();
-    raw(name, FLOAT, &[rows, cols], data)
-}
-
-/// A tensor whose data is in another file.
-pub fn external(mut tensor: TensorProto, location: &str, offset: u64, len: Option<u64>) -> TensorProto {
-    let entry =
-        |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
-    tensor.external_data = vec![entry("location", location.into()), entry("offset", offset.to_string())];
-    tensor.external_data.extend(len.map(|len| entry("length", len.to_string())));
-    tensor.raw_data = None;
-    tensor.data_location = Some(1);
-    tensor
-}
-
-/// An input or output of float32 with these dimensions; 0 is any.
-pub fn port(name: &str, dims: &[i64]) -> ValueInfoProto {
-    let dim = |n: &i64| match n {
-        0 => Dimension { value: Some(dimension::Value::DimParam("n".into())), denotation: None },
-        n => Dimension { value: Some(dimension::Value::DimValue(*n)), denotation: None },
-    };
-    let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
-    let tensor = type_proto::Tensor { elem_type: Some(FLOAT), shape };
-    let info = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation: None };
-    ValueInfoProto { name: Some(name.into()), r#type: Some(info), ..ValueInfoProto::default() }
-}
-
-/// A node without attributes.
-pub fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
-    let owned = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
-    NodeProto {
-        op_type: Some(op.into()),
-        input: owned(inputs),
-        output: owned(outputs),
-        ..NodeProto::default()
+/// Numbers that look random, the same each time, between -1 and 1.
+pub fn noise(seed: u64) -> impl Fn(usize) -> f32 {
+    move |i| {
+        let mut z = (i as u64).wrapping_add(seed << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ z >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        ((z >> 40) as f32) / (1u64 << 23) as f32 - 1.0
     }
 }
 
-/// A Constant node.
-pub fn constant(output: &str, tensor: TensorProto) -> NodeProto {
-    let attribute = AttributeProto {
-        name: Some("value".into()),
-        r#type: Some(attribute_type::TENSOR),
-        t: Some(Box::new(tensor)),
-        ..AttributeProto::default()
-    };
-    NodeProto { attribute: vec![attribute], ..node("Constant", &[], &[output]) }
-}
-
-/// An If node with these branches.
-pub fn branches(condition: &str, output: &str, then: GraphProto, other: GraphProto) -> NodeProto {
-    let attribute = |name: &str, graph: GraphProto| AttributeProto {
-        name: Some(name.into()),
-        r#type: Some(attribute_type::GRAPH),
-        g: Some(Box::new(graph)),
-        ..AttributeProto::default()
-    };
-    NodeProto {
-        attribute: vec![attribute("then_branch", then), attribute("else_branch", other)],
-        ..node("If", &[condition], &[output])
-    }
-}
-
-/// A model of format 8 and operators 17.
-pub fn model(graph: GraphProto) -> ModelProto {
-    let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(17) };
+/// A model of these parts.
+pub fn model(
+    nodes: Vec<NodeProto>,
+    inputs: Vec<ValueInfoProto>,
+    outputs: Vec<ValueInfoProto>,
+    initializers: Vec<TensorProto>,
+) -> ModelProto {
     ModelProto {
-        ir_version: Some(8),
-        opset_import: vec![opset],
-        graph: Some(GraphProto { name: Some("test".into()), ..graph }),
+        ir_version: Some(9),
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(18) }],
+        graph: Some(GraphProto {
+            name: Some("test".into()),
+            node: nodes,
+            input: inputs,
+            output: outputs,
+            initializer: initializers,
+            ..GraphProto::default()
+        }),
         ..ModelProto::default()
     }
 }
 
-/// `count` products with weights of 32 rows and columns, one after the other.
-pub fn chain(count: usize) -> ModelProto {
-    let mut graph = GraphProto { input: vec![port("x", &[0, 32])], ..GraphProto::default() };
+/// Layers of a transformer's feed-forward shape: `x [n1, width]` to `y`, with weights of `8 width²` floats a layer.
+pub fn layers(width: i64, count: usize) -> ModelProto {
+    let (mut nodes, mut weights) = (Vec::new(), Vec::new());
     let mut last = "x".to_owned();
-    for number in 0..count {
-        let (weight, made) = (format!("w{number}"), format!("y{number}"));
-        graph.initializer.push(matrix(&weight, 32, 32, number as u32));
-        graph.node.push(node("MatMul", &[&last, &weight], &[&made]));
-        last = made;
+    for layer in 0..count {
+        let names = ["up", "down", "bias", "u", "r", "d", "b"].map(|name| format!("{name}{layer}"));
+        let [up, down, bias, u, r, d, b] = &names;
+        let scale = 1.0 / (width as f32).sqrt();
+        let scaled = |seed: u64| {
+            let noise = noise(seed);
+            move |i: usize| noise(i) * scale
+        };
+        weights.push(floats(up, &[width, 4 * width], scaled(3 * layer as u64)));
+        weights.push(floats(down, &[4 * width, width], scaled(3 * layer as u64 + 1)));
+        weights.push(floats(bias, &[width], scaled(3 * layer as u64 + 2)));
+        nodes.push(node("MatMul", &[&last, up], &[u], vec![]));
+        nodes.push(node("Relu", &[u], &[r], vec![]));
+        nodes.push(node("MatMul", &[r, down], &[d], vec![]));
+        nodes.push(node("Add", &[d, bias], &[b], vec![]));
+        let next = if layer + 1 == count { "y".to_owned() } else { format!("x{layer}") };
+        nodes.push(node("Add", &[b, &last], &[&next], vec![]));
+        last = next;
     }
-    graph.output = vec![port(&last, &[0, 32])];
-    model(graph)
+    let port = |name: &str| info(name, tensor_type(ElementType::Float32, Some(&[-1, width])));
+    model(nodes, vec![port("x")], vec![port("y")], weights)
 }
 
-/// A model with something of everything that the importer looks at: weights inside and in subgraphs, a Constant, a branch,
-/// a default, a chain of constant nodes, numbers in typed fields, a value read by several nodes.
-pub fn varied() -> ModelProto {
-    let numbers = TensorProto {
-        name: Some("typed".into()),
-        data_type: Some(FLOAT),
-        dims: vec![32],
-        float_data: (0..32).flat_map(|i| (i as f32).to_le_bytes()).collect::<Vec<u8>>().into(),
-        ..TensorProto::default()
-    };
-    let scalar = |name: &str| raw(name, FLOAT, &[], 0.5f32.to_le_bytes().to_vec());
-    let branch = |weight: TensorProto, made: &str| GraphProto {
-        name: Some("branch".into()),
-        node: vec![node("MatMul", &["a", "w"], &["inner"]), node("Add", &["inner", "typed"], &[made])],
-        output: vec![port(made, &[0, 32])],
-        initializer: vec![weight],
-        ..GraphProto::default()
-    };
-    let graph = GraphProto {
-        input: vec![port("x", &[0, 32]), port("bias", &[32])],
-        initializer: vec![
-            matrix("weight", 32, 32, 1),
-            numbers,
-            raw("bias", FLOAT, &[32], vec![0; 128]),
-            raw("yes", 9, &[], vec![1]),
-        ],
-        node: vec![
-            constant("constant", matrix("", 32, 32, 2)),
-            constant("half", scalar("")),
-            node("Mul", &["weight", "half"], &["scaled"]),
-            node("MatMul", &["x", "scaled"], &["p"]),
-            node("Add", &["p", "bias"], &["a"]),
-            branches("yes", "b", branch(matrix("w", 32, 32, 4), "t"), branch(matrix("w", 32, 32, 5), "e")),
-            node("MatMul", &["b", "constant"], &["c"]),
-            node("MatMul", &["c", "weight"], &["d"]),
-            node("Add", &["d", "x"], &["y"]),
-        ],
-        output: vec![port("y", &[0, 32])],
-        ..GraphProto::default()
-    };
-    model(graph)
+/// A model in a folder of its own, converted in several ways.
+pub struct Onnx(pub tempfile::TempDir);
+
+impl Onnx {
+    /// Writes the model.
+    pub fn new(model: &ModelProto) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("m.onnx"), model.encode_to_vec()).unwrap();
+        Self(folder)
+    }
+
+    /// The path of a file in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Converts it to this many capsules, or as many as possible.
+    pub fn converted(&self, capsules: usize) -> PathBuf {
+        let target = self.path(&format!("m{capsules}.cgraph"));
+        convert(&self.path("m.onnx"), &target, capsules);
+        target
+    }
+
+    /// Converts and opens it.
+    pub fn open(&self, capsules: usize, options: OnnxOptions) -> OnnxModel {
+        open(&self.converted(capsules), options)
+    }
 }
 
-/// The model's bytes.
-pub fn bytes(model: &ModelProto) -> Vec<u8> {
-    model.encode_to_vec()
+/// Converts a model to this many capsules, or as many as possible.
+pub fn convert(source: &Path, target: &Path, capsules: usize) {
+    let cut = CutOptions { capsules: Some(capsules), ..CutOptions::default() };
+    let options = ConvertOptions { cut, ..ConvertOptions::default() };
+    let opened = Source::open(source, &[target], &options).unwrap();
+    opened.convert(source, target, &options, &mut |_, _| {}).unwrap();
+}
+
+/// Opens a file.
+pub fn open(path: &Path, options: OnnxOptions) -> OnnxModel {
+    OnnxModel::open(&Origin::Path(path.to_owned()), &options).unwrap()
+}
+
+/// Options without optimisation, so that results are the same bits however a model is cut.
+pub fn plain() -> OnnxOptions {
+    OnnxOptions { optimization: false, ..OnnxOptions::default() }
+}
+
+/// A tensor of floats that is held.
+pub struct Floats {
+    pub shape: Vec<u64>,
+    bytes: Vec<u8>,
+}
+
+impl Floats {
+    /// A tensor of this shape.
+    pub fn new(shape: &[u64], of: impl Fn(usize) -> f32) -> Self {
+        let count = shape.iter().product::<u64>() as usize;
+        Self { shape: shape.to_vec(), bytes: (0..count).flat_map(|i| of(i).to_le_bytes()).collect() }
+    }
+
+    /// As an input.
+    pub fn input(&self) -> Input<'_> {
+        Input::Tensor(self.view())
+    }
+
+    /// As a tensor.
+    pub fn view(&self) -> TensorView<'_> {
+        TensorView { element: ElementType::Float32, shape: &self.shape, data: TensorData::Bytes(&self.bytes) }
+    }
+}
+
+/// The elements of a tensor of floats.
+pub fn floats_of(value: &Value) -> Vec<f32> {
+    assert_eq!(value.element(), Some(ElementType::Float32));
+    value.bytes().unwrap().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }

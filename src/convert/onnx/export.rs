@@ -102,32 +102,6 @@ pub fn export_capsule(
     written(file, model, target, options, progress)
 }
 
-/// Holds an ONNX model's file against its manifest: every capsule has its graph, with the capsule's inputs and outputs, and
-/// every weight in it is stored where it says.
-///
-/// # Errors
-/// [`Error::Malformed`] and [`Error::Corrupt`] naming the capsule; those of [`head_of`].
-pub fn check(file: &MappedFile) -> Result<()> {
-    head_of(file)?;
-    for capsule in &file.contents().manifest.capsules {
-        let mut graph = graph_of(file, capsule)?;
-        let named = |infos: &[ValueInfoProto], names: &[String]| infos.iter().map(|i| i.name()).eq(names);
-        if !named(&graph.input, &capsule.inputs) || !named(&graph.output, &capsule.outputs) {
-            return Err(Error::malformed(
-                file.name(),
-                format!(
-                    "capsule {}: its graph has other inputs or outputs than the manifest says",
-                    capsule.id
-                ),
-            ));
-        }
-        for tensor in take_weights(&mut graph) {
-            place_of(file, &tensor)?;
-        }
-    }
-    Ok(())
-}
-
 fn written(
     file: &MappedFile,
     mut model: ModelProto,
