@@ -1,5 +1,5 @@
 /*
- * CapsuleGraph: language models inside a memory budget, from one file that opens at once.
+ * CapsuleGraph: language models and ONNX models inside a memory budget, from one file that opens at once.
  *
  * Generated from src/ffi by cbindgen (tests/header.rs); do not edit. docs/c-api.md is the contract. In short:
  *
@@ -187,6 +187,32 @@
 #define CAPG_MODE_SPECULATIVE 3
 
 /**
+ * Weights of an ONNX model are copied into the form that ONNX Runtime's kernels like best: of each capsule where it pays and
+ * the budget has room.
+ */
+#define CAPG_PREPACK_AUTO 0
+
+/**
+ * Of every capsule.
+ */
+#define CAPG_PREPACK_ON 1
+
+/**
+ * Of none: all weights are used where they lie in the mapped file.
+ */
+#define CAPG_PREPACK_OFF 2
+
+/**
+ * ONNX Runtime optimises the graph of each capsule.
+ */
+#define CAPG_OPTIMIZATION_DEFAULT 0
+
+/**
+ * It does not: slower, and the bits of the outputs do not depend on how the model is cut.
+ */
+#define CAPG_OPTIMIZATION_OFF 1
+
+/**
  * Tokenize flag: add the BOS and EOS tokens that the model asks for.
  */
 #define CAPG_TOKENIZE_ADD_SPECIAL 1
@@ -257,6 +283,181 @@
 #define CAPG_FINISH_CALLBACK 5
 
 /**
+ * Element type: not said.
+ */
+#define CAPG_ELEMENT_NONE 0
+
+/**
+ * Element type: float32.
+ */
+#define CAPG_ELEMENT_FLOAT32 1
+
+/**
+ * Element type: uint8.
+ */
+#define CAPG_ELEMENT_UINT8 2
+
+/**
+ * Element type: int8.
+ */
+#define CAPG_ELEMENT_INT8 3
+
+/**
+ * Element type: uint16.
+ */
+#define CAPG_ELEMENT_UINT16 4
+
+/**
+ * Element type: int16.
+ */
+#define CAPG_ELEMENT_INT16 5
+
+/**
+ * Element type: int32.
+ */
+#define CAPG_ELEMENT_INT32 6
+
+/**
+ * Element type: int64.
+ */
+#define CAPG_ELEMENT_INT64 7
+
+/**
+ * Element type: string, capg_string.
+ */
+#define CAPG_ELEMENT_STRING 8
+
+/**
+ * Element type: bool, a byte, 0 or 1.
+ */
+#define CAPG_ELEMENT_BOOL 9
+
+/**
+ * Element type: float16.
+ */
+#define CAPG_ELEMENT_FLOAT16 10
+
+/**
+ * Element type: float64.
+ */
+#define CAPG_ELEMENT_FLOAT64 11
+
+/**
+ * Element type: uint32.
+ */
+#define CAPG_ELEMENT_UINT32 12
+
+/**
+ * Element type: uint64.
+ */
+#define CAPG_ELEMENT_UINT64 13
+
+/**
+ * Element type: complex64, two floats of 32 bits: real, imaginary.
+ */
+#define CAPG_ELEMENT_COMPLEX64 14
+
+/**
+ * Element type: complex128, two floats of 64 bits: real, imaginary.
+ */
+#define CAPG_ELEMENT_COMPLEX128 15
+
+/**
+ * Element type: bfloat16.
+ */
+#define CAPG_ELEMENT_BFLOAT16 16
+
+/**
+ * Element type: float8e4m3fn.
+ */
+#define CAPG_ELEMENT_FLOAT8E4M3FN 17
+
+/**
+ * Element type: float8e4m3fnuz.
+ */
+#define CAPG_ELEMENT_FLOAT8E4M3FNUZ 18
+
+/**
+ * Element type: float8e5m2.
+ */
+#define CAPG_ELEMENT_FLOAT8E5M2 19
+
+/**
+ * Element type: float8e5m2fnuz.
+ */
+#define CAPG_ELEMENT_FLOAT8E5M2FNUZ 20
+
+/**
+ * Element type: uint4, two to a byte, the first in the low bits.
+ */
+#define CAPG_ELEMENT_UINT4 21
+
+/**
+ * Element type: int4.
+ */
+#define CAPG_ELEMENT_INT4 22
+
+/**
+ * Element type: float4e2m1.
+ */
+#define CAPG_ELEMENT_FLOAT4E2M1 23
+
+/**
+ * Element type: float8e8m0.
+ */
+#define CAPG_ELEMENT_FLOAT8E8M0 24
+
+/**
+ * Element type: uint2, four to a byte, the first in the lowest bits.
+ */
+#define CAPG_ELEMENT_UINT2 25
+
+/**
+ * Element type: int2.
+ */
+#define CAPG_ELEMENT_INT2 26
+
+/**
+ * Kind of value: a tensor.
+ */
+#define CAPG_VALUE_TENSOR 0
+
+/**
+ * Kind of value: a sequence of tensors.
+ */
+#define CAPG_VALUE_SEQUENCE 1
+
+/**
+ * Kind of value: an optional value that is absent. As an input it counts as not given. Of a port: an optional value.
+ */
+#define CAPG_VALUE_NONE 2
+
+/**
+ * Kind of value: a map, as a tensor of its keys and one of its values.
+ */
+#define CAPG_VALUE_MAP 3
+
+/**
+ * Kind of value: a sequence of maps, two tensors each.
+ */
+#define CAPG_VALUE_SEQUENCE_OF_MAPS 4
+
+/**
+ * Kind of port only: a sparse tensor, which cannot be run with.
+ */
+#define CAPG_VALUE_SPARSE 5
+
+/**
+ * Direction of a port: what the model takes.
+ */
+#define CAPG_PORT_INPUT 0
+
+/**
+ * Direction of a port: what the model gives.
+ */
+#define CAPG_PORT_OUTPUT 1
+
+/**
  * Layout: row after row in the encoding that the file holds. At full precision these are the source's own bytes; in mode
  * fast they are in the mini's own form, which may be coarser.
  */
@@ -310,7 +511,7 @@ typedef struct capg_group capg_group;
 typedef struct capg_log capg_log;
 
 /**
- * An opened model. Owned by the host, immutable, shared by any number of sessions on any threads.
+ * An opened language model or ONNX model. Owned by the host, immutable, shared by any number of sessions on any threads.
  */
 typedef struct capg_model capg_model;
 
@@ -335,6 +536,11 @@ typedef struct capg_text capg_text;
  * Token ids that a call returned. Owned by the host, immutable.
  */
 typedef struct capg_tokens capg_tokens;
+
+/**
+ * What a run gave: its outputs. Owned by the host, immutable; keeps neither the model nor the inputs.
+ */
+typedef struct capg_values capg_values;
 
 /**
  * What a call returns: CAPG_OK or one of CAPG_ERROR_*. Expect numbers that you do not know and treat them as
@@ -378,7 +584,8 @@ typedef struct capg_convert_options {
    */
   size_t light_len;
   /**
-   * Text on which the agreement of mini and full file is measured. Default: a bundled sample, for small models.
+   * Text on which the agreement of mini and full file is measured; of an ONNX model lines of NAME=FILE.npy, one or more for
+   * each input. Default: a bundled sample, for small models; of an ONNX model random inputs.
    */
   const char *calibrate;
   /**
@@ -413,6 +620,26 @@ typedef struct capg_convert_options {
    * How weights are stored, CAPG_PLANES_*. Default: CAPG_PLANES_AUTO.
    */
   uint32_t planes;
+  /**
+   * Of an ONNX model: bytes of weights in a capsule at most, where the graph can be cut so. Default: 32 MiB.
+   */
+  uint64_t capsule_bytes;
+  /**
+   * Of an ONNX model: number of capsules, or as many as its graph can be cut into. Default: by capsule_bytes.
+   */
+  uint32_t capsule_count;
+  /**
+   * Of an ONNX model: how far the mini's outputs may be from the full file's, relative to their own. Default: 0.05.
+   */
+  float max_error;
+  /**
+   * To measure the mini of an ONNX model with: path of ONNX Runtime's library or its folder. Default: it is looked for.
+   */
+  const char *onnxruntime_path;
+  /**
+   * Its length in bytes.
+   */
+  size_t onnxruntime_path_len;
 } capg_convert_options;
 
 /**
@@ -432,7 +659,8 @@ typedef struct capg_split_options {
    */
   size_t light_len;
   /**
-   * Text on which the agreement of mini and full file is measured. Default: a bundled sample, for small models.
+   * Text on which the agreement of mini and full file is measured; of an ONNX model lines of NAME=FILE.npy, one or more for
+   * each input. Default: a bundled sample, for small models; of an ONNX model random inputs.
    */
   const char *calibrate;
   /**
@@ -459,6 +687,22 @@ typedef struct capg_split_options {
    * Length of the mini at most, in bytes. Default: by the precision of the model.
    */
   uint64_t mini_bytes;
+  /**
+   * To measure the mini of an ONNX model with: path of ONNX Runtime's library or its folder. Default: it is looked for.
+   */
+  const char *onnxruntime_path;
+  /**
+   * Its length in bytes.
+   */
+  size_t onnxruntime_path_len;
+  /**
+   * Of an ONNX model: how far the mini's outputs may be from the full file's, relative to their own. Default: 0.05.
+   */
+  float max_error;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved;
 } capg_split_options;
 
 /**
@@ -664,6 +908,23 @@ typedef struct capg_model_options {
    * CAPG_KV_* of that session.
    */
   uint32_t session_kv_type;
+  /**
+   * Of an ONNX model: path of ONNX Runtime's library, UTF-8, or of the folder that it is in. A process has one: another
+   * than the one that is loaded is CAPG_ERROR_INVALID_ARGUMENT when the model first runs. Default: it is looked for.
+   */
+  const char *onnxruntime_path;
+  /**
+   * Its length in bytes.
+   */
+  size_t onnxruntime_path_len;
+  /**
+   * Of an ONNX model: CAPG_PREPACK_*.
+   */
+  uint32_t prepack;
+  /**
+   * Of an ONNX model: CAPG_OPTIMIZATION_*.
+   */
+  uint32_t optimization;
 } capg_model_options;
 
 /**
@@ -848,6 +1109,131 @@ typedef struct capg_part_options {
 } capg_part_options;
 
 /**
+ * A dense tensor, in row-major order. Frozen: it never grows.
+ */
+typedef struct capg_tensor {
+  /**
+   * The elements, little-endian; of types below 8 bits the first in a byte's low bits. Strings: capg_string.
+   */
+  const void *data;
+  /**
+   * Their length in bytes. Strings: their number.
+   */
+  size_t data_len;
+  /**
+   * Extents, outermost first.
+   */
+  const int64_t *dims;
+  /**
+   * Number of extents; 0: a single element.
+   */
+  size_t rank;
+  /**
+   * CAPG_ELEMENT_*.
+   */
+  uint32_t element;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved;
+} capg_tensor;
+
+/**
+ * A value under its name. Frozen: it never grows.
+ */
+typedef struct capg_value {
+  /**
+   * Name of the input or output, UTF-8.
+   */
+  const char *name;
+  /**
+   * Its length in bytes.
+   */
+  size_t name_len;
+  /**
+   * What it is made of.
+   */
+  const struct capg_tensor *tensors;
+  /**
+   * Number of tensors: 1 of a tensor, 0 of an absent value, 2 of a map, 2 for each map of a sequence of maps.
+   */
+  size_t count;
+  /**
+   * CAPG_VALUE_*.
+   */
+  uint32_t kind;
+  /**
+   * CAPG_ELEMENT_* of the tensors, of a map of its values; of an input 0 will do where there are tensors.
+   */
+  uint32_t element;
+} capg_value;
+
+/**
+ * An input or output of an ONNX model. The host sets struct_size, the library the rest. Pointers are views of the model,
+ * valid until it is freed.
+ */
+typedef struct capg_port {
+  /**
+   * sizeof(capg_port), set by the host.
+   */
+  size_t struct_size;
+  /**
+   * Name, UTF-8, NUL-terminated.
+   */
+  const char *name;
+  /**
+   * Its length in bytes.
+   */
+  size_t name_len;
+  /**
+   * Extents, outermost first; -1: any.
+   */
+  const int64_t *dims;
+  /**
+   * The name of each extent that may be any: extents of one name are equal. Empty where there is none.
+   */
+  const struct capg_string *dim_names;
+  /**
+   * Number of extents.
+   */
+  size_t rank;
+  /**
+   * CAPG_VALUE_*; CAPG_VALUE_NONE: an optional value, CAPG_VALUE_SPARSE: a sparse tensor.
+   */
+  uint32_t kind;
+  /**
+   * CAPG_ELEMENT_*: of a sequence or optional value that of its tensors, of a map that of its values; 0: not said.
+   */
+  uint32_t element;
+  /**
+   * 1: there are so many extents; 0: even their number is open.
+   */
+  uint32_t has_shape;
+  /**
+   * 1: an input that has a default and may be left out.
+   */
+  uint32_t optional;
+} capg_port;
+
+/**
+ * How to run. All zero but struct_size: the defaults.
+ */
+typedef struct capg_run_options {
+  /**
+   * sizeof(capg_run_options).
+   */
+  size_t struct_size;
+  /**
+   * Must be 0: there are none yet.
+   */
+  uint32_t flags;
+  /**
+   * Must be 0.
+   */
+  uint32_t reserved;
+} capg_run_options;
+
+/**
  * A tensor of a capsule. The host sets struct_size, the library the rest. Pointers are views of the capsule,
  * valid until it is freed.
  */
@@ -873,7 +1259,7 @@ typedef struct capg_tensor_view {
    */
   size_t encoding_len;
   /**
-   * How rows are arranged: "rows" or "packed8" (only with CAPG_LAYOUT_STORED).
+   * How rows are arranged: "rows", "packed8" (only with CAPG_LAYOUT_STORED), or "plain" (of an ONNX model).
    */
   const char *layout;
   /**
@@ -1042,12 +1428,13 @@ capg_status capg_log_deliver(const struct capg_log *log,
 void capg_log_free(struct capg_log *log);
 
 /**
- * Converts the GGUF model at source (any shard of a sharded one) to a full .cgraph file and, unless no_mini,
+ * Converts the model at source (GGUF, any shard of a sharded one, or ONNX) to a full .cgraph file and, unless no_mini,
  * derives its mini. Files appear whole under their names or not at all; weights are stored without loss.
  *
  * target may be (NULL, 0): the source's name with .cgraph. options: nullable. summary (nullable) receives a JSON
  * object about the files written. Errors: IO, MALFORMED, UNSUPPORTED (a kind of model that cannot be run yet),
- * LIMIT (naming the smallest possible mini), CANCELLED. Thread class: any.
+ * LIMIT (naming the smallest possible mini), CANCELLED; of an ONNX model those of running it
+ * (capg_model_run) where its mini is measured. Thread class: any.
  */
 capg_status capg_convert(const char *source,
                          size_t source_len,
@@ -1062,7 +1449,7 @@ capg_status capg_convert(const char *source,
  *
  * mini may be (NULL, 0): the full file's name with .mini.cgraph. options: nullable. summary (nullable) receives a
  * JSON object with the plan. Errors: IO, MALFORMED, MISMATCH (not a full file), LIMIT (naming the smallest
- * possible mini), CANCELLED. Thread class: any.
+ * possible mini), CANCELLED; of an ONNX model those of running it (capg_model_run) where its mini is measured. Thread class: any.
  */
 capg_status capg_split(const char *full,
                        size_t full_len,
@@ -1088,7 +1475,7 @@ capg_status capg_verify(const char *path,
                         struct capg_error **error);
 
 /**
- * The facts of a .cgraph file or a GGUF model as a JSON object, read without opening it as a model. details 1
+ * The facts of a .cgraph file or of a GGUF or ONNX model as a JSON object, read without opening it as a model. details 1
  * lists every capsule (of a GGUF model every tensor), 0 does not. Errors: IO, MALFORMED, UNSUPPORTED.
  * Thread class: any.
  */
@@ -1107,8 +1494,8 @@ capg_status capg_model_inspect(const struct capg_model *model,
                                struct capg_error **error);
 
 /**
- * Opens a full file, or a mini together with its full file (in mode fast without it). Weights are mapped, not
- * read. The files must not be truncated or overwritten while the model lives.
+ * Opens a full file, or a mini together with its full file (in mode fast without it), of a language model or an ONNX
+ * model. Weights are mapped, not read. The files must not be truncated or overwritten while the model lives.
  *
  * options: nullable. Errors: IO, MALFORMED, MISMATCH (the mode cannot be had from these files; mini and full do
  * not belong together), INVALID_ARGUMENT (a range of capsules that there is not), LIMIT (the budget), UNSUPPORTED.
@@ -1153,20 +1540,23 @@ capg_status capg_model_name(const struct capg_model *model,
                             struct capg_error **error);
 
 /**
- * Tokens of the vocabulary: ids are below it, and it is the width of a row of logits. Thread class: any.
+ * Tokens of the vocabulary: ids are below it, and it is the width of a row of logits. Errors: UNSUPPORTED of an ONNX model.
+ * Thread class: any.
  */
-capg_status capg_model_vocab_size(const struct capg_model *model, uint32_t *count, struct capg_error **error);
+capg_status capg_model_vocab_size(const struct capg_model *model,
+                                  uint32_t *count,
+                                  struct capg_error **error);
 
 /**
- * Activations of a token between two capsules: the width of a row that capg_part_eval_activations takes. Thread class:
- * any.
+ * Activations of a token between two capsules: the width of a row that capg_part_eval_activations takes. Errors:
+ * UNSUPPORTED of an ONNX model. Thread class: any.
  */
 capg_status capg_model_embedding_length(const struct capg_model *model,
                                         uint32_t *count,
                                         struct capg_error **error);
 
 /**
- * Positions that the model was trained for. Thread class: any.
+ * Positions that the model was trained for. Errors: UNSUPPORTED of an ONNX model. Thread class: any.
  */
 capg_status capg_model_context_length(const struct capg_model *model,
                                       uint32_t *count,
@@ -1174,7 +1564,8 @@ capg_status capg_model_context_length(const struct capg_model *model,
 
 /**
  * Threads that compute, the caller's included; fewer than were asked for where the system refused to start one. With
- * parallel_for the number that was asked for. Thread class: any.
+ * parallel_for the number that was asked for. Of an ONNX model those of ONNX Runtime, which is loaded where it was not.
+ * Errors: those of loading it (capg_model_run). Thread class: any.
  */
 capg_status capg_model_threads(const struct capg_model *model,
                                uint32_t *count,
@@ -1187,7 +1578,7 @@ capg_status capg_model_threads(const struct capg_model *model,
 capg_status capg_model_held_bytes(const struct capg_model *model, uint64_t *bytes, struct capg_error **error);
 
 /**
- * Whether the model has a chat template: 0 or 1. Thread class: any.
+ * Whether the model has a chat template: 0 or 1. Errors: UNSUPPORTED of an ONNX model. Thread class: any.
  */
 capg_status capg_model_has_chat_template(const struct capg_model *model,
                                          uint32_t *has,
@@ -1479,6 +1870,68 @@ capg_status capg_part_truncate(const struct capg_part *part,
  * Frees a part; does nothing for NULL. Thread class: free.
  */
 void capg_part_free(struct capg_part *part);
+
+/**
+ * Number of outputs. Thread class: any.
+ */
+capg_status capg_values_count(const struct capg_values *values, size_t *count, struct capg_error **error);
+
+/**
+ * Fills value with a view of output number index, in the order in which the outputs were asked for; valid until values is
+ * freed. Strings in it are followed by a NUL that their length does not count. Errors: NOT_FOUND. Thread class: any.
+ */
+capg_status capg_values_view(const struct capg_values *values,
+                             size_t index,
+                             struct capg_value *value,
+                             struct capg_error **error);
+
+/**
+ * Frees the outputs of a run; does nothing for NULL. Thread class: free.
+ */
+void capg_values_free(struct capg_values *values);
+
+/**
+ * Number of inputs or outputs of an ONNX model. direction: CAPG_PORT_*. Errors: UNSUPPORTED of a language model. Thread
+ * class: any.
+ */
+capg_status capg_model_port_count(const struct capg_model *model,
+                                  uint32_t direction,
+                                  size_t *count,
+                                  struct capg_error **error);
+
+/**
+ * Fills port with what the model says of input or output number index, in its own order. Errors: NOT_FOUND, UNSUPPORTED of a
+ * language model. Thread class: any.
+ */
+capg_status capg_model_port(const struct capg_model *model,
+                            uint32_t direction,
+                            size_t index,
+                            struct capg_port *port,
+                            struct capg_error **error);
+
+/**
+ * Computes outputs of an ONNX model from inputs by name. outputs: the names of those that are wanted, which
+ * capg_values_view then gives in that order; (NULL, 0): all, in the model's order. Only what they need is computed, and only
+ * the inputs that they need must be given. options, cancel: nullable.
+ *
+ * Inputs are read where they are and not copied, but for strings, sequences, maps, and data at an address that is no
+ * multiple of the element's size; they must not change during the call. What comes out is owned by values, and is not copied
+ * either. Any number of threads may run one model at the same time. The first run loads ONNX Runtime.
+ *
+ * Errors: INVALID_ARGUMENT for names, types, ranks and lengths that are not the model's or do not fit together, and for inputs
+ * that are missing or given twice; NOT_FOUND and UNSUPPORTED where there is no usable ONNX Runtime, with the places that were
+ * searched; MISMATCH where it refuses graph or inputs, with its message; LIMIT (the budget), CANCELLED; UNSUPPORTED of a
+ * language model. Thread class: any.
+ */
+capg_status capg_model_run(const struct capg_model *model,
+                           const struct capg_value *inputs,
+                           size_t inputs_len,
+                           const struct capg_string *outputs,
+                           size_t outputs_len,
+                           const struct capg_run_options *options,
+                           const struct capg_cancel *cancel,
+                           struct capg_values **values,
+                           struct capg_error **error);
 
 /**
  * Number of capsules, in the order of computation. Thread class: any.

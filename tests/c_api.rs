@@ -7,6 +7,8 @@
 
 #[path = "support/compiler.rs"]
 mod compiler;
+#[path = "support/onnx_set_up.rs"]
+mod onnx;
 #[path = "support/program.rs"]
 mod program;
 mod support;
@@ -30,15 +32,23 @@ fn gguf() -> &'static Path {
     })
 }
 
+/// The program that runs ONNX models.
+const ONNX: &str = "onnx.c";
+
 fn source(name: &str) -> PathBuf {
     root().join("tests/c").join(name)
 }
 
-/// Runs a program on the tiny model and an empty directory. It must print "ok" and nothing else: the library
-/// itself never writes.
+/// Runs a program on its model and an empty directory. It must print "ok" and nothing else: the library itself never
+/// writes.
 fn run(mut command: Command, name: &str) {
     let work = directory(&format!("{name}.work"));
-    let output = command.arg(gguf()).arg(&work).output().unwrap();
+    if name.starts_with(ONNX) {
+        command.arg(onnx::folder().join("models/small.onnx")).arg(&work).arg(onnx::runtime()).arg(gguf());
+    } else {
+        command.arg(gguf()).arg(&work);
+    }
+    let output = command.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(
         output.status.success() && out == "ok\n" && err.is_empty(),
@@ -64,7 +74,7 @@ fn main_path() {
 
 #[test]
 fn misuse_and_threads() {
-    for program in ["misuse.c", "threads.c", "workers.c", "parts.c"] {
+    for program in ["misuse.c", "threads.c", "workers.c", "parts.c", ONNX] {
         check(program, Language::C, Link::Static);
         check(program, Language::Cpp, Link::Shared);
     }
@@ -83,10 +93,11 @@ fn sanitized() {
         let report = String::from_utf8_lossy(&stderr);
         assert!(!status.success() && report.contains(wanted), "{wanted} was not reported: {report}");
     }
-    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c", "parts.c"] {
+    let leaks = format!("print_suppressions=0:suppressions={}", source("onnx.lsan").display());
+    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c", "parts.c", ONNX] {
         let name = format!("{program} asan");
         let mut command = Command::new(compile(&source(program), Language::C, Link::Shared, FLAGS, &name));
-        command.env("ASAN_OPTIONS", ASAN);
+        command.env("ASAN_OPTIONS", ASAN).env("LSAN_OPTIONS", &leaks);
         run(command, &name);
     }
 }
@@ -95,7 +106,7 @@ fn sanitized() {
 fn under_valgrind() {
     let found = Command::new("valgrind").arg("--version").output().is_ok();
     assert!(found, "valgrind is not installed; cargo xtask setup installs it");
-    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c", "parts.c"] {
+    for program in ["main_path.c", "misuse.c", "threads.c", "workers.c", "parts.c", ONNX] {
         let name = format!("{program} valgrind");
         let program = compile(&source(program), Language::C, Link::Shared, &[], &name);
         let mut command = Command::new("valgrind");
@@ -105,17 +116,19 @@ fn under_valgrind() {
             "--leak-check=full",
             "--show-leak-kinds=definite,indirect",
         ]);
-        command.args(["--errors-for-leak-kinds=definite,indirect", "--fair-sched=yes"]).arg(program);
+        command.args(["--errors-for-leak-kinds=definite,indirect", "--fair-sched=yes"]);
+        command.arg(format!("--suppressions={}", source("onnx.valgrind").display())).arg(program);
         run(command, &name);
     }
 }
 
 #[test]
 fn every_function_is_misused() {
-    let text = ["misuse.c", "parts.c"].map(|name| std::fs::read_to_string(source(name)).unwrap()).concat();
+    let text =
+        ["misuse.c", "parts.c", ONNX].map(|name| std::fs::read_to_string(source(name)).unwrap()).concat();
     let symbols = exported_symbols();
     let missing: Vec<&String> = symbols.iter().filter(|s| !text.contains(&format!("{s}("))).collect();
-    assert!(missing.is_empty(), "misuse.c and parts.c do not call {missing:?}");
+    assert!(missing.is_empty(), "misuse.c, parts.c and onnx.c do not call {missing:?}");
 }
 
 fn exported_symbols() -> Vec<String> {
@@ -144,7 +157,7 @@ fn exported_symbols_are_those_of_the_list() {
 macro_rules! layouts {
     ($($name:ident { $($field:ident),* })*) => {{
         use capsulegraph::ffi::{capsule::*, convert::*, generate::*, input::capg_string, model::*, part::*};
-        use capsulegraph::ffi::{reader::*, session::*, split::*, tokenize::*, verify::*};
+        use capsulegraph::ffi::{port::*, reader::*, run::*, session::*, split::*, tensor::*, tokenize::*, verify::*};
         let mut rust = String::new();
         let mut c = String::from("#include \"test.h\"\nint main(void) {\n");
         $(
@@ -171,16 +184,17 @@ fn structs_have_one_layout() {
         capg_string { data, len }
         capg_chat_message { role, role_len, content, content_len }
         capg_convert_options { struct_size, mini_path, mini_path_len, light, light_len, calibrate, calibrate_len,
-            cancel, log, progress, progress_user_data, mini_bytes, no_mini, planes }
+            cancel, log, progress, progress_user_data, mini_bytes, no_mini, planes, capsule_bytes, capsule_count,
+            max_error, onnxruntime_path, onnxruntime_path_len }
         capg_split_options { struct_size, light, light_len, calibrate, calibrate_len, cancel, log, progress,
-            progress_user_data, mini_bytes }
+            progress_user_data, mini_bytes, onnxruntime_path, onnxruntime_path_len, max_error, reserved }
         capg_verify_options { struct_size, full_path, full_path_len, cancel, log, progress, progress_user_data,
             deep, repair }
         capg_reader { struct_size, read, user_data, name, name_len, size }
         capg_model_options { struct_size, full_path, full_path_len, full_reader, log, offset, length, full_offset,
             full_length, memory_budget_bytes, mode, threads, processors, processors_len, parallel_for,
             parallel_for_data, priority, reserved, budget, first_capsule, end_capsule, session_context,
-            session_kv_type }
+            session_kv_type, onnxruntime_path, onnxruntime_path_len, prepack, optimization }
         capg_session_options { struct_size, context, batch, kv_type, flags }
         capg_part_options { struct_size, context, kv_type }
         capg_generate_options { struct_size, stop, stop_count, max_tokens, seed, temperature, top_p, min_p,
@@ -188,6 +202,10 @@ fn structs_have_one_layout() {
         capg_slice { struct_size, text, text_len, tokens, token_count, more, finish_reason }
         capg_tensor_view { struct_size, name, name_len, encoding, encoding_len, layout, layout_len, shape,
             dimensions, data, data_len }
+        capg_tensor { data, data_len, dims, rank, element, reserved }
+        capg_value { name, name_len, tensors, count, kind, element }
+        capg_port { struct_size, name, name_len, dims, dim_names, rank, kind, element, has_shape, optional }
+        capg_run_options { struct_size, flags, reserved }
     };
     let path = directory("layout").join("layout.c");
     std::fs::write(&path, c).unwrap();

@@ -353,7 +353,7 @@ fn weights_are_divided_where_a_mini_may_hold_first_planes() {
         ("q4_0", Some(&mini), false),
         ("auto", None, false),
     ] {
-        let targets = Targets { full: full.clone(), mini: mini.cloned() };
+        let targets = Targets { full: full.clone(), mini: mini.cloned(), is_mini_named: true };
         let options = SplitOptions { light: light.parse().unwrap(), ..SplitOptions::default() };
         produce(&source, &targets, &ConvertOptions::default(), &options, &mut |_, _, _| {}).unwrap();
         let model = open(&full, Mode::Exact, None, 1);

@@ -15,8 +15,8 @@ use std::path::Path;
 /// The sources in the order of the header.
 const SOURCES: &[&str] = &[
     "version", "status", "error", "text", "budget", "cancel", "log", "input", "convert", "split", "verify",
-    "inspect", "reader", "threads", "model", "tokenize", "session", "generate", "group", "part", "capsule",
-    "fetch",
+    "inspect", "reader", "threads", "model", "tokenize", "session", "generate", "group", "part", "tensor",
+    "port", "run", "capsule", "fetch",
 ];
 
 fn root() -> &'static Path {

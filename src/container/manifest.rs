@@ -231,6 +231,10 @@ pub struct SplitPlan {
     /// measured when the mini was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement: Option<f64>,
+    /// Of an ONNX model: how far the mini's outputs are from the full file's, the root of the mean squared difference
+    /// relative to the outputs' own, where it was measured when the mini was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_error: Option<f64>,
 }
 
 /// What a plan gives to one capsule.

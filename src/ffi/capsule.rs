@@ -2,20 +2,19 @@
 
 use std::borrow::Cow;
 use std::ffi::{c_char, c_void};
-use std::sync::Arc;
 
 use super::error::{Failure, capg_error};
 use super::handle::{Handle, release, share};
 use super::input::text;
 use super::log::CAPG_LOG_DEBUG;
 use super::model::capg_model;
+use super::opened::Opened;
 use super::options::StructOut;
 use super::options::Versioned;
 use super::output::{HandleOut, Out, ViewOut};
 use super::panic::guard;
 use super::status::{CAPG_ERROR_NOT_FOUND, capg_status};
 use super::text::Utf8;
-use crate::generate::model::Model;
 use crate::store::budget::Claim;
 use crate::store::fetch::{FetchLayout, FetchedCapsule, FetchedTensor};
 
@@ -34,16 +33,16 @@ pub struct capg_capsule {
     /// What the tensors take of a budget.
     _claim: Option<Claim>,
     /// Keeps mapped tensors where they are.
-    _model: Arc<Model>,
+    _model: Opened,
 }
 
 impl capg_capsule {
-    pub(super) fn new(fetched: FetchedCapsule<'_>, model: &Arc<Model>) -> Self {
+    pub(super) fn new(fetched: FetchedCapsule<'_>, model: &Opened) -> Self {
         Self {
             precision: fetched.precision.into(),
             tensors: fetched.tensors.into_iter().map(Tensor::from).collect(),
             _claim: fetched.claim,
-            _model: Arc::clone(model),
+            _model: model.clone(),
         }
     }
 }
@@ -117,7 +116,7 @@ pub struct capg_tensor_view {
     pub encoding: *const c_char,
     /// Its length in bytes.
     pub encoding_len: usize,
-    /// How rows are arranged: "rows" or "packed8" (only with CAPG_LAYOUT_STORED).
+    /// How rows are arranged: "rows", "packed8" (only with CAPG_LAYOUT_STORED), or "plain" (of an ONNX model).
     pub layout: *const c_char,
     /// Its length in bytes.
     pub layout_len: usize,

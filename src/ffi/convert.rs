@@ -15,6 +15,7 @@ use super::panic::guard;
 use super::status::{CAPG_ERROR_INTERNAL, capg_status};
 use super::text::capg_text;
 use crate::convert::import::{ConvertOptions, Planes};
+use crate::convert::onnx::cut::CutOptions;
 use crate::split::SplitOptions;
 use crate::split::job::{Phase, Targets, produce};
 use crate::split::plan::Light;
@@ -45,7 +46,8 @@ pub struct capg_convert_options {
     pub light: *const c_char,
     /// Its length in bytes.
     pub light_len: usize,
-    /// Text on which the agreement of mini and full file is measured. Default: a bundled sample, for small models.
+    /// Text on which the agreement of mini and full file is measured; of an ONNX model lines of NAME=FILE.npy, one or more for
+    /// each input. Default: a bundled sample, for small models; of an ONNX model random inputs.
     pub calibrate: *const c_char,
     /// Its length in bytes.
     pub calibrate_len: usize,
@@ -63,6 +65,16 @@ pub struct capg_convert_options {
     pub no_mini: u32,
     /// How weights are stored, CAPG_PLANES_*. Default: CAPG_PLANES_AUTO.
     pub planes: u32,
+    /// Of an ONNX model: bytes of weights in a capsule at most, where the graph can be cut so. Default: 32 MiB.
+    pub capsule_bytes: u64,
+    /// Of an ONNX model: number of capsules, or as many as its graph can be cut into. Default: by capsule_bytes.
+    pub capsule_count: u32,
+    /// Of an ONNX model: how far the mini's outputs may be from the full file's, relative to their own. Default: 0.05.
+    pub max_error: f32,
+    /// To measure the mini of an ONNX model with: path of ONNX Runtime's library or its folder. Default: it is looked for.
+    pub onnxruntime_path: *const c_char,
+    /// Its length in bytes.
+    pub onnxruntime_path_len: usize,
 }
 
 /// Weights are divided into two planes where a mini is made with the full file and light is "auto": others hold no first
@@ -97,26 +109,39 @@ impl Progress {
     }
 }
 
-/// The split options that convert and split have in common.
+/// The split options that convert and split have in common, as the host gave them.
+pub(super) struct Splitting {
+    pub light: (*const c_char, usize),
+    pub calibrate: (*const c_char, usize),
+    pub runtime: (*const c_char, usize),
+    pub cancel: *const capg_cancel,
+    pub size: u64,
+    pub max_error: f32,
+}
+
+/// Reads them.
 ///
 /// # Safety
 /// The strings and the handle are NULL or valid.
-pub(super) unsafe fn split_options(
-    (light, light_len): (*const c_char, usize),
-    (calibrate, calibrate_len): (*const c_char, usize),
-    cancel: *const capg_cancel,
-    size: u64,
-) -> Result<SplitOptions, Failure> {
+pub(super) unsafe fn split_options(o: &Splitting) -> Result<SplitOptions, Failure> {
+    let Splitting { size, max_error, .. } = *o;
     // SAFETY: passed on.
-    let (light, calibrate, cancel) = unsafe {
-        let light = optional_text(light, light_len, "options.light")?;
-        (light, optional_text(calibrate, calibrate_len, "options.calibrate")?, token(cancel))
+    let (light, calibrate, runtime, cancel) = unsafe {
+        let light = optional_text(o.light.0, o.light.1, "options.light")?;
+        let calibrate = optional_text(o.calibrate.0, o.calibrate.1, "options.calibrate")?;
+        let runtime = optional_path(o.runtime.0, o.runtime.1, "options.onnxruntime_path")?;
+        (light, calibrate, runtime, token(o.cancel))
     };
+    if !(max_error.is_finite() && max_error >= 0.0) {
+        return Err(Failure::invalid(format!("options.max_error is {max_error}; it must be 0 or more")));
+    }
     let light = light.map(str::parse).transpose()?.unwrap_or(Light::Auto);
     Ok(SplitOptions {
         size,
         light,
         calibrate: calibrate.map(str::to_owned),
+        max_error: Some(f64::from(max_error)).filter(|most| *most > 0.0),
+        runtime,
         cancel,
         ..SplitOptions::default()
     })
@@ -130,12 +155,13 @@ pub(super) fn json(value: &impl Serialize) -> Result<capg_text, Failure> {
     Ok(capg_text::from(text + "\n"))
 }
 
-/// Converts the GGUF model at source (any shard of a sharded one) to a full .cgraph file and, unless no_mini,
+/// Converts the model at source (GGUF, any shard of a sharded one, or ONNX) to a full .cgraph file and, unless no_mini,
 /// derives its mini. Files appear whole under their names or not at all; weights are stored without loss.
 ///
 /// target may be (NULL, 0): the source's name with .cgraph. options: nullable. summary (nullable) receives a JSON
 /// object about the files written. Errors: IO, MALFORMED, UNSUPPORTED (a kind of model that cannot be run yet),
-/// LIMIT (naming the smallest possible mini), CANCELLED. Thread class: any.
+/// LIMIT (naming the smallest possible mini), CANCELLED; of an ONNX model those of running it
+/// (capg_model_run) where its mini is measured. Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_convert(
     source: *const c_char,
@@ -155,8 +181,14 @@ pub unsafe extern "C" fn capg_convert(
         };
         // SAFETY: as above, for what the options point to.
         let (mini, split, log) = unsafe {
-            let calibrate = (o.calibrate, o.calibrate_len);
-            let split = split_options((o.light, o.light_len), calibrate, o.cancel, o.mini_bytes)?;
+            let split = split_options(&Splitting {
+                light: (o.light, o.light_len),
+                calibrate: (o.calibrate, o.calibrate_len),
+                runtime: (o.onnxruntime_path, o.onnxruntime_path_len),
+                cancel: o.cancel,
+                size: o.mini_bytes,
+                max_error: o.max_error,
+            })?;
             (optional_path(o.mini_path, o.mini_path_len, "options.mini_path")?, split, share_optional(o.log))
         };
         let planes = match o.planes {
@@ -174,8 +206,13 @@ pub unsafe extern "C" fn capg_convert(
             return Err(Failure::invalid("options.mini_path and options.no_mini contradict each other"));
         }
         let targets = Targets::new(&source, target.as_deref(), mini.as_deref(), no_mini);
-        let convert = ConvertOptions { planes, cancel: split.cancel.clone(), ..ConvertOptions::default() };
-        let targets = targets.possible(&source, mini.is_some(), convert.disk.as_ref())?;
+        let by_size = CutOptions::default().capsule_bytes;
+        let cut = CutOptions {
+            capsule_bytes: if o.capsule_bytes == 0 { by_size } else { o.capsule_bytes },
+            capsules: Some(o.capsule_count as usize).filter(|count| *count > 0),
+        };
+        let convert =
+            ConvertOptions { planes, cut, cancel: split.cancel.clone(), ..ConvertOptions::default() };
         let host = Progress { callback: o.progress, user_data: o.progress_user_data };
         let mut progress = |phase, done, total| match phase {
             Phase::Convert => host.report(CAPG_PHASE_CONVERT, done, total),

@@ -1,7 +1,5 @@
 //! Capsules that come while the host does other things.
 
-use std::sync::Arc;
-
 use super::capsule::{capg_capsule, fetch_layout};
 use super::error::{Failure, capg_error};
 use super::handle::{Handle, release, share};
@@ -39,7 +37,7 @@ pub unsafe extern "C" fn capg_model_fetch_begin(
             // SAFETY: as above.
             names.push(unsafe { text(string.data, string.len, "ids") }?.to_owned());
         }
-        let (store, own) = (Arc::clone(model.model.decoder().store()), Arc::clone(&model.model));
+        let (store, own) = (model.model.clone(), model.model.clone());
         let keep = move |fetched: crate::store::fetch::FetchedCapsule<'_>| capg_capsule::new(fetched, &own);
         out.set(capg_fetch(FetchJob::start(store, names, fetch_layout(layout)?, keep)?));
         Ok(())

@@ -9,16 +9,19 @@ use super::error::{Failure, capg_error};
 use super::handle::{Handle, release, share, share_optional};
 use super::input::{optional_path, path};
 use super::log::{CAPG_LOG_INFO, CAPG_LOG_WARNING, capg_log, logged};
+use super::opened::{OnnxChoices, Opened};
 use super::options::{Versioned, read};
 use super::output::{HandleOut, Out, ViewOut};
 use super::panic::guard;
+use super::port::{Port, ports};
 use super::reader::{HostSource, capg_reader};
 use super::session::kv_format;
 use super::status::capg_status;
 use super::text::Utf8;
 use super::threads::{capg_parallel_for_callback, thread_options};
-use crate::generate::model::{Model, ModelOptions};
+use crate::generate::model::ModelOptions;
 use crate::generate::session::SessionOptions;
+use crate::onnx::model::Prepack;
 use crate::store::budget::Budget;
 use crate::store::{Mode, OpenOptions, Origin};
 
@@ -33,6 +36,19 @@ pub const CAPG_MODE_FAST: u32 = 2;
 /// Run mode: the tokens of exact; the mini drafts some, and one pass at full precision verifies them together. Of a full
 /// file, where there is no mini, text that repeats is all that is guessed to go on as before.
 pub const CAPG_MODE_SPECULATIVE: u32 = 3;
+
+/// Weights of an ONNX model are copied into the form that ONNX Runtime's kernels like best: of each capsule where it pays and
+/// the budget has room.
+pub const CAPG_PREPACK_AUTO: u32 = 0;
+/// Of every capsule.
+pub const CAPG_PREPACK_ON: u32 = 1;
+/// Of none: all weights are used where they lie in the mapped file.
+pub const CAPG_PREPACK_OFF: u32 = 2;
+
+/// ONNX Runtime optimises the graph of each capsule.
+pub const CAPG_OPTIMIZATION_DEFAULT: u32 = 0;
+/// It does not: slower, and the bits of the outputs do not depend on how the model is cut.
+pub const CAPG_OPTIMIZATION_OFF: u32 = 1;
 
 /// How to open a model. All zero but struct_size: the defaults.
 #[repr(C)]
@@ -93,6 +109,15 @@ pub struct capg_model_options {
     pub session_context: u32,
     /// CAPG_KV_* of that session.
     pub session_kv_type: u32,
+    /// Of an ONNX model: path of ONNX Runtime's library, UTF-8, or of the folder that it is in. A process has one: another
+    /// than the one that is loaded is CAPG_ERROR_INVALID_ARGUMENT when the model first runs. Default: it is looked for.
+    pub onnxruntime_path: *const c_char,
+    /// Its length in bytes.
+    pub onnxruntime_path_len: usize,
+    /// Of an ONNX model: CAPG_PREPACK_*.
+    pub prepack: u32,
+    /// Of an ONNX model: CAPG_OPTIMIZATION_*.
+    pub optimization: u32,
 }
 
 // SAFETY: integers, nullable pointers and nullable function pointers, without padding.
@@ -101,27 +126,30 @@ unsafe impl Versioned for capg_model_options {
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 
-/// An opened model. Owned by the host, immutable, shared by any number of sessions on any threads.
+/// An opened language model or ONNX model. Owned by the host, immutable, shared by any number of sessions on any threads.
 pub struct capg_model {
-    pub(super) model: Arc<Model>,
+    pub(super) model: Opened,
     pub(super) log: Option<Arc<capg_log>>,
     name: Utf8,
     mode_reason: Utf8,
     /// The capsules' ids, in the order of computation.
     pub(super) capsules: Vec<Utf8>,
+    /// Inputs and outputs of an ONNX model.
+    pub(super) ports: [Vec<Port>; 2],
 }
 
 impl Handle for capg_model {}
 
 impl capg_model {
-    fn new(model: Model, log: Option<Arc<capg_log>>) -> Self {
+    fn new(model: Opened, log: Option<Arc<capg_log>>) -> Self {
         let store = model.store();
         let manifest = store.manifest();
         Self {
             name: manifest.model.name.as_str().into(),
             mode_reason: store.mode_reason().into(),
             capsules: manifest.capsules.iter().map(|c| c.id.as_str().into()).collect(),
-            model: Arc::new(model),
+            ports: model.onnx().map(|onnx| ports(onnx)).unwrap_or_default(),
+            model,
             log,
         }
     }
@@ -136,7 +164,7 @@ impl capg_model {
         };
         log.write(level, || {
             let (file, mode, reason) = (store.primary().name(), store.mode().name(), store.mode_reason());
-            let backend = self.model.decoder().backend().describe();
+            let backend = self.model.backend();
             let time = self.model.open_time().as_secs_f64() * 1e3;
             format!("{file} opened in {time:.1} ms: mode {mode} ({reason}), {backend}")
         });
@@ -146,6 +174,7 @@ impl capg_model {
 /// What the options say, and the readers that must be closed when the call ends.
 struct Opening {
     options: ModelOptions,
+    onnx: OnnxChoices,
     readers: Vec<Arc<HostSource>>,
 }
 
@@ -202,13 +231,15 @@ impl Opening {
             kv_format: kv_format(o.session_kv_type, "options.session_kv_type")?,
             ..SessionOptions::default()
         };
-        Ok(Self { options: ModelOptions { store, threads, session }, readers })
+        // SAFETY: passed on.
+        let onnx = unsafe { onnx_choices(o) }?;
+        Ok(Self { options: ModelOptions { store, threads, session }, onnx, readers })
     }
 
     /// Opens the model; the readers are closed whatever happens.
     fn open(self, origin: &Origin, log: Option<Arc<capg_log>>) -> Result<capg_model, Failure> {
         logged(log.as_ref(), || {
-            let opened = Model::open(origin, &self.options);
+            let opened = Opened::open(origin, &self.options, &self.onnx);
             // All are closed before the first failure is looked at.
             let failures: Vec<Failure> = self.readers.iter().filter_map(|reader| reader.close()).collect();
             let failure = failures.into_iter().next();
@@ -219,7 +250,7 @@ impl Opening {
                     Ok(model)
                 }
                 (Err(_), Some(failure)) => Err(failure),
-                (Err(error), None) => Err(error.into()),
+                (Err(error), None) => Err(error),
             }
         })
     }
@@ -232,6 +263,28 @@ impl Drop for Opening {
     }
 }
 
+/// # Safety
+/// What the options point to is valid.
+unsafe fn onnx_choices(o: &capg_model_options) -> Result<OnnxChoices, Failure> {
+    let (path, len) = (o.onnxruntime_path, o.onnxruntime_path_len);
+    // SAFETY: passed on.
+    let runtime = unsafe { optional_path(path, len, "options.onnxruntime_path") }?;
+    let prepack = match o.prepack {
+        CAPG_PREPACK_AUTO => Prepack::Auto,
+        CAPG_PREPACK_ON => Prepack::On,
+        CAPG_PREPACK_OFF => Prepack::Off,
+        other => return Err(Failure::invalid(format!("options.prepack is {other}, no CAPG_PREPACK_*"))),
+    };
+    let unoptimized = match o.optimization {
+        CAPG_OPTIMIZATION_DEFAULT => false,
+        CAPG_OPTIMIZATION_OFF => true,
+        other => {
+            return Err(Failure::invalid(format!("options.optimization is {other}, no CAPG_OPTIMIZATION_*")));
+        }
+    };
+    Ok(OnnxChoices { runtime, prepack, unoptimized })
+}
+
 fn origin(path: PathBuf, offset: u64, length: u64) -> Origin {
     match (offset, length) {
         (0, 0) => Origin::Path(path),
@@ -239,8 +292,8 @@ fn origin(path: PathBuf, offset: u64, length: u64) -> Origin {
     }
 }
 
-/// Opens a full file, or a mini together with its full file (in mode fast without it). Weights are mapped, not
-/// read. The files must not be truncated or overwritten while the model lives.
+/// Opens a full file, or a mini together with its full file (in mode fast without it), of a language model or an ONNX
+/// model. Weights are mapped, not read. The files must not be truncated or overwritten while the model lives.
 ///
 /// options: nullable. Errors: IO, MALFORMED, MISMATCH (the mode cannot be had from these files; mini and full do
 /// not belong together), INVALID_ARGUMENT (a range of capsules that there is not), LIMIT (the budget), UNSUPPORTED.
@@ -378,7 +431,8 @@ pub unsafe extern "C" fn capg_model_name(
     unsafe { get_text(model, (data, len), error, |m| &m.name) }
 }
 
-/// Tokens of the vocabulary: ids are below it, and it is the width of a row of logits. Thread class: any.
+/// Tokens of the vocabulary: ids are below it, and it is the width of a row of logits. Errors: UNSUPPORTED of an ONNX model.
+/// Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_vocab_size(
     model: *const capg_model,
@@ -386,11 +440,11 @@ pub unsafe extern "C" fn capg_model_vocab_size(
     error: *mut *mut capg_error,
 ) -> capg_status {
     // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
-    unsafe { get(model, (count, "count"), error, |m| Ok(m.model.decoder().params().vocab_size)) }
+    unsafe { get(model, (count, "count"), error, |m| Ok(m.model.language()?.decoder().params().vocab_size)) }
 }
 
-/// Activations of a token between two capsules: the width of a row that capg_part_eval_activations takes. Thread class:
-/// any.
+/// Activations of a token between two capsules: the width of a row that capg_part_eval_activations takes. Errors:
+/// UNSUPPORTED of an ONNX model. Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_embedding_length(
     model: *const capg_model,
@@ -398,10 +452,12 @@ pub unsafe extern "C" fn capg_model_embedding_length(
     error: *mut *mut capg_error,
 ) -> capg_status {
     // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
-    unsafe { get(model, (count, "count"), error, |m| Ok(m.model.decoder().params().embedding_length)) }
+    unsafe {
+        get(model, (count, "count"), error, |m| Ok(m.model.language()?.decoder().params().embedding_length))
+    }
 }
 
-/// Positions that the model was trained for. Thread class: any.
+/// Positions that the model was trained for. Errors: UNSUPPORTED of an ONNX model. Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_context_length(
     model: *const capg_model,
@@ -409,11 +465,14 @@ pub unsafe extern "C" fn capg_model_context_length(
     error: *mut *mut capg_error,
 ) -> capg_status {
     // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
-    unsafe { get(model, (count, "count"), error, |m| Ok(m.model.decoder().params().context_length)) }
+    unsafe {
+        get(model, (count, "count"), error, |m| Ok(m.model.language()?.decoder().params().context_length))
+    }
 }
 
 /// Threads that compute, the caller's included; fewer than were asked for where the system refused to start one. With
-/// parallel_for the number that was asked for. Thread class: any.
+/// parallel_for the number that was asked for. Of an ONNX model those of ONNX Runtime, which is loaded where it was not.
+/// Errors: those of loading it (capg_model_run). Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_threads(
     model: *const capg_model,
@@ -421,7 +480,7 @@ pub unsafe extern "C" fn capg_model_threads(
     error: *mut *mut capg_error,
 ) -> capg_status {
     // The number was given as a u32 or is that of the machine's processors.
-    let value = |m: &capg_model| Ok(m.model.decoder().backend().threads() as u32);
+    let value = |m: &capg_model| Ok(m.model.threads()? as u32);
     // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
     unsafe { get(model, (count, "count"), error, value) }
 }
@@ -438,7 +497,7 @@ pub unsafe extern "C" fn capg_model_held_bytes(
     unsafe { get(model, (bytes, "bytes"), error, |m| Ok(m.model.held_bytes())) }
 }
 
-/// Whether the model has a chat template: 0 or 1. Thread class: any.
+/// Whether the model has a chat template: 0 or 1. Errors: UNSUPPORTED of an ONNX model. Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_has_chat_template(
     model: *const capg_model,
@@ -446,7 +505,7 @@ pub unsafe extern "C" fn capg_model_has_chat_template(
     error: *mut *mut capg_error,
 ) -> capg_status {
     // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
-    unsafe { get(model, (has, "has"), error, |m| Ok(u32::from(m.model.has_chat_template()))) }
+    unsafe { get(model, (has, "has"), error, |m| Ok(u32::from(m.model.language()?.has_chat_template()))) }
 }
 
 /// Whether the model ends its answer with this token: 0 or 1. Errors: UNSUPPORTED where it has no tokenizer.
@@ -458,7 +517,7 @@ pub unsafe extern "C" fn capg_model_is_end_token(
     is_end: *mut u32,
     error: *mut *mut capg_error,
 ) -> capg_status {
-    let value = |m: &capg_model| Ok(u32::from(m.model.tokenizer()?.is_end_of_generation(id)));
+    let value = |m: &capg_model| Ok(u32::from(m.model.language()?.tokenizer()?.is_end_of_generation(id)));
     // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
     unsafe { get(model, (is_end, "is_end"), error, value) }
 }

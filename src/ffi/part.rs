@@ -79,7 +79,7 @@ pub unsafe extern "C" fn capg_part_new(
             kv_format: kv_format(o.kv_type, "options.kv_type")?,
             ..SessionOptions::default()
         };
-        out.set(capg_part(Mutex::new(Part::new(Arc::clone(&model.model), &options)?)));
+        out.set(capg_part(Mutex::new(Part::new(Arc::clone(model.model.language()?), &options)?)));
         Ok(())
     };
     // SAFETY: as above.

@@ -167,7 +167,7 @@ pub unsafe extern "C" fn capg_session_new(
             (out, share(model, "model")?, read(options)?)
         };
         let options = o.checked()?;
-        let session = Session::new(Arc::clone(&model.model), &options)?;
+        let session = Session::new(Arc::clone(model.model.language()?), &options)?;
         let context = session.context();
         let state = State {
             session,

@@ -3,10 +3,10 @@
 use std::ffi::{c_char, c_void};
 
 use super::cancel::capg_cancel;
-use super::convert::{CAPG_PHASE_SPLIT, Progress, capg_progress_callback, json, split_options};
+use super::convert::{CAPG_PHASE_SPLIT, Progress, Splitting, capg_progress_callback, json, split_options};
 use super::error::capg_error;
 use super::handle::share_optional;
-use super::input::{optional_path, path};
+use super::input::{optional_path, path, reserved};
 use super::log::{CAPG_LOG_INFO, capg_log, logged};
 use super::options::{Versioned, read};
 use super::output::HandleOut;
@@ -26,7 +26,8 @@ pub struct capg_split_options {
     pub light: *const c_char,
     /// Its length in bytes.
     pub light_len: usize,
-    /// Text on which the agreement of mini and full file is measured. Default: a bundled sample, for small models.
+    /// Text on which the agreement of mini and full file is measured; of an ONNX model lines of NAME=FILE.npy, one or more for
+    /// each input. Default: a bundled sample, for small models; of an ONNX model random inputs.
     pub calibrate: *const c_char,
     /// Its length in bytes.
     pub calibrate_len: usize,
@@ -40,6 +41,14 @@ pub struct capg_split_options {
     pub progress_user_data: *mut c_void,
     /// Length of the mini at most, in bytes. Default: by the precision of the model.
     pub mini_bytes: u64,
+    /// To measure the mini of an ONNX model with: path of ONNX Runtime's library or its folder. Default: it is looked for.
+    pub onnxruntime_path: *const c_char,
+    /// Its length in bytes.
+    pub onnxruntime_path_len: usize,
+    /// Of an ONNX model: how far the mini's outputs may be from the full file's, relative to their own. Default: 0.05.
+    pub max_error: f32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 // SAFETY: integers, nullable pointers and nullable function pointers, without padding.
@@ -52,7 +61,7 @@ unsafe impl Versioned for capg_split_options {
 ///
 /// mini may be (NULL, 0): the full file's name with .mini.cgraph. options: nullable. summary (nullable) receives a
 /// JSON object with the plan. Errors: IO, MALFORMED, MISMATCH (not a full file), LIMIT (naming the smallest
-/// possible mini), CANCELLED. Thread class: any.
+/// possible mini), CANCELLED; of an ONNX model those of running it (capg_model_run) where its mini is measured. Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_split(
     full: *const c_char,
@@ -72,9 +81,17 @@ pub unsafe extern "C" fn capg_split(
         };
         // SAFETY: as above, for what the options point to.
         let (options, log) = unsafe {
-            let calibrate = (o.calibrate, o.calibrate_len);
-            (split_options((o.light, o.light_len), calibrate, o.cancel, o.mini_bytes)?, share_optional(o.log))
+            let options = split_options(&Splitting {
+                light: (o.light, o.light_len),
+                calibrate: (o.calibrate, o.calibrate_len),
+                runtime: (o.onnxruntime_path, o.onnxruntime_path_len),
+                cancel: o.cancel,
+                size: o.mini_bytes,
+                max_error: o.max_error,
+            })?;
+            (options, share_optional(o.log))
         };
+        reserved(o.reserved, "options.reserved")?;
         let mini = mini.unwrap_or_else(|| default_mini(&full));
         let host = Progress { callback: o.progress, user_data: o.progress_user_data };
         let mut progress = |done, total| host.report(CAPG_PHASE_SPLIT, done, total);

@@ -54,7 +54,7 @@ pub unsafe extern "C" fn capg_model_tokenize(
         };
         let flags = self::flags(flags, CAPG_TOKENIZE_ADD_SPECIAL | CAPG_TOKENIZE_PARSE_SPECIAL)?;
         let (add, parse) = (flags & CAPG_TOKENIZE_ADD_SPECIAL != 0, flags & CAPG_TOKENIZE_PARSE_SPECIAL != 0);
-        out.set(model.model.tokenizer()?.encode(text, add, parse)?.into());
+        out.set(model.model.language()?.tokenizer()?.encode(text, add, parse)?.into());
         Ok(())
     };
     // SAFETY: as above.
@@ -79,7 +79,7 @@ pub unsafe extern "C" fn capg_model_detokenize(
             (out, share(model, "model")?, array(ids, count, "ids")?)
         };
         let special = self::flags(flags, CAPG_DETOKENIZE_SPECIAL)? != 0;
-        let tokenizer = model.model.tokenizer()?;
+        let tokenizer = model.model.language()?.tokenizer()?;
         if let Some(id) = ids.iter().find(|id| **id >= tokenizer.n_tokens()) {
             return Err(Failure::invalid(format!(
                 "token id {id} is out of range; the model has {} tokens",
@@ -131,7 +131,7 @@ pub unsafe extern "C" fn capg_model_chat_prompt(
             (out, share(model, "model")?, conversation(messages, count)?)
         };
         let reply = self::flags(flags, CAPG_CHAT_NO_REPLY)? == 0;
-        out.set(model.model.render_chat(&messages, reply)?.into());
+        out.set(model.model.language()?.render_chat(&messages, reply)?.into());
         Ok(())
     };
     // SAFETY: as above.
@@ -154,7 +154,7 @@ pub unsafe extern "C" fn capg_model_chat_tokens(
             let out = HandleOut::required(tokens, "tokens")?;
             (out, share(model, "model")?, conversation(messages, count)?)
         };
-        out.set(model.model.chat_tokens(&messages)?.into());
+        out.set(model.model.language()?.chat_tokens(&messages)?.into());
         Ok(())
     };
     // SAFETY: as above.

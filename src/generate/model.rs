@@ -48,7 +48,15 @@ impl Model {
     /// naming the smallest budget.
     pub fn open(origin: &Origin, options: &ModelOptions) -> Result<Self> {
         let begun = Instant::now();
-        let store = Arc::new(Store::open(origin, &options.store)?);
+        Self::with_store(Store::open(origin, &options.store)?, options, begun)
+    }
+
+    /// As [`open`](Self::open), of files that are open already since `begun`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn with_store(store: Store, options: &ModelOptions, begun: Instant) -> Result<Self> {
+        let store = Arc::new(store);
         let backend: Arc<dyn Backend> = Arc::new(Cpu::new(options.threads.clone())?);
         let mut decoder = Decoder::unlimited(store, backend)?;
         if options.store.mode == Mode::Auto {

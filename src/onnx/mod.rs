@@ -21,3 +21,4 @@ mod wiring;
 
 pub use api::Runtime;
 pub use residency::OnnxMemory;
+pub use submodel::check;

@@ -170,7 +170,14 @@ impl OnnxModel {
     /// Those of [`Store::open`]; [`Error::Unsupported`] where it is no ONNX model or the mode is speculative.
     pub fn open(origin: &Origin, options: &OnnxOptions) -> Result<Self> {
         let begun = Instant::now();
-        let store = Store::open(origin, &options.store)?;
+        Self::with_store(Store::open(origin, &options.store)?, options, begun)
+    }
+
+    /// As [`open`](Self::open), of files that are open already since `begun`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn with_store(store: Store, options: &OnnxOptions, begun: Instant) -> Result<Self> {
         let name = store.primary().name();
         let Some(info) = store.manifest().model.onnx.clone() else {
             return Err(Error::Unsupported(format!(
@@ -305,30 +312,78 @@ impl OnnxModel {
         }
         let options = Arc::new(RunOptions::new(runtime).map_err(|refused| refused.error("prepare a run"))?);
         let _watch = cancel.map(|token| Watch::new(token, &options)).transpose()?;
-        let mut held: Vec<Option<Held<'_>>> = (0..self.wiring.len()).map(|_| None).collect();
-        for (number, input) in given.iter().enumerate() {
-            if let Some(input) = input {
-                held[number] = Some(self.hold(runtime, number, input)?);
-            }
-        }
+        let mut held = self.feed(runtime, &given)?;
         let _turn = self.residency.enter(cancel)?;
         let begun = Instant::now();
         let mark = self.residency.mark();
         for (step, index) in steps.capsules.iter().enumerate() {
             unless_cancelled(cancel)?;
-            let next = steps.capsules.get(step + 1).copied();
-            let computed = self.step(runtime, [Some(*index), next], &mut held, &options);
+            let next = steps.capsules.get(step + 1).copied().unwrap_or(*index);
+            let computed = self.compute(runtime, [*index, next], &held, &options);
             if computed.is_err() {
                 // The runtime says of a run that was stopped only that it failed.
                 unless_cancelled(cancel)?;
             }
-            computed?;
+            for (value, made) in self.wiring.capsules[*index].outputs.iter().zip(computed?) {
+                held[*value] = Some(Held::Made(made));
+            }
             let held_bytes = held.iter().flatten().map(Held::own_bytes).sum();
             self.residency.measure(mark, held_bytes, self.moved(*index, &held))?;
             steps.freed[step].iter().for_each(|value| held[*value] = None);
         }
         self.counts.add(begun.elapsed());
         self.results(runtime, &wanted, &given, held)
+    }
+
+    /// Runs the model, and beside each of its capsules the same one of `other`, fed with the same values: `other` is a mini of
+    /// the same model. `each` is told a capsule's number, its outputs and those of the other.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run), and what `each` returns.
+    pub(crate) fn beside(
+        &self,
+        other: &Self,
+        inputs: &[(&str, Input<'_>)],
+        cancel: Option<&CancelToken>,
+        each: &mut dyn FnMut(usize, &[Value], &[Value]) -> Result<()>,
+    ) -> Result<()> {
+        let given = self.given(inputs)?;
+        let steps = self.wiring.steps(&self.wiring.outputs);
+        self.refuse_missing(&steps, &self.wiring.outputs, &given)?;
+        let runtime = self.runtime()?;
+        let options = RunOptions::new(runtime).map_err(|refused| refused.error("prepare a run"))?;
+        let mut held = self.feed(runtime, &given)?;
+        let values = |made: Vec<RawValue>| -> Result<Vec<Value>> {
+            made.into_iter()
+                .map(|raw| Value::of(raw).map_err(|refused| refused.error("look at a capsule's output")))
+                .collect()
+        };
+        for (step, index) in steps.capsules.iter().enumerate() {
+            unless_cancelled(cancel)?;
+            let own = values(self.compute(runtime, [*index, *index], &held, &options)?)?;
+            let theirs = values(other.compute(runtime, [*index, *index], &held, &options)?)?;
+            each(*index, &own, &theirs)?;
+            for (value, made) in self.wiring.capsules[*index].outputs.iter().zip(own) {
+                held[*value] = Some(Held::Shared(made));
+            }
+            steps.freed[step].iter().for_each(|value| held[*value] = None);
+        }
+        Ok(())
+    }
+
+    /// The values of a run at its beginning.
+    fn feed<'a>(
+        &self,
+        runtime: &'static Runtime,
+        given: &[Option<Input<'a>>],
+    ) -> Result<Vec<Option<Held<'a>>>> {
+        let mut held: Vec<Option<Held<'_>>> = (0..self.wiring.len()).map(|_| None).collect();
+        for (number, input) in given.iter().enumerate() {
+            if let Some(input) = input {
+                held[number] = Some(self.hold(runtime, number, input)?);
+            }
+        }
+        Ok(held)
     }
 
     /// The numbers of the outputs called `outputs`.
@@ -394,15 +449,14 @@ impl OnnxModel {
         }
     }
 
-    /// Runs one capsule, and asks meanwhile for the weights of the next.
-    fn step(
+    /// Runs capsule `index`, and has the weights of `next` brought in meanwhile, where that is another; its outputs.
+    fn compute(
         &self,
         runtime: &'static Runtime,
-        [index, next]: [Option<usize>; 2],
-        held: &mut [Option<Held<'_>>],
+        [index, next]: [usize; 2],
+        held: &[Option<Held<'_>>],
         options: &RunOptions,
-    ) -> Result<()> {
-        let Some(index) = index else { return Ok(()) };
+    ) -> Result<Vec<RawValue>> {
         let ports = &self.wiring.capsules[index];
         let present: Vec<usize> =
             ports.inputs.iter().copied().filter(|value| held[*value].is_some()).collect();
@@ -411,27 +465,24 @@ impl OnnxModel {
         let fed: Vec<*const sys::OrtValue> =
             present.iter().filter_map(|value| held[*value].as_ref()).map(Held::as_ptr).collect();
         let compute = || ready.session.run(options, &fed);
-        let made = match next.filter(|next| self.residency.wants_ahead(*next)) {
+        let made = if next != index && self.residency.wants_ahead(next) {
             // Asking takes a while, as it is done in pieces, and where it fails only time is lost.
-            Some(next) => std::thread::scope(|scope| {
+            std::thread::scope(|scope| {
                 let asking = std::thread::Builder::new().spawn_scoped(scope, || self.residency.ask_for(next));
                 let made = compute();
                 drop(asking);
                 made
-            }),
-            None => compute(),
+            })
+        } else {
+            compute()
         };
-        let made = made.map_err(|refused| {
+        self.store.count_use(index);
+        self.residency.end(index, &ready);
+        made.map_err(|refused| {
             let (file, id) =
                 self.store.capsule(index).map_or(("", ""), |(file, c)| (file.name(), c.id.as_str()));
             refused.error(&format!("run capsule {id} of {file}"))
-        });
-        self.store.count_use(index);
-        self.residency.end(index, &ready);
-        for (value, made) in ports.outputs.iter().zip(made?) {
-            held[*value] = Some(Held::Made(made));
-        }
-        Ok(())
+        })
     }
 
     /// Bytes of the tensors that a capsule just read and made.

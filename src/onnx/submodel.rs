@@ -6,6 +6,7 @@ use prost::Message;
 use super::api::{RawType, Region};
 use super::value;
 use crate::container::manifest::Capsule;
+use crate::convert::onnx::import::assets;
 use crate::convert::onnx::proto::{
     AttributeProto, EXTERNAL, GraphProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, type_proto,
@@ -17,14 +18,16 @@ use crate::graph::element::ElementType;
 use crate::store::Store;
 use crate::store::mapped::MappedFile;
 
-/// Asset of a model's head.
-pub(super) const HEAD: &str = "onnx/head";
 /// `ModelProto.graph`, a field of its own message: number 7, with a length.
 const GRAPH_KEY: u8 = 7 << 3 | 2;
 
-/// The asset of a capsule's graph.
-pub(super) fn graph_asset(capsule: &str) -> String {
-    format!("onnx/{capsule}")
+/// Reads the head and the graphs of all capsules of a file, as the store's mode serves them, and finds all their weights.
+///
+/// # Errors
+/// [`Error::Malformed`] naming the asset, or [`Error::NotFound`] naming a weight.
+pub fn check(store: &Store) -> Result<()> {
+    Head::read(store.primary())?;
+    (0..store.manifest().capsules.len()).try_for_each(|index| Part::read(store, index).map(drop))
 }
 
 /// What all sub-models of a model share.
@@ -39,8 +42,8 @@ pub(super) struct Head {
 impl Head {
     /// Reads the head of a model's file.
     pub fn read(file: &MappedFile) -> Result<Self> {
-        let name = format!("{}: asset \"{HEAD}\"", file.name());
-        let mut model = wire::decode(Bytes::from_owner(file.shared_asset(HEAD)?), &name)?;
+        let name = format!("{}: asset \"{}\"", file.name(), assets::HEAD);
+        let mut model = wire::decode(Bytes::from_owner(file.shared_asset(assets::HEAD)?), &name)?;
         let graph = model.graph.take().unwrap_or_default();
         // From version 4 on initializers need not be listed as inputs too, as those of capsules are not.
         model.ir_version = model.ir_version.map(|version| version.max(4));
@@ -85,7 +88,7 @@ impl Part {
     /// Reads the graph of capsule `index`, as the store's mode serves it.
     pub fn read(store: &Store, index: usize) -> Result<Self> {
         let (file, capsule) = store.capsule(index)?;
-        let asset = graph_asset(&capsule.id);
+        let asset = assets::graph(&capsule.id);
         let bad = |why: String| malformed(file, &asset, &why);
         // As a model, because models are looked through before they are decoded.
         let bytes = file.asset(&asset)?;

@@ -7,7 +7,6 @@ use serde::Serialize;
 use super::options::SplitOptions;
 use super::plan::Light;
 use super::write::{SplitSummary, split};
-use crate::container::disk::Disk;
 use crate::convert::import::{ConvertOptions, Converted, Planes, ProgressFn, convert_opened, open_source};
 use crate::convert::onnx::{import::OnnxModel, is_onnx};
 use crate::error::{Error, Result};
@@ -20,6 +19,9 @@ pub struct Produced {
     /// The mini, where one was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mini: Option<SplitSummary>,
+    /// Why there is none, of an ONNX model whose mini nobody named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub without_mini: Option<String>,
 }
 
 /// Which files a conversion writes.
@@ -29,6 +31,9 @@ pub struct Targets {
     pub full: PathBuf,
     /// The mini, where one is wanted.
     pub mini: Option<PathBuf>,
+    /// Whether somebody named the mini. An ONNX model's has to be measured, which needs ONNX Runtime and may show that it is no
+    /// good: then one that nobody named is left out.
+    pub is_mini_named: bool,
 }
 
 impl Targets {
@@ -37,25 +42,9 @@ impl Targets {
     #[must_use]
     pub fn new(source: &Path, out: Option<&Path>, mini: Option<&Path>, no_mini: bool) -> Self {
         let full = out.map_or_else(|| source.with_extension("cgraph"), Path::to_owned);
+        let is_mini_named = mini.is_some();
         let mini = (!no_mini).then(|| mini.map_or_else(|| default_mini(&full), Path::to_owned));
-        Self { full, mini }
-    }
-
-    /// Leaves out a mini that nobody named where none can be made of the source.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] where one was named; those of opening the source.
-    pub fn possible(self, source: &Path, named: bool, disk: &dyn Disk) -> Result<Self> {
-        if self.mini.is_none() || !is_onnx(source, disk)? {
-            return Ok(self);
-        }
-        if named {
-            return Err(Error::Unsupported(format!(
-                "{}: minis of ONNX models cannot be made yet; convert it without --mini",
-                source.display()
-            )));
-        }
-        Ok(Self { mini: None, ..self })
+        Self { full, mini, is_mini_named }
     }
 }
 
@@ -79,10 +68,10 @@ pub fn produce(
 ) -> Result<Produced> {
     let files: Vec<&Path> =
         [Some(&targets.full), targets.mini.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
+    let is_onnx = is_onnx(source, convert_options.disk.as_ref())?;
     let full = {
         let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Convert, done, total));
-        if is_onnx(source, convert_options.disk.as_ref())? {
-            targets.clone().possible(source, true, convert_options.disk.as_ref())?;
+        if is_onnx {
             let model = OnnxModel::open(source, &files, convert_options)?;
             model.convert(source, &targets.full, convert_options, &mut sink)?
         } else {
@@ -96,17 +85,17 @@ pub fn produce(
             convert_opened(&gguf, source, &targets.full, &options, &mut sink)?
         }
     };
-    let mini = match &targets.mini {
-        None => None,
-        Some(path) => {
-            let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Split, done, total));
-            Some(
-                split(&targets.full, path, split_options, &mut sink)
-                    .map_err(|e| full_is_there(e, &targets.full))?,
-            )
+    let Some(path) = &targets.mini else { return Ok(Produced { full, mini: None, without_mini: None }) };
+    let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Split, done, total));
+    match split(&targets.full, path, split_options, &mut sink) {
+        Ok(mini) => Ok(Produced { full, mini: Some(mini), without_mini: None }),
+        Err(why @ (Error::NotFound(_) | Error::Unsupported(_) | Error::Limit(_) | Error::Mismatch(_)))
+            if is_onnx && !targets.is_mini_named =>
+        {
+            Ok(Produced { full, mini: None, without_mini: Some(why.to_string()) })
         }
-    };
-    Ok(Produced { full, mini })
+        Err(why) => Err(full_is_there(why, &targets.full)),
+    }
 }
 
 /// Says of a mini that could not be made that its full file was.
@@ -131,7 +120,7 @@ mod tests {
     fn the_source_is_never_written_to() {
         let source = Path::new("no-such-folder/m.gguf");
         for mini in [Some(source.to_owned()), Some("a.cgraph".into())] {
-            let targets = Targets { full: "a.cgraph".into(), mini };
+            let targets = Targets { full: "a.cgraph".into(), mini, is_mini_named: true };
             let (convert, split) = (ConvertOptions::default(), SplitOptions::default());
             let error = produce(source, &targets, &convert, &split, &mut |_, _, _| {}).err();
             assert!(matches!(error, Some(Error::InvalidArgument(_))), "{error:?}");

@@ -1,6 +1,6 @@
 //! The mini: planner, light forms, link index, verification and repair.
 //!
-//! Lives here: how a mini is derived from a full file ([`split`]), the one place that joins conversion and
+//! Lives here: how a mini is derived from a full file ([`split`]; of an ONNX model in `onnx`), the one place that joins conversion and
 //! split ([`job`]), how files are verified and minis rebuilt ([`verify`]). Calls `generate` (it calibrates
 //! by running) and everything below. May be called by `bin` and `ffi`. Must not know: the command line.
 
@@ -8,6 +8,7 @@ pub mod agreement;
 mod importance;
 pub mod job;
 mod light;
+mod onnx;
 mod options;
 pub mod plan;
 mod sensitivity;

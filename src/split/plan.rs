@@ -176,6 +176,7 @@ pub(super) fn plan(
             .map(|((c, f), i)| planned(c, &f[*i]))
             .collect(),
         agreement: None,
+        output_error: None,
     };
     let wanted = if size == 0 { default_size(full) } else { size };
     let smallest = length_of(&describe(wanted, &chosen))?;

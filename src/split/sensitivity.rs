@@ -108,7 +108,7 @@ fn plan(capsules: &[Capsule], forms: &[Vec<Option<&'static Encoding>>]) -> Resul
         let residence = if light { Residence::Light } else { Residence::Pinned };
         planned.push(PlannedCapsule { id: capsule.id.clone(), residence, encodings });
     }
-    Ok(SplitPlan { size: 0, light: "probe".into(), capsules: planned, agreement: None })
+    Ok(SplitPlan { size: 0, light: "probe".into(), capsules: planned, agreement: None, output_error: None })
 }
 
 /// Bytes of weights that all passes of [`Run::divergences`] go through, where the capsules have so many each.

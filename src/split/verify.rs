@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::importance::{self, Importance};
 use super::options::SplitOptions;
-use super::write;
+use super::{onnx, write};
 use crate::container::checksum::xxh3_hex;
 use crate::container::disk::{Disk, SystemDisk};
 use crate::container::manifest::Manifest;
@@ -106,8 +106,12 @@ fn open_store(path: &Path, options: &VerifyOptions) -> Result<Store> {
     Store::open(&Origin::Path(path.to_owned()), &open)
 }
 
-/// Every tensor that the architecture needs is there, and the tokenizer can be read.
+/// Every tensor that the architecture needs is there, and the tokenizer can be read; of an ONNX model the graphs and their
+/// weights.
 fn check_model(store: &Arc<Store>) -> Result<()> {
+    if store.manifest().model.onnx.is_some() {
+        return crate::onnx::check(store);
+    }
     Decoder::new(Arc::clone(store), Arc::new(Cpu::new(1)?))?;
     if store.manifest().asset(assets::VOCAB).is_some() {
         Tokenizer::new(Arc::new(store.primary().shared_asset(assets::VOCAB)?))?;
@@ -198,9 +202,14 @@ pub fn repair(path: &Path, options: &VerifyOptions, progress: &mut ProgressFn<'_
         calibrate: None,
         disk: Arc::clone(&options.disk),
         cancel: options.cancel.clone(),
+        ..SplitOptions::default()
     };
     let importance = recorded_importance(&manifest, path, options);
-    match write::write(&full, path, plan, importance.as_ref(), &split_options, progress) {
+    let written = match &full.contents().manifest.model.onnx {
+        Some(info) => onnx::write(&full, info, path, plan, &split_options, progress),
+        None => write::write(&full, path, plan, importance.as_ref(), &split_options, progress),
+    };
+    match written {
         Err(Error::Mismatch(_)) => Ok(write::split(&source, path, &split_options, progress)?.bytes),
         other => other,
     }

@@ -9,7 +9,7 @@ use super::agreement::Text;
 use super::importance::{self, Importance};
 use super::options::SplitOptions;
 use super::plan::{self, CapsuleForm, Light};
-use super::{light, sensitivity};
+use super::{light, onnx, sensitivity};
 use crate::container::disk::Disk;
 use crate::container::header::Kind;
 use crate::container::manifest::{
@@ -28,7 +28,7 @@ use crate::store::fetch::encoding_of;
 use crate::store::mapped::MappedFile;
 
 /// Bytes by which a mini's manifest may become longer once its agreement is measured: the field and a float.
-const SPARE: usize = 48;
+pub(super) const SPARE: usize = 48;
 
 /// What a split wrote.
 #[derive(Clone, Debug, Serialize)]
@@ -62,6 +62,9 @@ pub fn split(
 ) -> Result<SplitSummary> {
     refuse_overwriting(&[source], &[target])?;
     let full = open_full(source, options.disk.as_ref())?;
+    if let Some(info) = &full.contents().manifest.model.onnx {
+        return onnx::split(&full, info, target, options, progress);
+    }
     let text = Text::prepare(source, &full, options)?;
     let read = text.as_ref().filter(|_| options.light != Light::None);
     let written: u64 = full.contents().manifest.capsules.iter().map(Capsule::stored_bytes).sum();
@@ -86,7 +89,7 @@ pub fn split(
     let (mut mini, mut manifest) = compose(&full, target, &chosen, importance, options, &mut told)?;
     let measured = text.filter(|_| !linked);
     let expected_agreement = measured.map(|text| text.agreement(mini.source()?, options)).transpose()?;
-    record(&mut mini, &mut manifest, expected_agreement)?;
+    record(&mut mini, &mut manifest, |plan| plan.agreement = expected_agreement)?;
     Ok(SplitSummary {
         path: target.to_owned(),
         bytes: mini.commit()?,
@@ -128,19 +131,20 @@ pub(super) fn write(
 ) -> Result<u64> {
     let unmeasured = SplitPlan { agreement: None, ..plan.clone() };
     let (mut mini, mut manifest) = compose(full, target, &unmeasured, importance, options, progress)?;
-    record(&mut mini, &mut manifest, plan.agreement)?;
+    record(&mut mini, &mut manifest, |own| own.agreement = plan.agreement)?;
     mini.commit()
 }
 
-/// Puts a measured agreement into a mini that was written without, so that its length does not depend on it.
-fn record(mini: &mut Sealed, manifest: &mut Manifest, agreement: Option<f64>) -> Result<()> {
-    match &mut manifest.plan {
-        Some(plan) if agreement.is_some() => {
-            plan.agreement = agreement;
-            mini.amend(manifest)
-        }
-        _ => Ok(()),
-    }
+/// Puts what was measured into the plan of a mini that was written without, so that its length does not depend on it.
+pub(super) fn record(
+    mini: &mut Sealed,
+    manifest: &mut Manifest,
+    measured: impl FnOnce(&mut SplitPlan),
+) -> Result<()> {
+    let Some(plan) = &mut manifest.plan else { return Ok(()) };
+    let before = plan.clone();
+    measured(plan);
+    if *plan == before { Ok(()) } else { mini.amend(manifest) }
 }
 
 /// As [`write`], up to the mini's name. Also gives the manifest that was written.
@@ -218,7 +222,7 @@ pub(super) fn planes_of(tensor: &Tensor, encoding: &Encoding, residence: Residen
     Ok(planes)
 }
 
-fn copy(bytes: &[u8], sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+pub(super) fn copy(bytes: &[u8], sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
     bytes.chunks(4 << 20).try_for_each(sink)
 }
 
@@ -255,26 +259,35 @@ fn outline(full: &MappedFile, plan: &SplitPlan) -> Result<Manifest> {
             ..capsule.clone()
         });
     }
-    let name = full.source().path().and_then(Path::file_name);
-    let mut parameters = Map::new();
-    parameters.insert("size".into(), json!(plan.size));
-    parameters.insert("light".into(), json!(plan.light));
-    let step = LineageStep { transform: "split".into(), parent: Some(contents.digest.clone()), parameters };
     Ok(Manifest {
         generator: generator(),
         requires: required_features(&source.model, &capsules),
         model: source.model.clone(),
         capsules,
         assets: source.assets.clone(),
-        lineage: source.lineage.iter().cloned().chain([step]).collect(),
-        full: Some(FullReference {
-            file_name: name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
-            digest: contents.digest.clone(),
-            len: contents.header.file_len,
-        }),
+        lineage: source.lineage.iter().cloned().chain([lineage_step(full, plan)]).collect(),
+        full: Some(reference(full)),
         plan: Some(plan.clone()),
         unknown: Map::new(),
     })
+}
+
+/// The line of a mini's history that its split is.
+pub(super) fn lineage_step(full: &MappedFile, plan: &SplitPlan) -> LineageStep {
+    let mut parameters = Map::new();
+    parameters.insert("size".into(), json!(plan.size));
+    parameters.insert("light".into(), json!(plan.light));
+    LineageStep { transform: "split".into(), parent: Some(full.contents().digest.clone()), parameters }
+}
+
+/// How a mini names its full file.
+pub(super) fn reference(full: &MappedFile) -> FullReference {
+    let (name, contents) = (full.source().path().and_then(Path::file_name), full.contents());
+    FullReference {
+        file_name: name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+        digest: contents.digest.clone(),
+        len: contents.header.file_len,
+    }
 }
 
 fn link(full: &MappedFile, capsule: &Capsule) -> Result<Link> {

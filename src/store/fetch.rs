@@ -7,6 +7,7 @@ use super::{Store, View};
 use crate::container::manifest::{Capsule, Layout, Tensor};
 use crate::container::reader::tensor_bytes;
 use crate::error::{Error, Result};
+use crate::graph::element::ElementType;
 use crate::kernels::encoding::{self, Encoding};
 use crate::kernels::pack;
 use crate::pool::{CancelToken, unless_cancelled};
@@ -45,7 +46,7 @@ pub struct FetchedTensor<'a> {
     pub shape: &'a [u64],
     /// Encoding of `bytes`: the stored one, or `f32`.
     pub encoding: &'static str,
-    /// `rows` or `packed8`.
+    /// `rows`, `packed8` or `plain`.
     pub layout: &'static str,
     /// The bytes; borrowed from the map where no conversion was needed.
     pub bytes: Cow<'a, [u8]>,
@@ -137,8 +138,8 @@ fn most_bytes(capsule: &Capsule, layout: FetchLayout) -> Result<u64> {
     for tensor in &capsule.tensors {
         let packed = tensor_bytes(tensor)
             .map_err(|why| Error::Internal(format!("tensor {} passed the reader: {why}", tensor.name)))?;
-        let (rows, cols) = rows_cols(tensor);
-        let decoded = (rows as u64).saturating_mul(cols as u64).saturating_mul(4);
+        let count = tensor.shape.iter().fold(1u64, |count, dim| count.saturating_mul(*dim));
+        let decoded = count.saturating_mul(4);
         let own = if layout == FetchLayout::F32 { decoded.max(packed) } else { packed };
         given = given.saturating_add(own);
         largest = packed.max(largest);
@@ -183,6 +184,9 @@ fn lay_out<'a>(
     cancel: Option<&CancelToken>,
 ) -> Result<FetchedTensor<'a>> {
     unless_cancelled(cancel)?;
+    if tensor.layout == Layout::Plain {
+        return plain(tensor, bytes, layout, cancel);
+    }
     let encoding = encoding_of(tensor)?;
     let (rows, cols) = rows_cols(tensor);
     let source_rows = |bytes: Cow<'a, [u8]>| -> Result<Cow<'a, [u8]>> {
@@ -219,4 +223,66 @@ fn lay_out<'a>(
         layout: name_of_layout,
         bytes,
     })
+}
+
+/// A tensor of plain elements: as it is stored in every layout but f32.
+fn plain<'a>(
+    tensor: &'a Tensor,
+    bytes: Cow<'a, [u8]>,
+    layout: FetchLayout,
+    cancel: Option<&CancelToken>,
+) -> Result<FetchedTensor<'a>> {
+    let element = ElementType::by_name(&tensor.encoding)
+        .ok_or_else(|| Error::Internal(format!("element type {} passed the reader", tensor.encoding)))?;
+    let (encoding, layout, bytes) = match layout {
+        FetchLayout::Source | FetchLayout::Stored => (element.name(), tensor.layout.name(), bytes),
+        FetchLayout::F32 => {
+            ("f32", Layout::Rows.name(), Cow::Owned(as_f32(tensor, element, &bytes, cancel)?))
+        }
+    };
+    Ok(FetchedTensor { name: &tensor.name, shape: &tensor.shape, encoding, layout, bytes })
+}
+
+/// Numbers of whole bytes as f32.
+fn as_f32(
+    tensor: &Tensor,
+    element: ElementType,
+    bytes: &[u8],
+    cancel: Option<&CancelToken>,
+) -> Result<Vec<u8>> {
+    fn each<const N: usize>(bytes: &[u8], out: &mut Vec<u8>, number: impl Fn([u8; N]) -> f32) {
+        out.extend(bytes.as_chunks::<N>().0.iter().flat_map(|b| number(*b).to_le_bytes()));
+    }
+    use ElementType as E;
+    let width = match element.bits() {
+        Some(bits) if bits.is_multiple_of(8) => (bits / 8) as usize,
+        _ => 1,
+    };
+    let mut out = Vec::with_capacity(bytes.len() / width * 4);
+    for piece in bytes.chunks((1 << 20) * width) {
+        unless_cancelled(cancel)?;
+        let out = &mut out;
+        match element {
+            E::Float32 => out.extend_from_slice(piece),
+            E::Float64 => each(piece, out, |b| f64::from_le_bytes(b) as f32),
+            E::Float16 => each(piece, out, |b| half::f16::from_le_bytes(b).to_f32()),
+            E::Bfloat16 => each(piece, out, |b| half::bf16::from_le_bytes(b).to_f32()),
+            E::Uint8 | E::Bool => each(piece, out, |b| f32::from(u8::from_le_bytes(b))),
+            E::Int8 => each(piece, out, |b| f32::from(i8::from_le_bytes(b))),
+            E::Uint16 => each(piece, out, |b| f32::from(u16::from_le_bytes(b))),
+            E::Int16 => each(piece, out, |b| f32::from(i16::from_le_bytes(b))),
+            E::Uint32 => each(piece, out, |b| u32::from_le_bytes(b) as f32),
+            E::Int32 => each(piece, out, |b| i32::from_le_bytes(b) as f32),
+            E::Uint64 => each(piece, out, |b| u64::from_le_bytes(b) as f32),
+            E::Int64 => each(piece, out, |b| i64::from_le_bytes(b) as f32),
+            _ => {
+                return Err(Error::Unsupported(format!(
+                    "tensor {}: elements of type {} cannot be decoded to f32; fetch them in layout source",
+                    tensor.name,
+                    element.name()
+                )));
+            }
+        }
+    }
+    Ok(out)
 }

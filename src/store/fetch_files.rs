@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use super::fetch::{FetchedCapsule, FetchedTensor};
 use crate::container::disk::Disk;
+use crate::container::manifest::Layout;
 use crate::container::npy;
 use crate::container::paths::refuse_overwriting;
 use crate::error::{Error, Result};
+use crate::graph::element::ElementType;
 use crate::pool::{CancelToken, unless_cancelled};
 
 /// Name of the description in the directory.
@@ -42,9 +44,9 @@ pub struct TensorFile {
     pub shape: Vec<u64>,
     /// Encoding of the file's elements.
     pub encoding: String,
-    /// `rows` or `packed8`.
+    /// `rows`, `packed8` or `plain`.
     pub layout: String,
-    /// File name in the directory: `.npy` for f32 in rows, `.bin` for the raw bytes of anything else.
+    /// File name in the directory: `.npy` for f32 in rows and for plain elements, `.bin` for the raw bytes of anything else.
     pub file: String,
     /// Bytes of the tensor's data in it.
     pub bytes: u64,
@@ -72,6 +74,14 @@ impl FetchedCapsule<'_> {
         let mut tensors = Vec::with_capacity(self.tensors.len());
         for tensor in &self.tensors {
             let file = name_of(tensor, &mut used);
+            if let Some(element) = plain_element(tensor) {
+                unless_cancelled(cancel)?;
+                let path = directory.join(&file);
+                refuse_overwriting(&[Path::new(self.file)], &[&path])?;
+                npy::write(disk, &path, element, tensor.shape, &tensor.bytes)?;
+                tensors.push(described(tensor, file));
+                continue;
+            }
             let head = if is_npy(tensor) { npy::header(tensor.shape) } else { Vec::new() };
             self.write_file(disk, &directory.join(&file), &[&head, &tensor.bytes], cancel)?;
             tensors.push(described(tensor, file));
@@ -111,10 +121,15 @@ fn is_npy(tensor: &FetchedTensor<'_>) -> bool {
     tensor.encoding == "f32" && tensor.layout == "rows"
 }
 
+/// The element type of a tensor of plain elements.
+fn plain_element(tensor: &FetchedTensor<'_>) -> Option<ElementType> {
+    (tensor.layout == Layout::Plain.name()).then(|| ElementType::by_name(tensor.encoding)).flatten()
+}
+
 /// The name of a tensor's file; `used` holds those of the others, in small letters.
 fn name_of(tensor: &FetchedTensor<'_>, used: &mut HashSet<String>) -> String {
     let stem = safe_name(tensor.name);
-    let ending = if is_npy(tensor) { "npy" } else { "bin" };
+    let ending = if is_npy(tensor) || plain_element(tensor).is_some() { "npy" } else { "bin" };
     let mut file = format!("{stem}.{ending}");
     let mut serial = 2;
     // Some systems hold names that differ in case alone for one.

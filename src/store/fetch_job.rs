@@ -43,12 +43,12 @@ impl<T: Send + 'static> FetchJob<T> {
     /// # Errors
     /// [`Error::NotFound`] for an id that does not exist; [`Error::Limit`] where no thread can be started.
     pub fn start(
-        store: Arc<Store>,
+        store: impl AsRef<Store> + Send + 'static,
         ids: Vec<String>,
         layout: FetchLayout,
         keep: impl Fn(FetchedCapsule<'_>) -> T + Send + 'static,
     ) -> Result<Self> {
-        ids.iter().try_for_each(|id| store.find(id).map(drop))?;
+        ids.iter().try_for_each(|id| store.as_ref().find(id).map(drop))?;
         let fetched = Mutex::new(Fetched { places: Vec::new(), failed: None });
         let shared = Arc::new(Shared { fetched, stop: CancelToken::new() });
         let count = ids.len();
@@ -58,7 +58,7 @@ impl<T: Send + 'static> FetchJob<T> {
                 if own.stop.is_cancelled() {
                     return;
                 }
-                let fetched = store.fetch_until(&id, layout, Some(&own.stop)).map(&keep);
+                let fetched = store.as_ref().fetch_until(&id, layout, Some(&own.stop)).map(&keep);
                 let failed = fetched.is_err().then_some(number);
                 let mut all = own.lock();
                 all.places.push(Some(fetched));

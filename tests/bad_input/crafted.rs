@@ -444,7 +444,7 @@ fn no_shard_is_a_target() {
     let [first, second] = [1, 2].map(|n| format!("m-{n:05}-of-00002.gguf"));
     let before = disk.get(&second);
     let refused = |full: &str, mini: Option<&str>| {
-        let targets = Targets { full: full.into(), mini: mini.map(Into::into) };
+        let targets = Targets { full: full.into(), mini: mini.map(Into::into), is_mini_named: true };
         let convert = ConvertOptions { disk: Arc::new(disk.clone()), ..ConvertOptions::default() };
         let split = SplitOptions { disk: Arc::new(disk.clone()), ..SplitOptions::default() };
         let result = produce(first.as_ref(), &targets, &convert, &split, &mut |_, _, _| {});

@@ -6,6 +6,7 @@ mod demo;
 mod dist;
 mod fuzz;
 mod instructions;
+mod onnx;
 mod planes;
 mod setup;
 mod shell;
@@ -27,6 +28,7 @@ const HELP: &str = "cargo xtask COMMAND
                              the limits of these alone
         [--drafts]           only drafts, and with --peers minis, for docs/memory.md
         [--reads]            only ways to read a big file, for docs/memory.md
+        [--onnx]             only ONNX models against ONNX Runtime, for docs/onnx.md; a model of 2.1 GB is made first
         [--tables]           measures nothing: writes the page again from the results that are kept
   dist              an archive of library, header and command line for this system in target/dist
   fuzz [SECONDS]    runs every fuzz target for that long (default 60)
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     let outcome = match (args.first().map(String::as_str), rest.as_slice()) {
         (Some("demo"), []) => demo::run(),
         (Some("test"), []) => test::run(),
+        (Some("bench"), ["--onnx"]) => onnx::bench(),
         (Some("bench"), rest) => match bench::Options::parse(rest) {
             Some(options) => bench::run(&options),
             None => return usage(),

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::aarch64;
 use crate::instructions;
+use crate::onnx;
 use crate::setup;
 use crate::shell::{self, Outcome, cargo, root};
 
@@ -20,7 +21,7 @@ pub fn run() -> Outcome {
     let model = setup::model()?;
     let python = setup::python()?;
     let ray = setup::ray()?;
-    let runtimes = [setup::onnxruntime()?, setup::old_onnxruntime()?];
+    let onnx = onnx::setup()?;
     let sysroot = aarch64::setup()?;
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
     shell::run(cargo().args([
@@ -38,10 +39,9 @@ pub fn run() -> Outcome {
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--features", "schema", "--no-fail-fast"]);
     tests.env("CAPSULEGRAPH_TEST_MODEL", &model).env("CAPSULEGRAPH_TEST_PYTHON", &python);
-    tests.env("CAPSULEGRAPH_TEST_RAY_PYTHON", &ray);
-    tests
-        .env("CAPSULEGRAPH_ONNXRUNTIME", &runtimes[0])
-        .env("CAPSULEGRAPH_TEST_OLD_ONNXRUNTIME", &runtimes[1]);
+    tests.env("CAPSULEGRAPH_TEST_RAY_PYTHON", &ray).env("CAPSULEGRAPH_TEST_ONNX", &onnx);
+    tests.env("CAPSULEGRAPH_ONNXRUNTIME", onnx.join("runtime"));
+    tests.env("CAPSULEGRAPH_TEST_OLD_ONNXRUNTIME", onnx.join("older"));
     count("cargo test", &mut tests, &mut total, &mut failures)?;
     for mut tests in aarch64::tests(&sysroot)? {
         count("cargo test for aarch64", &mut tests, &mut total, &mut failures)?;
@@ -113,7 +113,8 @@ pub fn bless() -> Outcome {
     let mut tests = cargo();
     tests.args(["test", "--features", "schema"]);
     tests.args(["--test", "header", "--test", "docs", "--test", "c_api", "--test", "exactness"]);
-    tests.env("CAPSULEGRAPH_TEST_MODEL", setup::model()?);
+    tests.env("CAPSULEGRAPH_TEST_MODEL", setup::model()?).env("CAPSULEGRAPH_TEST_PYTHON", setup::python()?);
+    tests.env("CAPSULEGRAPH_TEST_ONNX", onnx::setup()?);
     shell::run(tests.env("CAPSULEGRAPH_BLESS", "1"))?;
     instructions::bless()?;
     println!("generated files are up to date in {}", root().display());

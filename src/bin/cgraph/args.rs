@@ -58,6 +58,7 @@ pub enum Command {
     Chat(ChatArgs),
     Eval(EvalArgs),
     Tokenize(TokenizeArgs),
+    Export(ExportArgs),
     Fetch(FetchArgs),
     Inspect(InspectArgs),
     Verify(VerifyArgs),
@@ -191,9 +192,16 @@ pub struct PlanArgs {
     /// Light forms: auto, none, or the name of an encoding such as q2_k
     #[arg(long, value_name = "FORM", default_value = "auto", value_parser = light)]
     pub light: Light,
-    /// Text on which the agreement with the full file is measured; @FILE reads it from a file
+    /// Text on which the agreement with the full file is measured; @FILE reads it from a file. Of an ONNX model NAME=FILE.npy
+    /// for each of its inputs, and again for further sets of them [default: a sample; random inputs]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub calibrate: Option<String>,
+    pub calibrate: Vec<String>,
+    /// Of an ONNX model: how far the mini's outputs may be from the full file's, relative to their own [default: 0.05]
+    #[arg(long, value_name = "E")]
+    pub max_error: Option<f64>,
+    /// Of an ONNX model: ONNX Runtime's library or its folder, to measure with [default: it is looked for]
+    #[arg(long, value_name = "PATH")]
+    pub onnxruntime: Option<PathBuf>,
 }
 
 /// Convert a GGUF model to a .cgraph file and its mini, or an ONNX model to a .cgraph file
@@ -389,7 +397,8 @@ pub struct TokenizeArgs {
 
 /// Take a capsule's tensors out of a file
 ///
-/// Writes one file per tensor (.npy for f32, .bin for raw bytes) and capsule.json, which describes them. From a mini the
+/// Writes one file per tensor (.npy for f32 and for weights of ONNX models, .bin for raw bytes) and capsule.json, which
+/// describes them; of an ONNX model also what the capsule computes, as a model of its own named CAPSULE.onnx. From a mini the
 /// capsule is fetched at full precision through the link index; with --mode fast as the mini holds it.
 ///
 /// No layout gives planes: a tensor that is stored in two comes joined. Of a nested capsule --mode fast has the first
@@ -399,6 +408,7 @@ pub struct TokenizeArgs {
 Examples:
   cgraph fetch model.cgraph block.0.attn
   cgraph fetch model.mini.cgraph block.3.ffn -o out --layout f32
+  cgraph fetch onnx.cgraph segment.2 -o out       # out/segment.2.onnx and its weights
   cgraph inspect model.cgraph --capsules          # lists the capsules")]
 pub struct FetchArgs {
     /// A mini or a full file

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use capsulegraph::container::disk::SystemDisk;
 use capsulegraph::convert::import::{ConvertOptions, Planes};
 use capsulegraph::kernels::encoding;
 use capsulegraph::pool::CancelToken;
@@ -17,8 +16,8 @@ use crate::ui::{self, Ui};
 
 pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     let targets = Targets::new(&args.source, args.output.as_deref(), args.mini.as_deref(), args.no_mini);
-    let targets = targets.possible(&args.source, args.mini.is_some(), &SystemDisk)?;
-    let inputs = [Some(args.source.as_path()), args.plan.calibrate_file()];
+    let mut inputs = vec![Some(args.source.as_path())];
+    inputs.extend(args.plan.calibrate_files().into_iter().map(Some));
     Outputs::checked(&[Some(targets.full.as_path()), targets.mini.as_deref()], &inputs)?;
     let options = ConvertOptions {
         planes: args.planes,
@@ -38,6 +37,9 @@ pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), F
     let produced = produced?;
     if args.planes == Planes::Divided && produced.full.divided == 0 {
         ui.note(&nothing_divided());
+    }
+    if let Some(why) = &produced.without_mini {
+        ui.note(&format!("no mini was made: {why}"));
     }
     if args.json {
         return ui::print_json(&produced);

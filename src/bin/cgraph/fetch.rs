@@ -1,8 +1,10 @@
 //! `cgraph fetch`: a capsule's tensors as files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use capsulegraph::container::disk::SystemDisk;
+use capsulegraph::convert::onnx::export::{ExportOptions, export_capsule};
+use capsulegraph::convert::onnx::write::WrittenModel;
 use capsulegraph::pool::CancelToken;
 use capsulegraph::store::fetch_files::{DESCRIPTION, safe_name};
 use capsulegraph::store::{OpenOptions, Origin, Store};
@@ -20,6 +22,7 @@ pub fn fetch(args: FetchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failu
     let capsule = store.fetch_until(&args.capsule, args.layout.into(), Some(cancel))?;
     let directory = args.output.unwrap_or_else(|| PathBuf::from(safe_name(capsule.id)));
     let files = capsule.write_to(&directory, &SystemDisk, Some(cancel))?;
+    let model = sub_model(&store, &files.id, &directory, cancel)?;
     if args.json {
         return ui::print_json(&files);
     }
@@ -39,5 +42,24 @@ pub fn fetch(args: FetchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failu
         ));
     }
     text.push_str(&format!("  {DESCRIPTION}\n"));
+    for path in model.iter().flat_map(|model| std::iter::once(&model.path).chain(&model.data)) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        text.push_str(&format!("  {name}\n"));
+    }
     ui::print(&text)
+}
+
+/// Of a capsule of an ONNX model: writes what it computes as a model of its own.
+fn sub_model(
+    store: &Store,
+    capsule: &str,
+    directory: &Path,
+    cancel: &CancelToken,
+) -> Result<Option<WrittenModel>, Failure> {
+    let Some(full) = store.full().filter(|full| full.contents().manifest.model.onnx.is_some()) else {
+        return Ok(None);
+    };
+    let target = directory.join(format!("{}.onnx", safe_name(capsule)));
+    let options = ExportOptions { cancel: Some(cancel.clone()), ..ExportOptions::default() };
+    Ok(Some(export_capsule(full, capsule, &target, &options, &mut |_, _| {})?))
 }

@@ -6,6 +6,9 @@ use std::fmt::Write;
 use capsulegraph::Error;
 use capsulegraph::container::disk::SystemDisk;
 use capsulegraph::container::manifest::{Capsule, Residence};
+use capsulegraph::convert::onnx::import::KIND;
+use capsulegraph::graph::element::ElementType;
+use capsulegraph::graph::onnx::{OnnxDim, OnnxInfo, OnnxKind};
 use capsulegraph::report::inspect::{GgufFacts, GraphFacts, Group, Inspection};
 
 use crate::args::InspectArgs;
@@ -51,6 +54,9 @@ fn graph(facts: &GraphFacts, out: &mut String) -> std::fmt::Result {
             p.context_length
         )?;
     }
+    if let Some(info) = &facts.model.onnx {
+        onnx(info, out)?;
+    }
     writeln!(out, "capsules    {}", facts.capsule_count)?;
     for (residence, group) in facts.residences.iter().flatten() {
         writeln!(out, "  {residence:10} {:4}  {:>10}", group.count, human(group.bytes))?;
@@ -75,10 +81,40 @@ fn graph(facts: &GraphFacts, out: &mut String) -> std::fmt::Result {
     facts.capsules.iter().flatten().try_for_each(|c| capsule(c, out))
 }
 
+/// Operator sets, inputs and outputs of an ONNX model.
+fn onnx(info: &OnnxInfo, out: &mut String) -> std::fmt::Result {
+    let named = |domain: &str| if domain.is_empty() { "ai.onnx".to_owned() } else { domain.to_owned() };
+    let opsets: Vec<String> =
+        info.opsets.iter().map(|o| format!("{} {}", named(&o.domain), o.version)).collect();
+    writeln!(out, "            format {}, operators {}", info.ir_version, opsets.join(", "))?;
+    let ports = info.inputs.iter().map(|p| ("input", p)).chain(info.outputs.iter().map(|p| ("output", p)));
+    for (what, port) in ports {
+        let element = port.element.map_or("of any type", ElementType::name);
+        let kind =
+            if port.kind == OnnxKind::Tensor { String::new() } else { format!("{} of ", port.kind.name()) };
+        let dim = |dim: &OnnxDim| match dim {
+            OnnxDim::Fixed(n) => n.to_string(),
+            OnnxDim::Named(name) => name.clone(),
+            OnnxDim::Any(()) => "?".to_owned(),
+        };
+        let shape = port.shape.as_ref().map_or_else(
+            || "of any shape".to_owned(),
+            |shape| format!("[{}]", shape.iter().map(dim).collect::<Vec<_>>().join(", ")),
+        );
+        let default = if port.optional { ", has a default" } else { "" };
+        writeln!(out, "{what:11} {}  {kind}{element} {shape}{default}", port.name)?;
+    }
+    Ok(())
+}
+
 fn capsule(capsule: &Capsule, out: &mut String) -> std::fmt::Result {
     let residence = capsule.residence.map_or("", Residence::name);
     let stored = human(capsule.stored_bytes());
     writeln!(out, "{:24} {residence:7} {stored:>10}", capsule.id)?;
+    if capsule.kind == KIND {
+        writeln!(out, "  reads {}", capsule.inputs.join(", "))?;
+        writeln!(out, "  makes {}", capsule.outputs.join(", "))?;
+    }
     for tensor in &capsule.tensors {
         let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
         let place = if tensor.planes.is_empty() { "in the full file only" } else { "" };

@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod convert;
 mod eval;
+mod export;
 mod failure;
 mod fetch;
 mod inspect;
@@ -46,6 +47,7 @@ fn dispatch(command: Command, ui: &Ui) -> Result<(), Failure> {
         Command::Chat(args) => chat::chat(&args, ui, &cancel),
         Command::Eval(args) => eval::eval(&args, ui, &cancel),
         Command::Tokenize(args) => tokenize::tokenize(args),
+        Command::Export(args) => export::export(&args, ui, &cancel),
         Command::Fetch(args) => fetch::fetch(args, ui, &cancel),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Verify(args) => verify::verify(args, ui, &cancel),

@@ -112,6 +112,14 @@ impl Graph {
         let outputs = names.outputs(&outputs)?;
         let types = types_of(&mut graph);
         model.training_info.clear();
+        if ir_version < DEFAULTS_SINCE {
+            // Initializers that nothing reads are left out; as inputs alone they would have to be given.
+            let read: HashSet<usize> = nodes.iter().flat_map(|n| &n.reads).chain(&outputs).copied().collect();
+            graph.input.retain(|input| {
+                let number = names.numbers.get(input.name());
+                number.is_some_and(|n| names.values[*n].given || read.contains(n))
+            });
+        }
         model.graph = Some(GraphProto { initializer: Vec::new(), sparse_initializer: Vec::new(), ..graph });
         Ok(Self { head: model, nodes, initializers, values: names.values, outputs, types })
     }

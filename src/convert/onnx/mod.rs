@@ -4,6 +4,7 @@
 //! are resolved before anything is written, and caps bound what a crafted file can make us hold.
 
 pub mod cut;
+pub mod export;
 mod functions;
 pub mod graph;
 pub mod import;
@@ -14,6 +15,7 @@ pub mod source;
 mod subgraph;
 pub mod tensor;
 pub mod wire;
+pub mod write;
 
 use std::path::Path;
 

@@ -158,6 +158,7 @@ impl<'a> Filling<'a> {
 
 /// Outputs of the graph that are constants are made by the first capsule that has them anyway, else by the last.
 fn constant_outputs(graph: &Graph, all: &mut [Segment]) -> Result<()> {
+    unused_defaults(graph, all);
     let constants = |output: &&usize| !graph.values[**output].given && graph.is_constant(**output);
     let outputs: Vec<usize> = graph.outputs.iter().filter(constants).copied().collect();
     if outputs.is_empty() {
@@ -176,6 +177,16 @@ fn constant_outputs(graph: &Graph, all: &mut [Segment]) -> Result<()> {
     }
     *last = filling.segment;
     Ok(())
+}
+
+/// Defaults of inputs that no node reads stay in the last capsule: without them the inputs would have to be given.
+fn unused_defaults(graph: &Graph, all: &mut [Segment]) {
+    let used: HashSet<usize> = all.iter().flat_map(|s| &s.initializers).copied().collect();
+    let defaults = graph.values.iter().enumerate().filter(|(_, v)| v.given && v.initializer.is_some());
+    let unused = defaults.map(|(number, _)| number).filter(|number| !used.contains(number));
+    if let Some(last) = all.last_mut() {
+        last.initializers.extend(unused);
+    }
 }
 
 /// Finds what capsules give to each other.

@@ -2,7 +2,7 @@
 //! in memory, so a crafted file must be refused before it is decoded.
 
 use bytes::Bytes;
-use prost::Message;
+use prost::{DecodeError, Message};
 
 use super::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto,
@@ -101,9 +101,23 @@ impl Kind {
 ///
 /// # Errors
 /// [`Error::Malformed`] naming `name` where `bytes` are no protobuf message of ONNX's schema or are nested too deeply;
-/// [`Error::Limit`] where the model would take more than [`MAX_DECODED`].
+/// [`Error::Limit`] where the model would take more than a gigabyte without that data.
 pub fn decode(bytes: Bytes, name: &str) -> Result<ModelProto> {
-    let needed = decoded_size(&bytes).map_err(|why| Error::malformed(name, why))?;
+    check(Kind::Model, &bytes, name)?;
+    ModelProto::decode(bytes).map_err(|why| invalid(&why, name))
+}
+
+/// As [`decode`], for a graph alone.
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn decode_graph(bytes: Bytes, name: &str) -> Result<GraphProto> {
+    check(Kind::Graph, &bytes, name)?;
+    GraphProto::decode(bytes).map_err(|why| invalid(&why, name))
+}
+
+fn check(kind: Kind, bytes: &[u8], name: &str) -> Result<()> {
+    let needed = decoded_size(kind, bytes).map_err(|why| Error::malformed(name, why))?;
     if needed > MAX_DECODED {
         return Err(Error::Limit(format!(
             "{name}: its graph would take {} MiB of memory without the weights; at most {} are possible",
@@ -111,15 +125,17 @@ pub fn decode(bytes: Bytes, name: &str) -> Result<ModelProto> {
             MAX_DECODED >> 20
         )));
     }
-    ModelProto::decode(bytes).map_err(|why| {
-        Error::malformed(name, format!("it is not a valid ONNX model: {why}; export or copy the model again"))
-    })
+    Ok(())
+}
+
+fn invalid(why: &DecodeError, name: &str) -> Error {
+    Error::malformed(name, format!("it is not a valid ONNX model: {why}; export or copy the model again"))
 }
 
 /// Memory that the decoded model takes. Goes through the fields without recursion, and skips the data of tensors.
-fn decoded_size(bytes: &[u8]) -> Result<u64, String> {
-    let mut total = Kind::Model.size() as u64;
-    let mut open = vec![(Kind::Model, bytes.len())];
+fn decoded_size(kind: Kind, bytes: &[u8]) -> Result<u64, String> {
+    let mut total = kind.size() as u64;
+    let mut open = vec![(kind, bytes.len())];
     let mut at = 0;
     while let Some(&(kind, end)) = open.last() {
         if at >= end {

@@ -1,0 +1,245 @@
+//! Back from a `.cgraph` file to ONNX: the whole model, or one capsule as a model of its own.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::import::{assets, sub_model};
+use super::proto::{
+    Dimension, GraphProto, ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, dimension,
+    type_proto,
+};
+use super::wire;
+use super::write::{MAX_INLINE, Part, Sink, WrittenModel, data_path, take_weights, write_model};
+use crate::container::checksum::Running;
+use crate::container::disk::{Disk, SystemDisk};
+use crate::container::manifest::Capsule;
+use crate::container::paths::refuse_overwriting;
+use crate::convert::import::ProgressFn;
+use crate::error::{Error, Result};
+use crate::pool::CancelToken;
+use crate::store::mapped::MappedFile;
+
+/// Bytes that are read and written at a time.
+const PIECE: u64 = 1 << 20;
+
+/// How to export.
+#[derive(Clone, Debug)]
+pub struct ExportOptions {
+    /// Bytes of weights up to which they lie in the model, and not beside it.
+    pub max_inline: u64,
+    /// Where files live.
+    pub disk: Arc<dyn Disk>,
+    /// Stops the work; nothing is left under the target's name.
+    pub cancel: Option<CancelToken>,
+}
+
+impl Default for ExportOptions {
+    fn default() -> Self {
+        Self { max_inline: MAX_INLINE, disk: Arc::new(SystemDisk), cancel: None }
+    }
+}
+
+/// Writes the ONNX model at `target` that the full file at `source` was converted from.
+///
+/// # Errors
+/// [`Error::Unsupported`] of other models; [`Error::Mismatch`] of a mini; [`Error::Corrupt`] where bytes do not match their
+/// checksum; [`Error::InvalidArgument`] where `target` is `source`; those of [`write_model`].
+pub fn export(
+    source: &Path,
+    target: &Path,
+    options: &ExportOptions,
+    progress: &mut ProgressFn<'_>,
+) -> Result<WrittenModel> {
+    refuse_overwriting(&[source], &[target, &data_path(target)])?;
+    let file = MappedFile::open(options.disk.open(source)?)?;
+    let head = head_of(&file)?;
+    if file.contents().manifest.full.is_some() {
+        return Err(Error::Mismatch(format!("{}: this is a mini; export its full file", file.name())));
+    }
+    let mut merged = Merged::new(head);
+    for capsule in &file.contents().manifest.capsules {
+        merged.add(graph_of(&file, capsule)?);
+    }
+    let model = merged.model();
+    written(&file, model, target, options, progress)
+}
+
+/// Writes capsule `id` of `file`, a full one, as a model of its own, its shared weights included.
+///
+/// # Errors
+/// [`Error::NotFound`] where there is no such capsule; those of [`export`].
+pub fn export_capsule(
+    file: &MappedFile,
+    id: &str,
+    target: &Path,
+    options: &ExportOptions,
+    progress: &mut ProgressFn<'_>,
+) -> Result<WrittenModel> {
+    if let Some(path) = file.source().path() {
+        refuse_overwriting(&[path], &[target, &data_path(target)])?;
+    }
+    let head = head_of(file)?;
+    let capsule = file.contents().manifest.capsule(id);
+    let capsule =
+        capsule.ok_or_else(|| Error::NotFound(format!("{}: there is no capsule {id}", file.name())))?;
+    let model = sub_model(&head, graph_of(file, capsule)?);
+    written(file, model, target, options, progress)
+}
+
+fn written(
+    file: &MappedFile,
+    mut model: ModelProto,
+    target: &Path,
+    options: &ExportOptions,
+    progress: &mut ProgressFn<'_>,
+) -> Result<WrittenModel> {
+    let weights = model.graph.as_mut().map(take_weights).unwrap_or_default();
+    let parts = weights.into_iter().map(|tensor| part(file, tensor)).collect::<Result<_>>()?;
+    let (disk, cancel) = (options.disk.as_ref(), options.cancel.as_ref());
+    write_model(disk, target, model, parts, options.max_inline, cancel, progress)
+}
+
+/// What all capsules of an ONNX model's file have in common.
+///
+/// # Errors
+/// [`Error::Unsupported`] of another model; those of [`wire::decode`].
+pub fn head_of(file: &MappedFile) -> Result<ModelProto> {
+    if file.contents().manifest.model.onnx.is_none() {
+        return Err(Error::Unsupported(format!(
+            "{}: this model was not an ONNX model ({}), and only ONNX models can be exported",
+            file.name(),
+            file.contents().manifest.model.arch
+        )));
+    }
+    wire::decode(checked(file, assets::HEAD)?, file.name())
+}
+
+/// The graph of a capsule, its weights named by place.
+///
+/// # Errors
+/// [`Error::NotFound`] where the file lacks it; those of [`wire::decode_graph`].
+pub fn graph_of(file: &MappedFile, capsule: &Capsule) -> Result<GraphProto> {
+    wire::decode_graph(checked(file, &assets::graph(&capsule.id))?, file.name())
+}
+
+/// An asset's bytes, in the file, held against their checksum.
+fn checked(file: &MappedFile, name: &str) -> Result<Bytes> {
+    if let Some(asset) = file.contents().manifest.asset(name) {
+        file.checked_asset(asset)?;
+    }
+    Ok(Bytes::from_owner(file.shared_asset(name)?))
+}
+
+/// A weight of a capsule's graph with its data.
+fn part(file: &MappedFile, mut tensor: TensorProto) -> Result<Part<'_>> {
+    let location = tensor.external_data.iter().find(|e| e.key() == "location").map(|e| e.value());
+    let capsule = location.and_then(|id| file.contents().manifest.capsule(id));
+    let stored = capsule.and_then(|c| Some((c, c.tensors.iter().find(|t| t.name == tensor.name())?)));
+    let Some((capsule, stored)) = stored else {
+        return Err(Error::malformed(
+            file.name(),
+            format!("no capsule stores the weight {}; convert the model again", tensor.name()),
+        ));
+    };
+    let place = capsule.extent.zip(stored.planes.first());
+    let place = place.and_then(|(extent, plane)| Some((extent.offset.checked_add(plane.offset)?, plane)));
+    let Some((offset, plane)) = place else {
+        return Err(Error::malformed(
+            file.name(),
+            format!("the weight {} has no place in it", tensor.name()),
+        ));
+    };
+    tensor.external_data.clear();
+    tensor.data_location = None;
+    let data = move |sink: &mut Sink<'_>| {
+        // Read instead of mapped: what is copied need not stay in memory.
+        let mut piece = vec![0; PIECE.min(plane.len) as usize];
+        let (mut at, mut checksum) = (0, Running::default());
+        while at < plane.len {
+            let len = PIECE.min(plane.len - at);
+            let piece = &mut piece[..len as usize];
+            let read = file.source().read_exact_at(offset + at, piece);
+            read.map_err(|e| Error::io(format!("read weight {} of", stored.name), file.name(), e))?;
+            checksum.update(piece);
+            sink(piece)?;
+            at += len;
+        }
+        if checksum.hex() == plane.xxh3 {
+            return Ok(());
+        }
+        Err(Error::Corrupt(format!(
+            "{}: capsule {}: tensor {} does not match its checksum; convert the model again",
+            file.name(),
+            capsule.id,
+            stored.name
+        )))
+    };
+    Ok(Part { tensor, len: plane.len, data: Box::new(data) })
+}
+
+/// The graphs of all capsules put together.
+struct Merged {
+    head: ModelProto,
+    graph: GraphProto,
+    /// Names of what the graph has already.
+    made: HashSet<String>,
+    initializers: HashSet<String>,
+    described: HashSet<String>,
+}
+
+impl Merged {
+    fn new(mut head: ModelProto) -> Self {
+        let graph = head.graph.take().unwrap_or_default();
+        let ports = graph.input.iter().chain(&graph.output);
+        let described = ports.map(|port| port.name().to_owned()).collect();
+        Self { head, graph, made: HashSet::new(), initializers: HashSet::new(), described }
+    }
+
+    fn add(&mut self, part: GraphProto) {
+        for node in part.node {
+            // Constant nodes are in every capsule that needs them.
+            let name = node.output.iter().find(|name| !name.is_empty());
+            if name.is_none_or(|name| self.made.insert(name.clone())) {
+                self.graph.node.push(node);
+            }
+        }
+        for tensor in part.initializer {
+            if self.initializers.insert(tensor.name().to_owned()) {
+                self.graph.initializer.push(tensor);
+            }
+        }
+        for sparse in part.sparse_initializer {
+            let name = sparse.values.as_ref().map(|v| v.name().to_owned()).unwrap_or_default();
+            if self.initializers.insert(name) {
+                self.graph.sparse_initializer.push(sparse);
+            }
+        }
+        for info in part.value_info.into_iter().chain(part.input).chain(part.output) {
+            if info.r#type.is_some() && self.described.insert(info.name().to_owned()) {
+                self.graph.value_info.push(info);
+            }
+        }
+    }
+
+    fn model(mut self) -> ModelProto {
+        if self.head.ir_version() < 4 {
+            // There every initializer is listed as an input, and no input that is none was dropped.
+            for tensor in self.graph.initializer.iter().filter(|t| !self.described.contains(t.name())) {
+                self.graph.input.push(described(tensor));
+            }
+        }
+        ModelProto { graph: Some(self.graph), ..self.head }
+    }
+}
+
+/// An initializer as an input.
+fn described(tensor: &TensorProto) -> ValueInfoProto {
+    let dim = |n: &i64| Dimension { value: Some(dimension::Value::DimValue(*n)), denotation: None };
+    let shape = TensorShapeProto { dim: tensor.dims.iter().map(dim).collect() };
+    let inner = type_proto::Tensor { elem_type: tensor.data_type, shape: Some(shape) };
+    let info = TypeProto { value: Some(type_proto::Value::TensorType(inner)), denotation: None };
+    ValueInfoProto { name: tensor.name.clone(), r#type: Some(info), ..ValueInfoProto::default() }
+}

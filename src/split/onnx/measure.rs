@@ -1,0 +1,250 @@
+//! What light forms do to an ONNX model: each capsule's outputs beside those of its light form, fed with the same values,
+//! and the outputs of a whole mini beside the full file's.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::light::Bits;
+use super::plan::Form;
+use super::write::{Source, compose};
+use crate::container::disk::{Disk, ReadAt};
+use crate::container::manifest::{PlannedCapsule, Residence, SplitPlan};
+use crate::container::npy;
+use crate::error::{Error, Result};
+use crate::graph::element::ElementType;
+use crate::graph::onnx::OnnxDim;
+use crate::onnx::feed::{Feed, made_up};
+use crate::onnx::model::{OnnxModel, OnnxOptions};
+use crate::onnx::value::Value;
+use crate::split::options::SplitOptions;
+use crate::store::{Mode, OpenOptions, Origin};
+
+/// Length of a named dimension of random inputs that is not the first of any.
+const OPEN_DIM: u64 = 16;
+
+/// The full model, and what it is fed with.
+#[derive(Debug)]
+pub(super) struct Calibration {
+    full: OnnxModel,
+    samples: Vec<Feed>,
+    target: PathBuf,
+}
+
+/// A difference, and what it is relative to: sums of squares.
+#[derive(Clone, Copy, Debug, Default)]
+struct Squares {
+    difference: f64,
+    own: f64,
+}
+
+impl Squares {
+    /// The root of the mean squared difference, relative to the values' own.
+    fn error(self) -> f64 {
+        match (self.difference > 0.0, self.own > 0.0) {
+            (false, _) => 0.0,
+            (true, true) => libm::sqrt(self.difference / self.own),
+            (true, false) => f64::INFINITY,
+        }
+    }
+}
+
+impl Calibration {
+    /// Opens the model and reads or makes its inputs.
+    ///
+    /// # Errors
+    /// Those of opening; [`Error::InvalidArgument`], [`Error::Malformed`] for files that are no inputs of the model.
+    pub fn prepare(source: &Source<'_>, target: &Path, options: &SplitOptions) -> Result<Self> {
+        let path = source.full.source().path().ok_or_else(|| {
+            let name = source.full.name();
+            Error::InvalidArgument(format!("{name}: a file that the host supplies cannot be split"))
+        })?;
+        let full = open(Origin::Path(path.to_owned()), Mode::Exact, options)?;
+        let samples = match &options.calibrate {
+            Some(lines) => read(&full, lines, options.disk.as_ref())?,
+            None => vec![random(&full)?],
+        };
+        Ok(Self { full, samples, target: target.to_owned() })
+    }
+
+    /// Writes into the forms how far each capsule's outputs are from its own where it is held so.
+    ///
+    /// # Errors
+    /// Those of running, and of writing the minis that are measured, which get no name.
+    pub fn measure(
+        &self,
+        source: &Source<'_>,
+        forms: &mut [Vec<Form>],
+        options: &SplitOptions,
+    ) -> Result<()> {
+        for bits in Bits::ALL {
+            let has = |forms: &Vec<Form>| forms.iter().any(|form| form.bits == Some(bits));
+            if !forms.iter().any(has) {
+                continue;
+            }
+            let capsules = source.capsules().iter().zip(forms.iter()).map(|(capsule, forms)| {
+                let residence = if has(forms) { Residence::Light } else { Residence::Pinned };
+                let encodings = has(forms).then(|| bits.name().to_owned()).into_iter().collect();
+                PlannedCapsule { id: capsule.id.clone(), residence, encodings }
+            });
+            let plan = SplitPlan {
+                size: 0,
+                light: bits.name().into(),
+                capsules: capsules.collect(),
+                agreement: None,
+                output_error: None,
+            };
+            let (mini, _) = compose(source, &self.target, &plan, options, &mut |_, _| {})?;
+            let light = open(Origin::Source(mini.source()?), Mode::Fast, options)?;
+            let mut squares = vec![Squares::default(); forms.len()];
+            for sample in &self.samples {
+                let cancel = options.cancel.as_ref();
+                let mut compare = |index: usize, own: &[Value], other: &[Value]| {
+                    own.iter().zip(other).try_for_each(|(own, other)| add(own, other, &mut squares[index]))
+                };
+                self.full.beside(&light, &sample.inputs(), cancel, &mut compare)?;
+            }
+            for (forms, squares) in forms.iter_mut().zip(squares) {
+                forms
+                    .iter_mut()
+                    .filter(|form| form.bits == Some(bits))
+                    .for_each(|form| form.error = squares.error());
+            }
+        }
+        Ok(())
+    }
+
+    /// How far the outputs of `mini` are from the full model's: that of the output that is furthest.
+    ///
+    /// # Errors
+    /// Those of opening and running.
+    pub fn error(&self, mini: Arc<dyn ReadAt>, options: &SplitOptions) -> Result<f64> {
+        let mini = open(Origin::Source(mini), Mode::Fast, options)?;
+        let mut squares = vec![Squares::default(); self.full.outputs().len()];
+        for sample in &self.samples {
+            let run = |model: &OnnxModel| model.run(&sample.inputs(), &[], options.cancel.as_ref());
+            let (own, other) = (run(&self.full)?, run(&mini)?);
+            for ((own, other), squares) in own.iter().zip(&other).zip(&mut squares) {
+                add(own, other, squares)?;
+            }
+        }
+        Ok(squares.into_iter().map(Squares::error).fold(0.0, f64::max))
+    }
+}
+
+fn open(origin: Origin, mode: Mode, options: &SplitOptions) -> Result<OnnxModel> {
+    let store = OpenOptions { mode, disk: Arc::clone(&options.disk), ..OpenOptions::default() };
+    OnnxModel::open(
+        &origin,
+        &OnnxOptions { store, runtime: options.runtime.clone(), ..OnnxOptions::default() },
+    )
+}
+
+/// Inputs from lines of `NAME=FILE.npy`. A name that comes again begins another set, which takes from the one before what it
+/// does not name itself.
+fn read(model: &OnnxModel, lines: &str, disk: &dyn Disk) -> Result<Vec<Feed>> {
+    let mut sets: Vec<Vec<(&str, &str)>> = Vec::new();
+    let mut begun: Vec<&str> = Vec::new();
+    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let parts = line.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
+        let (name, path) = parts.ok_or_else(|| {
+            Error::InvalidArgument(format!("{line:?} is no input of the model; give NAME=FILE.npy for each"))
+        })?;
+        if sets.is_empty() || begun.contains(&name) {
+            begun.clear();
+            sets.push(sets.last().cloned().unwrap_or_default());
+        }
+        begun.push(name);
+        if let Some(set) = sets.last_mut() {
+            set.retain(|(own, _)| *own != name);
+            set.push((name, path));
+        }
+    }
+    let runtime = model.runtime()?;
+    let feed = |set: &Vec<(&str, &str)>| -> Result<Feed> {
+        let mut feed = Feed::default();
+        for (name, path) in set {
+            let port = model.inputs().iter().find(|port| port.name == *name);
+            feed.add(runtime, name, npy::read(disk, Path::new(path), port.and_then(|port| port.element))?)?;
+        }
+        Ok(feed)
+    };
+    sets.iter().map(feed).collect()
+}
+
+/// Random inputs: those of the same model are always the same.
+fn random(model: &OnnxModel) -> Result<Feed> {
+    let runtime = model.runtime()?;
+    let ports = || model.inputs().iter().filter(|port| !port.optional);
+    // The first dimension is mostly the number of examples, others lengths of what each one holds.
+    let mut dims: Vec<(String, u64)> = Vec::new();
+    for place in [true, false] {
+        for shape in ports().filter_map(|port| port.shape.as_deref()) {
+            for (at, dim) in shape.iter().enumerate().filter(|(at, _)| (*at == 0) == place) {
+                if let OnnxDim::Named(name) = dim {
+                    dims.push((name.clone(), if at == 0 { 1 } else { OPEN_DIM }));
+                }
+            }
+        }
+    }
+    let mut feed = Feed::default();
+    for (number, port) in ports().enumerate() {
+        feed.add(runtime, &port.name, made_up(port, &dims, number as u64)?)?;
+    }
+    Ok(feed)
+}
+
+/// Adds the difference of two values. Of those that are no floating-point numbers every element counts that differs; values
+/// of different lengths differ wholly.
+fn add(own: &Value, other: &Value, squares: &mut Squares) -> Result<()> {
+    if let (Ok(own), Ok(other)) = (own.items(), other.items()) {
+        return own.iter().zip(other).try_for_each(|(own, other)| add(own, other, squares));
+    }
+    let Some(element) = own.element().filter(|element| element.bits().is_some()) else {
+        let same = own.strings().ok() == other.strings().ok();
+        squares.own += 1.0;
+        squares.difference += if same { 0.0 } else { 1.0 };
+        return Ok(());
+    };
+    let (a, b) = (own.bytes()?, other.bytes()?);
+    if own.shape() != other.shape() || a.len() != b.len() {
+        squares.own += 1.0;
+        squares.difference += 1.0;
+        return Ok(());
+    }
+    match floats(element) {
+        Some(read) => {
+            let each = element.bits().unwrap_or(8) as usize / 8;
+            for (a, b) in a.chunks_exact(each).zip(b.chunks_exact(each)) {
+                let (a, b) = (read(a), read(b));
+                // Where both are the same infinity or no number at all nothing differs.
+                if a.to_bits() != b.to_bits() {
+                    squares.difference += (a - b) * (a - b);
+                }
+                if a.is_finite() {
+                    squares.own += a * a;
+                }
+            }
+        }
+        None => {
+            let differing = a.iter().zip(b).filter(|(a, b)| a != b).count();
+            squares.difference += differing as f64;
+            squares.own += a.len() as f64;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a floating-point number of this type; `None` for other types.
+fn floats(element: ElementType) -> Option<fn(&[u8]) -> f64> {
+    // Chunks have the length of an element.
+    fn bytes<const N: usize>(bytes: &[u8]) -> [u8; N] {
+        bytes.try_into().unwrap_or([0; N])
+    }
+    match element {
+        ElementType::Float32 => Some(|b| f64::from(f32::from_le_bytes(bytes(b)))),
+        ElementType::Float64 => Some(|b| f64::from_le_bytes(bytes(b))),
+        ElementType::Float16 => Some(|b| half::f16::from_le_bytes(bytes(b)).to_f64()),
+        ElementType::Bfloat16 => Some(|b| half::bf16::from_le_bytes(bytes(b)).to_f64()),
+        _ => None,
+    }
+}

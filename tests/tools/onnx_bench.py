@@ -1,0 +1,204 @@
+"""Measures ONNX models: CapsuleGraph's C API against ONNX Runtime alone, in time and memory.
+
+    onnx_bench.py LIBRARY MODELS LARGE WORK
+
+LIBRARY is libcapsulegraph.so of a release build; MODELS the folder of real models that cargo xtask setup fills; LARGE the model
+"large" of xtask/python/onnx_models.py; WORK a folder with 3 GB of room. Needs the PyPI packages numpy, onnx, onnxruntime.
+
+Every subject is a process of its own, so that its memory is its own: peaks are VmHWM, anonymous memory is RssAnon, and both
+hold Python and numpy (about 30 MB) too. Times of the two sides alternate run by run while the other waits; the median counts.
+WORK gets onnx-limits.md and onnx-speed.md, the tables of docs/onnx.md. The last line is: marks: N hold, N do not; the
+status is 0 where all hold.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+THREADS = 2
+MB, MIB = 1_000_000, 1 << 20
+BUDGET = 512 * MIB
+LARGE_ROUNDS, OPEN_ROUNDS, SMALL_ROUNDS = 7, 3, 101
+CAPSULES = 4
+LENGTH = 32
+
+
+def status(field):
+    """Bytes of a line of /proc/self/status."""
+    line = next(l for l in open("/proc/self/status") if l.startswith(field + ":"))
+    return int(line.split()[1]) * 1024
+
+
+def large_inputs():
+    import numpy as np
+
+    return {"ids": np.random.default_rng(11).integers(0, 8192, (1, LENGTH))}
+
+
+def child(library_path):
+    """Carries out one command a line: a list of a name and its arguments. Answers with one line of JSON."""
+    import onnx_capi
+    import onnx_plain
+    import onnx_real
+
+    answers, bound, keep = os.fdopen(os.dup(1), "w"), None, []
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        command, *arguments = json.loads(line)
+        begun, answer = time.perf_counter(), None
+        if command == "convert":
+            onnx_capi.Library(library_path).convert(*arguments)
+        elif command in ("ours", "plain"):
+            path, name, options = arguments
+            arrays = large_inputs() if name == "large" else onnx_real.feeds()[name]
+            inputs = onnx_real.inputs(arrays)
+            if command == "ours":
+                opened = onnx_capi.Library(library_path, onnx_plain.library()).open(path, threads=THREADS, **options)
+                capsules = opened.capsules()
+            else:
+                runtime = onnx_plain.Runtime(threads=THREADS)
+                begun = time.perf_counter()
+                opened, capsules = runtime.session(path), 1
+            opened_in = time.perf_counter() - begun
+            bound = opened.bound(inputs)
+            keep.append((opened, bound))
+            begun = time.perf_counter()
+            bound.run(take=False)
+            answer = {"open": opened_in, "first": time.perf_counter() - begun, "capsules": capsules}
+        elif command == "run":
+            for _ in range(arguments[0]):
+                bound.run(take=False)
+        elif command == "output":
+            import zlib
+
+            answer = [zlib.crc32(memoryview(v.data).tobytes()) for v in bound.run()]
+        seconds = time.perf_counter() - begun
+        answer = {"answer": answer, "seconds": seconds, "peak": status("VmHWM"), "anonymous": status("RssAnon")}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+class Child:
+    def __init__(self, library):
+        self.process = subprocess.Popen([sys.executable, __file__, "--child", library], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+
+    def ask(self, *command):
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{command[0]} ended its process with {self.process.wait()}")
+        return json.loads(line)
+
+
+class Marks:
+    def __init__(self):
+        self.rows, self.missed = [], 0
+
+    def add(self, what, found, bound, form):
+        held = found <= bound
+        self.missed += not held
+        self.rows.append((what, form(found), form(bound), "yes" if held else "**no**"))
+        print(f"{what}: {form(found)} (at most {form(bound)})", flush=True)
+
+    def table(self):
+        lines = ["| what | measured | at most | holds |", "|---|---:|---:|---|"]
+        return "\n".join(lines + [f"| {' | '.join(row)} |" for row in self.rows]) + "\n"
+
+
+def megabytes(number):
+    return f"{number / MB:,.0f} MB"
+
+
+def times(number):
+    return f"{number:.2f}"
+
+
+def alternating(children, rounds, repeat):
+    """The median time of a run of each."""
+    found = [[] for _ in children]
+    for _ in range(rounds):
+        for process, seconds in zip(children, found):
+            seconds.append(process.ask("run", repeat)["seconds"] / repeat)
+    return [statistics.median(seconds) for seconds in found]
+
+
+def measure_large(library, source, work, marks):
+    cut = os.path.join(work, "large.cgraph")
+    with Child(library) as process:
+        found = process.ask("convert", source, cut)
+        print(f"converted in {found['seconds']:.1f} s")
+        marks.add("peak of the conversion", found["peak"], 200 * MB, megabytes)
+    with Child(library) as process:
+        process.ask("ours", cut, "large", {"budget": BUDGET})
+        in_budget = process.ask("output")
+        marks.add("peak of running in a budget of 512 MiB", in_budget["peak"], 640 * MIB, megabytes)
+    ready, created = [], []
+    for _ in range(OPEN_ROUNDS):
+        with Child(library) as process:
+            begun = process.ask("ours", cut, "large", {"prepack": "off"})["answer"]
+            usual = min(process.ask("run", 1)["seconds"] for _ in range(2))
+            ready.append(begun["open"] + max(0.0, begun["first"] - usual))
+            anonymous = process.ask("output")["anonymous"]
+        with Child(library) as process:
+            created.append(process.ask("plain", source, "large", {})["answer"]["open"])
+    marks.add("anonymous memory without a budget, prepack off", anonymous, 100 * MB, megabytes)
+    print(f"ready in {statistics.median(ready):.2f} s, ONNX Runtime's session in {statistics.median(created):.2f} s")
+    ratio = statistics.median(ready) / statistics.median(created)
+    marks.add("opening and making ready, prepack off, over ONNX Runtime's session", ratio, 0.25, times)
+    with Child(library) as ours, Child(library) as plain:
+        ours.ask("ours", cut, "large", {"prepack": "on"})
+        plain.ask("plain", source, "large", {})
+        found = alternating([ours, plain], LARGE_ROUNDS, 1)
+    print(f"a run in {found[0]:.3f} s, of ONNX Runtime in {found[1]:.3f} s")
+    marks.add(f"a run of {LENGTH} tokens, prepack on, over ONNX Runtime's", found[0] / found[1], 1.10, times)
+    os.remove(cut)
+
+
+def measure_real(library, models, work, marks):
+    import onnx_real
+
+    lines = ["| model | capsules | ms a run | ONNX Runtime's | ratio |", "|---|---:|---:|---:|---:|"]
+    for name in onnx_real.feeds():
+        source, cut = os.path.join(models, f"{name}.onnx"), os.path.join(work, f"{name}.cgraph")
+        with Child(library) as ours, Child(library) as plain:
+            ours.ask("convert", source, cut, CAPSULES)
+            capsules = ours.ask("ours", cut, name, {})["answer"]["capsules"]
+            plain.ask("plain", source, name, {})
+            # A run lasts from 0.1 ms on: as many at a time as make 5 ms.
+            once = min(plain.ask("run", 1)["seconds"] for _ in range(3))
+            found = alternating([ours, plain], SMALL_ROUNDS if once < 0.02 else 21, max(1, round(0.005 / once)))
+        ratio = found[0] / found[1]
+        lines.append(f"| {name} | {capsules} | {found[0] * 1e3:.2f} | {found[1] * 1e3:.2f} | {ratio:.2f} |")
+        marks.add(f"{name}: a run in {capsules} capsules over ONNX Runtime's", ratio, 1.15, times)
+    return "\n".join(lines) + "\n"
+
+
+def main(library, models, large, work):
+    marks = Marks()
+    if large != "-":
+        measure_large(library, large, work, marks)
+    limits = marks.table()
+    speed = measure_real(library, models, work, marks)
+    pathlib.Path(work, "onnx-limits.md").write_text(limits)
+    pathlib.Path(work, "onnx-speed.md").write_text(speed)
+    print(f"marks: {len(marks.rows) - marks.missed} hold, {marks.missed} do not")
+    return bool(marks.missed)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--child":
+        child(sys.argv[2])
+    else:
+        sys.exit(main(*sys.argv[1:5]))
