@@ -409,14 +409,18 @@ impl Session {
         }
     }
 
-    /// Computes: `fed` has a value for each input, in their order; what comes back are the outputs in theirs.
+    /// Computes: `fed` has a value for each input, in their order, NULL for one that is absent; what comes back are the outputs
+    /// in theirs.
     pub(super) fn run(&self, options: &RunOptions, fed: &[*const sys::OrtValue]) -> Answer<Vec<RawValue>> {
         if fed.len() != self.inputs.len() {
             let message = format!("{} values for {} inputs", fed.len(), self.inputs.len());
             return Err(Refused { code: INVALID_ARGUMENT, message });
         }
-        let pointers = |names: &[CString]| names.iter().map(|name| name.as_ptr()).collect::<Vec<_>>();
-        let (inputs, outputs) = (pointers(&self.inputs), pointers(&self.outputs));
+        // The runtime takes an absent value as one that is not fed; fed, it is read as if it were there.
+        let named = self.inputs.iter().map(|name| name.as_ptr()).zip(fed.iter().copied());
+        let (inputs, fed): (Vec<*const c_char>, Vec<*const sys::OrtValue>) =
+            named.filter(|(_, value)| !value.is_null()).unzip();
+        let outputs: Vec<*const c_char> = self.outputs.iter().map(|name| name.as_ptr()).collect();
         let mut made: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); outputs.len()];
         // SAFETY: names and values are as many as is said and live through the call; the session may run on several threads;
         // the runtime fills each place of `made` with a value that is then ours.

@@ -155,8 +155,10 @@ impl Held<'_> {
         if let Self::Made(value) = self { value.tensor_bytes() } else { 0 }
     }
 
+    /// The value, NULL where it is absent.
     fn as_ptr(&self) -> *const sys::OrtValue {
-        self.raw().as_ptr().cast_const()
+        let raw = self.raw();
+        if raw.is_present().unwrap_or(false) { raw.as_ptr().cast_const() } else { std::ptr::null() }
     }
 }
 

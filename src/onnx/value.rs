@@ -243,8 +243,21 @@ impl Owned {
                 .check(unsafe { (runtime.api().GetTensorMutableData)(self.raw.as_ptr(), &raw mut data) })?;
             self.data = data.cast_const().cast();
             self.len = if data.is_null() { 0 } else { bytes };
+            self.clear_padding();
         }
         Ok(())
+    }
+}
+
+impl Owned {
+    /// Zeros what lies behind the last of elements that share a byte: the runtime leaves there what was there.
+    fn clear_padding(&mut self) {
+        let bits = u64::from(self.element.and_then(ElementType::bits).unwrap_or(8));
+        let used = self.shape.iter().product::<u64>().wrapping_mul(bits) % 8;
+        if used > 0 && self.len > 0 {
+            // SAFETY: the runtime gave the address of `len` bytes that may be written, and nobody else has this value yet.
+            unsafe { *self.data.cast_mut().add(self.len - 1) &= (1 << used) - 1 };
+        }
     }
 }
 

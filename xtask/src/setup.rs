@@ -20,9 +20,6 @@ const TEST_PACKAGES: &[&str] = &["gguf==0.19.0", "numpy"];
 const ONNX_PACKAGES: &[&str] = &["onnx==1.22.0", "onnxruntime==1.31.1"];
 /// What examples/pipeline_ray.py needs.
 const RAY_PACKAGES: &[&str] = &["ray==2.60.0", "numpy"];
-/// ONNX Runtime, and the oldest release whose PyPI package has a library that can be loaded: one that copies weights.
-const RUNTIME: &str = "1.31.1";
-const OLD_RUNTIME: &str = "1.19.2";
 /// llama.cpp, built for this CPU.
 pub const PEER_PACKAGE: &str = "llama-cpp-python==0.3.36";
 
@@ -33,51 +30,8 @@ pub fn all() -> Outcome {
     python()?;
     ray()?;
     onnx::setup()?;
-    onnxruntime()?;
-    old_onnxruntime()?;
     aarch64::setup()?;
     Ok(())
-}
-
-/// The folder of ONNX Runtime's library.
-pub fn onnxruntime() -> Outcome<PathBuf> {
-    runtime_library(RUNTIME)
-}
-
-/// The folder of an older one's.
-pub fn old_onnxruntime() -> Outcome<PathBuf> {
-    runtime_library(OLD_RUNTIME)
-}
-
-/// Takes the library out of a release's wheel; no Python package is installed.
-fn runtime_library(version: &str) -> Outcome<PathBuf> {
-    const SCRIPT: &str = "
-import glob, os, shutil, sys, zipfile
-download, version, target = sys.argv[1:]
-wheel = zipfile.ZipFile(glob.glob(os.path.join(download, 'onnxruntime-' + version + '-*.whl'))[0])
-names = ('libonnxruntime.so', 'libonnxruntime.' + version + '.dylib', 'onnxruntime.dll')
-member = next(m for m in wheel.namelist() if os.path.basename(m).startswith(names))
-part = os.path.join(target, 'part')
-with wheel.open(member) as source, open(part, 'wb') as out:
-    shutil.copyfileobj(source, out, 1 << 20)
-os.replace(part, os.path.join(target, os.path.basename(member)))
-";
-    let folder = cache().join(format!("onnxruntime-{version}"));
-    let stamp = folder.join("installed");
-    if stamp.is_file() {
-        return Ok(folder);
-    }
-    let download = cache().join("download");
-    fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-    run(pip
-        .args(["--only-binary", ":all:", "--dest"])
-        .arg(&download)
-        .arg(format!("onnxruntime=={version}")))?;
-    run(Command::new("python3").arg("-c").arg(SCRIPT).arg(&download).arg(version).arg(&folder))?;
-    fs::write(&stamp, version).map_err(|e| format!("cannot write {}: {e}", stamp.display()))?;
-    Ok(folder)
 }
 
 /// Programs of the C tests.
