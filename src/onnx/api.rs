@@ -447,8 +447,8 @@ impl Session {
         let mut info = ptr::null_mut();
         let api = self.runtime.api;
         // SAFETY: the session is live; the runtime checks the index.
-        self.runtime
-            .check(unsafe { (api.SessionGetOutputTypeInfo)(self.session.as_ptr(), index, &raw mut info) })?;
+        let status = unsafe { (api.SessionGetOutputTypeInfo)(self.session.as_ptr(), index, &raw mut info) };
+        self.runtime.check(status)?;
         Ok(TypeInfo { runtime: self.runtime, info })
     }
 }

@@ -134,6 +134,9 @@ fn owned_bytes(store: &Store) -> u64 {
     (store.primary().owned_bytes() + full.map_or(0, |full| full.owned_bytes())) as u64
 }
 
+/// Is told a capsule's number and the outputs of two models' forms of it.
+pub(crate) type Compare<'a> = dyn FnMut(usize, &[Value], &[Value]) -> Result<()> + 'a;
+
 /// A value in the course of a run.
 enum Held<'a> {
     Fed(Borrowed<'a>),
@@ -347,7 +350,7 @@ impl OnnxModel {
         other: &Self,
         inputs: &[(&str, Input<'_>)],
         cancel: Option<&CancelToken>,
-        each: &mut dyn FnMut(usize, &[Value], &[Value]) -> Result<()>,
+        each: &mut Compare<'_>,
     ) -> Result<()> {
         let given = self.given(inputs)?;
         let steps = self.wiring.steps(&self.wiring.outputs);

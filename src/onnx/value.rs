@@ -239,8 +239,8 @@ impl Owned {
         {
             let mut data: *mut c_void = ptr::null_mut();
             // SAFETY: the value is a live tensor.
-            runtime
-                .check(unsafe { (runtime.api().GetTensorMutableData)(self.raw.as_ptr(), &raw mut data) })?;
+            let status = unsafe { (runtime.api().GetTensorMutableData)(self.raw.as_ptr(), &raw mut data) };
+            runtime.check(status)?;
             self.data = data.cast_const().cast();
             self.len = if data.is_null() { 0 } else { bytes };
             self.clear_padding();

@@ -1,5 +1,7 @@
 /* ONNX models: convert, open, ports, run with every kind of value, wrong calls, cancel, order of freeing.
    Arguments: the model "small" of xtask/python/onnx_models.py, an empty directory, ONNX Runtime's library, a GGUF model. */
+#define _POSIX_C_SOURCE 199309L /* nanosleep */
+
 #include "test.h"
 
 #include <pthread.h>

@@ -30,8 +30,8 @@ def node(op, inputs, outputs, **attributes):
 
 def model(nodes, inputs, outputs, weights=(), opset=21, ir=10, **more):
     graph = helper.make_graph(nodes, "test", inputs, outputs, list(weights), **more.pop("graph", {}))
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir, **more)
-    return onnx.shape_inference.infer_shapes(made)
+    # Without the types of inner values, as many models are.
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir, **more)
 
 
 def constant(name, tensor):
@@ -154,7 +154,7 @@ def models():
     )
     yield "sparse", model(
         [node("MatMul", ["x", "sp"], ["a"]), node("Neg", ["a"], ["y"])], [x], [y],
-        graph={"sparse_initializer": [sparse], "value_info": [info("a")]},
+        graph={"sparse_initializer": [sparse]},
     ), feed
     text = helper.make_tensor("words", TensorProto.STRING, [2], [b"a", b"\xc3\xa9"])
     yield "strings", model(

@@ -22,6 +22,9 @@ const PIECE: usize = 1 << 20;
 /// Takes a weight's bytes in pieces.
 pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 
+/// Hands a weight's bytes to a sink.
+pub type Reader<'a> = dyn Fn(&mut Sink<'_>) -> Result<()> + 'a;
+
 /// A weight of a model that is written.
 pub struct Part<'a> {
     /// Name, type and shape; no data.
@@ -29,7 +32,7 @@ pub struct Part<'a> {
     /// Bytes of its data.
     pub len: u64,
     /// Hands the data to the sink.
-    pub data: Box<dyn Fn(&mut Sink<'_>) -> Result<()> + 'a>,
+    pub data: Box<Reader<'a>>,
 }
 
 /// What was written.
