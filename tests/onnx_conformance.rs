@@ -10,7 +10,7 @@
 
 #[path = "support/compiler.rs"]
 mod compiler;
-#[path = "support/onnx.rs"]
+#[path = "support/onnx_set_up.rs"]
 mod onnx;
 #[path = "support/program.rs"]
 mod program;

@@ -5,6 +5,10 @@
 
 #[path = "../../tests/support/disk.rs"]
 pub mod disk;
+#[path = "../../tests/support/onnx.rs"]
+pub mod onnx_models;
+#[path = "../../tests/bad_input/onnx_use.rs"]
+pub mod onnx_use;
 #[path = "../../tests/bad_input/parts.rs"]
 pub mod parts;
 #[path = "../../tests/support/mod.rs"]

@@ -85,6 +85,8 @@ pub(super) fn nothing() -> Refused {
 /// The result of a call of the runtime.
 pub type Answer<T = ()> = Result<T, Refused>;
 
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
 impl Runtime {
     /// The runtime: loaded and started now, where it is not yet, with `threads` that compute (0: one per processor). The
     /// threads are those of the first call.
@@ -92,7 +94,6 @@ impl Runtime {
     /// # Errors
     /// Those of [`library::load`]; [`Error::Unsupported`] where the runtime does not start.
     pub fn get(named: Option<&Path>, threads: usize) -> Result<&'static Self> {
-        static RUNTIME: OnceLock<Runtime> = OnceLock::new();
         static START: Mutex<()> = Mutex::new(());
         let _one_at_a_time = START.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = library::load(named)?;
@@ -101,6 +102,11 @@ impl Runtime {
         }
         let started = Self::start(loaded, threads)?;
         Ok(RUNTIME.get_or_init(|| started))
+    }
+
+    /// The runtime, where it is started.
+    pub fn started() -> Option<&'static Self> {
+        RUNTIME.get()
     }
 
     fn start(loaded: Loaded, threads: usize) -> Result<Self> {
@@ -292,10 +298,11 @@ impl<'a> Options<'a> {
         // SAFETY: the result is ours.
         check(api, unsafe { (api.CreateSessionOptions)(&raw mut options) })?;
         let made = Self { api, options };
-        let level = match settings.optimization {
-            // The last level but one: that rewrites weights of convolutions into memory of its own.
-            true => sys::GraphOptimizationLevel::ORT_ENABLE_EXTENDED,
-            false => sys::GraphOptimizationLevel::ORT_DISABLE_ALL,
+        let level = match (settings.optimization, settings.prepack) {
+            (false, _) => sys::GraphOptimizationLevel::ORT_DISABLE_ALL,
+            // The last level rewrites weights of convolutions into memory of its own.
+            (true, true) => sys::GraphOptimizationLevel::ORT_ENABLE_ALL,
+            (true, false) => sys::GraphOptimizationLevel::ORT_ENABLE_EXTENDED,
         };
         // SAFETY: the options are live, and the other arguments plain numbers.
         unsafe {
@@ -402,14 +409,18 @@ impl Session {
         }
     }
 
-    /// Computes: `fed` has a value for each input, in their order; what comes back are the outputs in theirs.
+    /// Computes: `fed` has a value for each input, in their order, NULL for one that is absent; what comes back are the outputs
+    /// in theirs.
     pub(super) fn run(&self, options: &RunOptions, fed: &[*const sys::OrtValue]) -> Answer<Vec<RawValue>> {
         if fed.len() != self.inputs.len() {
             let message = format!("{} values for {} inputs", fed.len(), self.inputs.len());
             return Err(Refused { code: INVALID_ARGUMENT, message });
         }
-        let pointers = |names: &[CString]| names.iter().map(|name| name.as_ptr()).collect::<Vec<_>>();
-        let (inputs, outputs) = (pointers(&self.inputs), pointers(&self.outputs));
+        // The runtime takes an absent value as one that is not fed; fed, it is read as if it were there.
+        let named = self.inputs.iter().map(|name| name.as_ptr()).zip(fed.iter().copied());
+        let (inputs, fed): (Vec<*const c_char>, Vec<*const sys::OrtValue>) =
+            named.filter(|(_, value)| !value.is_null()).unzip();
+        let outputs: Vec<*const c_char> = self.outputs.iter().map(|name| name.as_ptr()).collect();
         let mut made: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); outputs.len()];
         // SAFETY: names and values are as many as is said and live through the call; the session may run on several threads;
         // the runtime fills each place of `made` with a value that is then ours.
@@ -436,8 +447,8 @@ impl Session {
         let mut info = ptr::null_mut();
         let api = self.runtime.api;
         // SAFETY: the session is live; the runtime checks the index.
-        self.runtime
-            .check(unsafe { (api.SessionGetOutputTypeInfo)(self.session.as_ptr(), index, &raw mut info) })?;
+        let status = unsafe { (api.SessionGetOutputTypeInfo)(self.session.as_ptr(), index, &raw mut info) };
+        self.runtime.check(status)?;
         Ok(TypeInfo { runtime: self.runtime, info })
     }
 }
@@ -513,12 +524,34 @@ impl RawValue {
         self.value.as_ptr()
     }
 
+    /// Whether it is anything: an optional value may be absent.
+    pub(super) fn is_present(&self) -> Answer<bool> {
+        let mut present = 0;
+        // SAFETY: the value is live.
+        self.runtime.check(unsafe { (self.runtime.api.HasValue)(self.as_ptr(), &raw mut present) })?;
+        Ok(present != 0)
+    }
+
     /// The shape of a tensor; `None` of other values.
     pub(super) fn shape(&self) -> Option<Vec<u64>> {
         let (mut is_tensor, api) = (0, self.runtime.api);
+        if !self.is_present().unwrap_or(false) {
+            return None;
+        }
         // SAFETY: the value is live.
         let asked = self.runtime.check(unsafe { (api.IsTensor)(self.as_ptr(), &raw mut is_tensor) });
         (asked.is_ok() && is_tensor != 0).then(|| self.element_and_shape().ok().map(|(_, shape)| shape))?
+    }
+
+    /// Bytes of a tensor's elements; 0 of other values.
+    pub(super) fn tensor_bytes(&self) -> u64 {
+        if self.shape().is_none() {
+            return 0;
+        }
+        let described = self.element_and_shape().ok();
+        described
+            .and_then(|(element, shape)| super::value::element_of(element)?.tensor_bytes(&shape))
+            .unwrap_or(0)
     }
 
     /// The runtime's number of a tensor's element type, and its shape.
@@ -579,12 +612,15 @@ impl Drop for TypeInfo {
 }
 
 impl TypeInfo {
-    /// The type of a value.
-    pub(super) fn of_value(value: &RawValue) -> Answer<Self> {
+    /// The type of a value; `None` of an absent one, whose type the runtime looks for where nothing is.
+    pub(super) fn of_value(value: &RawValue) -> Answer<Option<Self>> {
         let (runtime, mut info) = (value.runtime, ptr::null_mut());
-        // SAFETY: the value is live, the result ours.
+        if !value.is_present()? {
+            return Ok(None);
+        }
+        // SAFETY: the value is live and there, the result ours.
         runtime.check(unsafe { (runtime.api.GetTypeInfo)(value.as_ptr(), &raw mut info) })?;
-        Ok(Self { runtime, info })
+        Ok(Some(Self { runtime, info }))
     }
 
     /// The type in terms of this library; `None` where the runtime does not say.

@@ -149,7 +149,12 @@ fn places(named: Option<&Path>) -> Vec<Place> {
     all.extend(own_folder().map(place("beside this library")));
     let program = env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
     all.extend(program.map(place("beside the program")));
-    all.extend(python_packages().into_iter().map(place("the Python package onnxruntime")));
+    let packages = python_packages();
+    if packages.is_empty() {
+        // For the message: nothing is there.
+        all.push(place("the Python package")(Path::new("site-packages").join("onnxruntime").join("capi")));
+    }
+    all.extend(packages.into_iter().map(place("the Python package onnxruntime")));
     all.push(Place { what: "the system", path: file_name().into(), named: false });
     all
 }

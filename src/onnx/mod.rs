@@ -6,12 +6,13 @@
 //! the command line.
 
 mod api;
+mod empty;
+pub mod feed;
 pub mod library;
 mod measure;
 pub mod model;
 mod ports;
 mod residency;
-pub mod sample;
 mod slot;
 mod submodel;
 pub mod value;
@@ -20,3 +21,4 @@ mod wiring;
 
 pub use api::Runtime;
 pub use residency::OnnxMemory;
+pub use submodel::check;

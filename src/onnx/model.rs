@@ -134,6 +134,9 @@ fn owned_bytes(store: &Store) -> u64 {
     (store.primary().owned_bytes() + full.map_or(0, |full| full.owned_bytes())) as u64
 }
 
+/// Is told a capsule's number and the outputs of two models' forms of it.
+pub(crate) type Compare<'a> = dyn FnMut(usize, &[Value], &[Value]) -> Result<()> + 'a;
+
 /// A value in the course of a run.
 enum Held<'a> {
     Fed(Borrowed<'a>),
@@ -150,8 +153,15 @@ impl Held<'_> {
         }
     }
 
+    /// Bytes of memory of the runtime's own that the run holds for it.
+    fn own_bytes(&self) -> u64 {
+        if let Self::Made(value) = self { value.tensor_bytes() } else { 0 }
+    }
+
+    /// The value, NULL where it is absent.
     fn as_ptr(&self) -> *const sys::OrtValue {
-        self.raw().as_ptr().cast_const()
+        let raw = self.raw();
+        if raw.is_present().unwrap_or(false) { raw.as_ptr().cast_const() } else { std::ptr::null() }
     }
 }
 
@@ -234,6 +244,12 @@ impl OnnxModel {
         Runtime::get(self.options.runtime.as_deref(), self.options.threads)
     }
 
+    /// The runtime, where some model loaded it.
+    #[must_use]
+    pub fn runtime_if_loaded(&self) -> Option<&'static Runtime> {
+        Runtime::started()
+    }
+
     /// What the model's memory came to so far.
     #[must_use]
     pub fn memory(&self) -> OnnxMemory {
@@ -260,6 +276,19 @@ impl OnnxModel {
             |index: &usize| self.residency.slot(*index).current().is_some_and(|ready| ready.prepacked);
         let ids = (0..self.wiring.capsules.len()).filter(prepacked);
         ids.filter_map(|index| Some(self.store.manifest().capsules.get(index)?.id.as_str())).collect()
+    }
+
+    /// The value for input `name` that holds nothing: an absent optional one, or an empty sequence.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] where there is no such input or it takes neither; those of [`runtime`](Self::runtime).
+    pub fn empty_input(&self, name: &str) -> Result<Value> {
+        let file = self.store.primary().name();
+        ports::find(file, "input", &self.info.inputs, name)?;
+        let input = self.head.inputs.iter().find(|input| input.name.as_deref() == Some(name));
+        let known = input.and_then(|input| input.r#type.as_ref());
+        let known = known.ok_or_else(|| Error::malformed(file, format!("input \"{name}\" has no type")))?;
+        super::empty::empty(self.runtime()?, name, known)
     }
 
     /// Computes the outputs called `outputs`, in that order (none: all, in the model's order), from values by name. Only the
@@ -301,7 +330,8 @@ impl OnnxModel {
             for (value, made) in self.wiring.capsules[*index].outputs.iter().zip(computed?) {
                 held[*value] = Some(Held::Made(made));
             }
-            self.residency.measure(mark)?;
+            let held_bytes = held.iter().flatten().map(Held::own_bytes).sum();
+            self.residency.measure(mark, held_bytes, self.moved(*index, &held))?;
             steps.freed[step].iter().for_each(|value| held[*value] = None);
         }
         self.counts.add(begun.elapsed());
@@ -318,7 +348,7 @@ impl OnnxModel {
         other: &Self,
         inputs: &[(&str, Input<'_>)],
         cancel: Option<&CancelToken>,
-        each: &mut dyn FnMut(usize, &[Value], &[Value]) -> Result<()>,
+        each: &mut Compare<'_>,
     ) -> Result<()> {
         let given = self.given(inputs)?;
         let steps = self.wiring.steps(&self.wiring.outputs);
@@ -458,6 +488,13 @@ impl OnnxModel {
         })
     }
 
+    /// Bytes of the tensors that a capsule just read and made.
+    fn moved(&self, index: usize, held: &[Option<Held<'_>>]) -> u64 {
+        let ports = &self.wiring.capsules[index];
+        let values = ports.inputs.iter().chain(&ports.outputs);
+        values.filter_map(|value| held[*value].as_ref()).map(|value| value.raw().tensor_bytes()).sum()
+    }
+
     /// A session of a capsule that is fed with the values `present`.
     fn ready(
         &self,
@@ -478,9 +515,10 @@ impl OnnxModel {
             ranks.push(shape.map(|shape| shape.len()));
             own_types.push(match &types[*value] {
                 Some(known) => Some(known.clone()),
-                None => {
-                    TypeInfo::of_value(value_held.raw()).ok().and_then(|info| info.raw_type().ok().flatten())
-                }
+                None => TypeInfo::of_value(value_held.raw())
+                    .ok()
+                    .flatten()
+                    .and_then(|info| info.raw_type().ok().flatten()),
             });
         }
         for ((value, known), rank) in present.iter().zip(&own_types).zip(ranks) {

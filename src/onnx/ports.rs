@@ -126,6 +126,7 @@ mod tests {
     use super::*;
     use crate::graph::element::ElementType;
     use crate::onnx::value::TensorData;
+    use crate::onnx::value::TensorView;
 
     fn port(shape: Option<Vec<OnnxDim>>) -> OnnxPort {
         let element = Some(ElementType::Float32);

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::measure::anonymous_bytes;
+use super::measure::{anonymous_bytes, return_free_memory};
 use super::model::Prepack;
 use super::slot::{Ready, Slot};
 use super::submodel::Part;
@@ -22,6 +22,8 @@ use crate::store::{Store, Turn, TurnGuard};
 const SESSION: u64 = 512 << 10;
 /// Activations that are counted with until they were measured.
 const ACTIVATIONS: u64 = 8 << 20;
+/// How many times what a capsule reads and makes its own activations are at most taken to be.
+const MOVED: u64 = 16;
 /// Activations are claimed in steps of this.
 const STEP: u64 = 1 << 20;
 /// Share of the room that sessions of capsules whose weights do not stay may take.
@@ -252,6 +254,9 @@ impl Residency {
         self.streamed.fetch_add(self.share.sizes[index], Ordering::Relaxed);
         if self.is_copy(ready) || !layout.sessions {
             self.unmade(self.slot(index).drop_session());
+            if self.is_copy(ready) {
+                return_free_memory();
+            }
         }
         self.release(index);
     }
@@ -274,14 +279,16 @@ impl Residency {
         Mark { anonymous: anonymous_bytes(), sessions: self.share.sessions.load(Ordering::Relaxed) }
     }
 
-    /// Counts the activations of a run so far. Other threads of the process may disturb the measure; it only ever grows.
+    /// Counts the activations of a run so far, of which tensors between capsules are `held` bytes, and those that the last
+    /// capsule read and made `moved`. Whatever else the process does is in the measure too, so it is bounded by them.
     ///
     /// # Errors
     /// [`Error::Limit`] where the budget has no room for them.
-    pub fn measure(&self, mark: Mark) -> Result<()> {
+    pub fn measure(&self, mark: Mark, held: u64, moved: u64) -> Result<()> {
+        let bound = held.saturating_add(moved.saturating_mul(MOVED)).saturating_add(ACTIVATIONS);
         let sessions = self.share.sessions.load(Ordering::Relaxed);
         let own = (mark.anonymous + sessions).saturating_sub(mark.sessions);
-        let held = anonymous_bytes().saturating_sub(own);
+        let held = anonymous_bytes().saturating_sub(own).min(bound);
         let before = self.activations.fetch_max(held, Ordering::Relaxed);
         self.note();
         if held > before.max(ACTIVATIONS) { self.claim_activations(held) } else { Ok(()) }

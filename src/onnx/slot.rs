@@ -4,11 +4,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::api::{RawType, Runtime, Session, SessionSettings};
-use super::measure::anonymous_bytes;
+use super::measure::{anonymous_bytes, return_free_memory};
 use super::submodel::{Head, Part};
 use super::wiring::Wiring;
 use crate::error::{Error, Result};
 use crate::store::Store;
+
+/// Memory of a session beside copies of weights and what it makes of its graph, at most.
+const OVERHEAD: u64 = 4 << 20;
+/// Bytes of memory that a byte of a graph takes in a session, at most.
+const PARSED: u64 = 16;
 
 /// A value that a capsule is fed with.
 #[derive(Clone, Copy, Debug)]
@@ -154,7 +159,14 @@ fn make(
         .map_err(|refused| refused.error(&what()))?;
     let types = (0..outputs.len()).map(|output| session.output_type(output)?.raw_type());
     let output_types = types.collect::<Result<_, _>>().map_err(|refused| refused.error(&what()))?;
-    let own_bytes = anonymous_bytes().saturating_sub(before);
+    if settings.prepack || !runtime.is_zero_copy() {
+        // What was needed on the way is not the session's.
+        return_free_memory();
+    }
+    let copies = if settings.prepack || !runtime.is_zero_copy() { 2 * part.weight_bytes } else { 0 };
+    // Whatever else the process does is in the measure too.
+    let most = copies.saturating_add(OVERHEAD).saturating_add(PARSED * model.len() as u64);
+    let own_bytes = anonymous_bytes().saturating_sub(before).min(most);
     Ok(Ready {
         session,
         fed: told,

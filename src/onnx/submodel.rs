@@ -8,10 +8,11 @@ use super::value;
 use crate::container::manifest::Capsule;
 use crate::convert::onnx::import::assets;
 use crate::convert::onnx::proto::{
-    AttributeProto, EXTERNAL, GraphProto, ModelProto, StringStringEntryProto, TensorProto, TensorShapeProto,
-    TypeProto, ValueInfoProto, type_proto,
+    AttributeProto, EXTERNAL, GraphProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, type_proto,
 };
 use crate::convert::onnx::proto::{Dimension, NodeProto};
+use crate::convert::onnx::wire;
 use crate::error::{Error, Result};
 use crate::graph::element::ElementType;
 use crate::store::Store;
@@ -19,6 +20,15 @@ use crate::store::mapped::MappedFile;
 
 /// `ModelProto.graph`, a field of its own message: number 7, with a length.
 const GRAPH_KEY: u8 = 7 << 3 | 2;
+
+/// Reads the head and the graphs of all capsules of a file, as the store's mode serves them, and finds all their weights.
+///
+/// # Errors
+/// [`Error::Malformed`] naming the asset, or [`Error::NotFound`] naming a weight.
+pub fn check(store: &Store) -> Result<()> {
+    Head::read(store.primary())?;
+    (0..store.manifest().capsules.len()).try_for_each(|index| Part::read(store, index).map(drop))
+}
 
 /// What all sub-models of a model share.
 #[derive(Debug)]
@@ -32,9 +42,11 @@ pub(super) struct Head {
 impl Head {
     /// Reads the head of a model's file.
     pub fn read(file: &MappedFile) -> Result<Self> {
-        let mut model = ModelProto::decode(Bytes::from_owner(file.shared_asset(assets::HEAD)?))
-            .map_err(|error| malformed(file, assets::HEAD, &error.to_string()))?;
+        let name = format!("{}: asset \"{}\"", file.name(), assets::HEAD);
+        let mut model = wire::decode(Bytes::from_owner(file.shared_asset(assets::HEAD)?), &name)?;
         let graph = model.graph.take().unwrap_or_default();
+        // From version 4 on initializers need not be listed as inputs too, as those of capsules are not.
+        model.ir_version = model.ir_version.map(|version| version.max(4));
         Ok(Self { encoded: model.encode_to_vec(), inputs: graph.input })
     }
 
@@ -78,8 +90,14 @@ impl Part {
         let (file, capsule) = store.capsule(index)?;
         let asset = assets::graph(&capsule.id);
         let bad = |why: String| malformed(file, &asset, &why);
-        let graph = GraphProto::decode(Bytes::from_owner(file.shared_asset(&asset)?));
-        let graph = graph.map_err(|error| bad(error.to_string()))?;
+        // As a model, because models are looked through before they are decoded.
+        let bytes = file.asset(&asset)?;
+        let mut model = Vec::with_capacity(bytes.len() + 16);
+        model.push(GRAPH_KEY);
+        prost::encoding::encode_varint(bytes.len() as u64, &mut model);
+        model.extend_from_slice(bytes);
+        let name = format!("{}: asset \"{asset}\"", file.name());
+        let graph = wire::decode(model.into(), &name)?.graph.unwrap_or_default();
         let mut part = Self { graph, regions: Vec::new(), weight_bytes: 0, has_few_bits: false };
         part.look_through(&bad)?;
         let mut initializers = std::mem::take(&mut part.graph.initializer);
@@ -161,13 +179,7 @@ impl Part {
         Ok(())
     }
 
-    /// Whether the graph has a value of its own for `name`, which can be fed in its place.
-    pub fn has_default(&self, name: &str) -> bool {
-        let sparse = self.graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
-        self.graph.initializer.iter().chain(sparse).any(|tensor| tensor.name.as_deref() == Some(name))
-    }
-
-    /// The number of the graph's input called `name` whose type is not known.
+    /// Whether the graph does not know the type of its input `name`.
     pub fn is_untyped(&self, name: &str) -> bool {
         let input = self.graph.input.iter().find(|input| input.name.as_deref() == Some(name));
         input.is_none_or(|input| !is_typed(input.r#type.as_ref()))

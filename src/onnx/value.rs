@@ -94,7 +94,7 @@ impl Value {
     /// [`Error::InvalidArgument`] where there is none or the runtime refuses them.
     pub fn sequence(runtime: &'static Runtime, items: &[Self]) -> Result<Self> {
         if items.is_empty() {
-            let why = "an empty sequence needs the type of what it does not hold; make it with Value::empty";
+            let why = "an empty sequence needs the type of what it does not hold; make it with OnnxModel::empty_input";
             return Err(Error::InvalidArgument(why.into()));
         }
         Self::compound(runtime, sys::ONNXType::ONNX_TYPE_SEQUENCE, items)
@@ -123,19 +123,15 @@ impl Value {
     /// What the runtime gave.
     pub(super) fn of(raw: RawValue) -> Answer<Self> {
         let runtime = raw.runtime();
-        let api = runtime.api();
-        let (mut present, mut kind): (c_int, i32) = (0, 0);
-        // SAFETY: the value is live; kinds are read as numbers of 32 bits.
-        unsafe {
-            runtime.check((api.HasValue)(raw.as_ptr(), &raw mut present))?;
-            if present != 0 {
-                runtime.check((api.GetValueType)(raw.as_ptr(), (&raw mut kind).cast()))?;
-            }
+        let (present, mut kind) = (raw.is_present()?, 0i32);
+        if present {
+            // SAFETY: the value is live and there; kinds are read as numbers of 32 bits.
+            runtime.check(unsafe { (runtime.api().GetValueType)(raw.as_ptr(), (&raw mut kind).cast()) })?;
         }
         let mut owned = Owned {
             raw,
             kind: kind_of(kind),
-            present: present != 0,
+            present,
             element: None,
             shape: Vec::new(),
             data: ptr::null(),
@@ -243,12 +239,25 @@ impl Owned {
         {
             let mut data: *mut c_void = ptr::null_mut();
             // SAFETY: the value is a live tensor.
-            runtime
-                .check(unsafe { (runtime.api().GetTensorMutableData)(self.raw.as_ptr(), &raw mut data) })?;
+            let status = unsafe { (runtime.api().GetTensorMutableData)(self.raw.as_ptr(), &raw mut data) };
+            runtime.check(status)?;
             self.data = data.cast_const().cast();
             self.len = if data.is_null() { 0 } else { bytes };
+            self.clear_padding();
         }
         Ok(())
+    }
+}
+
+impl Owned {
+    /// Zeros what lies behind the last of elements that share a byte: the runtime leaves there what was there.
+    fn clear_padding(&mut self) {
+        let bits = u64::from(self.element.and_then(ElementType::bits).unwrap_or(8));
+        let used = self.shape.iter().product::<u64>().wrapping_mul(bits) % 8;
+        if used > 0 && self.len > 0 {
+            // SAFETY: the runtime gave the address of `len` bytes that may be written, and nobody else has this value yet.
+            unsafe { *self.data.cast_mut().add(self.len - 1) &= (1 << used) - 1 };
+        }
     }
 }
 

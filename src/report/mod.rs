@@ -6,6 +6,7 @@
 
 pub mod inspect;
 pub mod memory;
+pub mod onnx;
 
 use std::path::Path;
 use std::time::Duration;
@@ -90,6 +91,9 @@ pub struct Report {
     /// Results of `bench`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tests: Vec<BenchRow>,
+    /// Of an ONNX model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onnx: Option<onnx::OnnxReport>,
 }
 
 /// The model of a report.

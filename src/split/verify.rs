@@ -106,8 +106,12 @@ fn open_store(path: &Path, options: &VerifyOptions) -> Result<Store> {
     Store::open(&Origin::Path(path.to_owned()), &open)
 }
 
-/// Every tensor that the architecture needs is there, and the tokenizer can be read.
+/// Every tensor that the architecture needs is there, and the tokenizer can be read; of an ONNX model the graphs and their
+/// weights.
 fn check_model(store: &Arc<Store>) -> Result<()> {
+    if store.manifest().model.onnx.is_some() {
+        return crate::onnx::check(store);
+    }
     Decoder::new(Arc::clone(store), Arc::new(Cpu::new(1)?))?;
     if store.manifest().asset(assets::VOCAB).is_some() {
         Tokenizer::new(Arc::new(store.primary().shared_asset(assets::VOCAB)?))?;

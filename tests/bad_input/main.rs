@@ -3,6 +3,8 @@
 
 #[path = "../support/disk.rs"]
 mod disk;
+#[path = "../support/onnx_source.rs"]
+mod onnx_models;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -11,6 +13,8 @@ mod faults;
 mod full_and_mini;
 mod memory;
 mod mutations;
+mod onnx;
+mod onnx_use;
 mod parts;
 mod payload;
 mod planes;

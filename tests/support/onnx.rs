@@ -1,32 +1,225 @@
-//! What tests of ONNX models are given by `cargo xtask test`.
+//! Small ONNX models, written with the library's own messages, converted and run.
 #![allow(dead_code, clippy::expect_used, clippy::unwrap_used)]
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 
-/// A Python with `numpy`, `onnx` and `onnxruntime`.
-pub fn python() -> PathBuf {
-    let python = std::env::var_os("CAPSULEGRAPH_TEST_PYTHON").expect(
-        "CAPSULEGRAPH_TEST_PYTHON must name a Python with the packages numpy, onnx and onnxruntime; run the tests with: \
-         cargo xtask test",
-    );
-    python.into()
+use capsulegraph::convert::import::ConvertOptions;
+use capsulegraph::convert::onnx::cut::CutOptions;
+use capsulegraph::convert::onnx::import::OnnxModel as Source;
+use capsulegraph::convert::onnx::proto::{
+    AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto, dimension, type_proto,
+};
+use capsulegraph::graph::element::ElementType;
+use capsulegraph::onnx::model::{OnnxModel, OnnxOptions};
+use capsulegraph::onnx::value::{Input, TensorData, TensorView, Value};
+use capsulegraph::store::Origin;
+use prost::Message;
+
+/// A dimension: a length, or a name where it is negative.
+pub type Dims<'a> = &'a [i64];
+
+/// A node of ONNX's own operators.
+pub fn node(op: &str, inputs: &[&str], outputs: &[&str], attributes: Vec<AttributeProto>) -> NodeProto {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    NodeProto {
+        op_type: Some(op.into()),
+        name: Some(format!("{op}_{}", outputs.join("_"))),
+        input: names(inputs),
+        output: names(outputs),
+        attribute: attributes,
+        ..NodeProto::default()
+    }
 }
 
-/// The folder of models, cases and what else `cargo xtask setup` makes.
-pub fn folder() -> PathBuf {
-    let folder = std::env::var_os("CAPSULEGRAPH_TEST_ONNX").expect(
-        "CAPSULEGRAPH_TEST_ONNX must name the folder that `cargo xtask setup` fills; run the tests with: cargo xtask test",
-    );
-    folder.into()
+/// An attribute that is a number.
+pub fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { name: Some(name.into()), i: Some(value), r#type: Some(2), ..AttributeProto::default() }
 }
 
-/// ONNX Runtime's library in that Python.
-pub fn runtime() -> PathBuf {
-    let script =
-        "import sys; sys.path.insert(0, sys.argv[1]); import onnx_plain; print(onnx_plain.library())";
-    let tools = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools");
-    let output = Command::new(python()).arg("-c").arg(script).arg(tools).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().into()
+/// An attribute that is a graph.
+pub fn graph(name: &str, value: GraphProto) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        g: Some(Box::new(value)),
+        r#type: Some(5),
+        ..AttributeProto::default()
+    }
+}
+
+/// A tensor type.
+pub fn tensor_type(element: ElementType, dims: Option<Dims<'_>>) -> TypeProto {
+    let dim = |dim: &i64| Dimension {
+        value: Some(match dim {
+            0.. => dimension::Value::DimValue(*dim),
+            _ => dimension::Value::DimParam(format!("n{}", -dim)),
+        }),
+        denotation: None,
+    };
+    let shape = dims.map(|dims| TensorShapeProto { dim: dims.iter().map(dim).collect() });
+    let tensor = type_proto::Tensor { elem_type: Some(element.onnx()), shape };
+    TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation: None }
+}
+
+/// A value of this type.
+pub fn info(name: &str, known: TypeProto) -> ValueInfoProto {
+    ValueInfoProto { name: Some(name.into()), r#type: Some(known), ..ValueInfoProto::default() }
+}
+
+/// A tensor of floats.
+pub fn floats(name: &str, element: Dims<'_>, of: impl Fn(usize) -> f32) -> TensorProto {
+    let count = element.iter().product::<i64>() as usize;
+    let data: Vec<u8> = (0..count).flat_map(|i| of(i).to_le_bytes()).collect();
+    raw(name, ElementType::Float32, element, data)
+}
+
+/// A tensor of int64.
+pub fn ints(name: &str, dims: Dims<'_>, values: &[i64]) -> TensorProto {
+    raw(name, ElementType::Int64, dims, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+}
+
+/// A tensor of bytes.
+pub fn raw(name: &str, element: ElementType, dims: Dims<'_>, data: Vec<u8>) -> TensorProto {
+    TensorProto {
+        name: Some(name.into()),
+        data_type: Some(element.onnx()),
+        dims: dims.to_vec(),
+        raw_data: Some(data.into()),
+        ..TensorProto::default()
+    }
+}
+
+/// Numbers that look random, the same each time, between -1 and 1.
+pub fn noise(seed: u64) -> impl Fn(usize) -> f32 {
+    move |i| {
+        let mut z = (i as u64).wrapping_add(seed << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ z >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        ((z >> 40) as f32) / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// A model of these parts.
+pub fn model(
+    nodes: Vec<NodeProto>,
+    inputs: Vec<ValueInfoProto>,
+    outputs: Vec<ValueInfoProto>,
+    initializers: Vec<TensorProto>,
+) -> ModelProto {
+    ModelProto {
+        ir_version: Some(9),
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(18) }],
+        graph: Some(GraphProto {
+            name: Some("test".into()),
+            node: nodes,
+            input: inputs,
+            output: outputs,
+            initializer: initializers,
+            ..GraphProto::default()
+        }),
+        ..ModelProto::default()
+    }
+}
+
+/// Layers of a transformer's feed-forward shape: `x [n1, width]` to `y`, with weights of `8 width²` floats a layer.
+pub fn layers(width: i64, count: usize) -> ModelProto {
+    let (mut nodes, mut weights) = (Vec::new(), Vec::new());
+    let mut last = "x".to_owned();
+    for layer in 0..count {
+        let names = ["up", "down", "bias", "u", "r", "d", "b"].map(|name| format!("{name}{layer}"));
+        let [up, down, bias, u, r, d, b] = &names;
+        let scale = 1.0 / (width as f32).sqrt();
+        let scaled = |seed: u64| {
+            let noise = noise(seed);
+            move |i: usize| noise(i) * scale
+        };
+        weights.push(floats(up, &[width, 4 * width], scaled(3 * layer as u64)));
+        weights.push(floats(down, &[4 * width, width], scaled(3 * layer as u64 + 1)));
+        weights.push(floats(bias, &[width], scaled(3 * layer as u64 + 2)));
+        nodes.push(node("MatMul", &[&last, up], &[u], vec![]));
+        nodes.push(node("Relu", &[u], &[r], vec![]));
+        nodes.push(node("MatMul", &[r, down], &[d], vec![]));
+        nodes.push(node("Add", &[d, bias], &[b], vec![]));
+        let next = if layer + 1 == count { "y".to_owned() } else { format!("x{layer}") };
+        nodes.push(node("Add", &[b, &last], &[&next], vec![]));
+        last = next;
+    }
+    let port = |name: &str| info(name, tensor_type(ElementType::Float32, Some(&[-1, width])));
+    model(nodes, vec![port("x")], vec![port("y")], weights)
+}
+
+/// A model in a folder of its own, converted in several ways.
+pub struct Onnx(pub tempfile::TempDir);
+
+impl Onnx {
+    /// Writes the model.
+    pub fn new(model: &ModelProto) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("m.onnx"), model.encode_to_vec()).unwrap();
+        Self(folder)
+    }
+
+    /// The path of a file in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Converts it to this many capsules, or as many as possible.
+    pub fn converted(&self, capsules: usize) -> PathBuf {
+        let target = self.path(&format!("m{capsules}.cgraph"));
+        convert(&self.path("m.onnx"), &target, capsules);
+        target
+    }
+
+    /// Converts and opens it.
+    pub fn open(&self, capsules: usize, options: OnnxOptions) -> OnnxModel {
+        open(&self.converted(capsules), options)
+    }
+}
+
+/// Converts a model to this many capsules, or as many as possible.
+pub fn convert(source: &Path, target: &Path, capsules: usize) {
+    let cut = CutOptions { capsules: Some(capsules), ..CutOptions::default() };
+    let options = ConvertOptions { cut, ..ConvertOptions::default() };
+    let opened = Source::open(source, &[target], &options).unwrap();
+    opened.convert(source, target, &options, &mut |_, _| {}).unwrap();
+}
+
+/// Opens a file.
+pub fn open(path: &Path, options: OnnxOptions) -> OnnxModel {
+    OnnxModel::open(&Origin::Path(path.to_owned()), &options).unwrap()
+}
+
+/// Options without optimisation, so that results are the same bits however a model is cut.
+pub fn plain() -> OnnxOptions {
+    OnnxOptions { optimization: false, ..OnnxOptions::default() }
+}
+
+/// A tensor of floats that is held.
+pub struct Floats {
+    pub shape: Vec<u64>,
+    bytes: Vec<u8>,
+}
+
+impl Floats {
+    /// A tensor of this shape.
+    pub fn new(shape: &[u64], of: impl Fn(usize) -> f32) -> Self {
+        let count = shape.iter().product::<u64>() as usize;
+        Self { shape: shape.to_vec(), bytes: (0..count).flat_map(|i| of(i).to_le_bytes()).collect() }
+    }
+
+    /// As an input.
+    pub fn input(&self) -> Input<'_> {
+        Input::Tensor(self.view())
+    }
+
+    /// As a tensor.
+    pub fn view(&self) -> TensorView<'_> {
+        TensorView { element: ElementType::Float32, shape: &self.shape, data: TensorData::Bytes(&self.bytes) }
+    }
+}
+
+/// The elements of a tensor of floats.
+pub fn floats_of(value: &Value) -> Vec<f32> {
+    assert_eq!(value.element(), Some(ElementType::Float32));
+    value.bytes().unwrap().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }

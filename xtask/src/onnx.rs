@@ -37,26 +37,30 @@ const MODELS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
 ];
-/// ONNX Runtime of the oldest API that serves, and its library's place in the wheel and name here.
+/// The oldest ONNX Runtime whose wheel has a library that can be loaded, one that copies weights, and its place in the wheel
+/// and name here.
 const OLDER: (&str, &[(&str, &str)]) =
-    ("onnxruntime==1.18.1", &[("onnxruntime/capi/libonnxruntime.so.1.18.1", "libonnxruntime.so.1.18.1")]);
+    ("onnxruntime==1.19.2", &[("onnxruntime/capi/libonnxruntime.so.1.19.2", "libonnxruntime.so.1.19.2")]);
+/// ONNX Runtime as tests use it, likewise.
+const RUNTIME: (&str, &[(&str, &str)]) =
+    ("onnxruntime==1.31.1", &[("onnxruntime/capi/libonnxruntime.so.1.31.1", "libonnxruntime.so.1.31.1")]);
 /// Models that the tests' own generator writes.
 const GENERATED: &[&str] = &["small", "transformer", "loop"];
 /// Wanted by ONNX Runtime's StringNormalizer.
 const LOCALE: &str = "en_US";
 
-/// A folder with `cases`, `models`, `older` and `locale`; filled once.
+/// A folder with `cases`, `models`, the libraries `older` and `runtime`, and `locale`; filled once.
 pub fn setup() -> Outcome<PathBuf> {
     let folder = cache().join("onnx");
     let stamp = folder.join("filled");
     let generator = root().join("xtask/python/onnx_models.py");
     let script =
         fs::read_to_string(&generator).map_err(|e| format!("cannot read {}: {e}", generator.display()))?;
-    let wanted = format!("{CASES_PACKAGE} {MODELS:?} {OLDER:?} {GENERATED:?} {LOCALE}\n{script}");
+    let wanted = format!("{CASES_PACKAGE} {MODELS:?} {OLDER:?} {RUNTIME:?} {GENERATED:?} {LOCALE}\n{script}");
     if fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
         return Ok(folder);
     }
-    for part in ["cases", "models", "older", "locale"] {
+    for part in ["cases", "models", "older", "runtime", "locale"] {
         let path = folder.join(part);
         fs::create_dir_all(&path).map_err(|e| format!("cannot create {}: {e}", path.display()))?;
     }
@@ -65,6 +69,7 @@ pub fn setup() -> Outcome<PathBuf> {
         unpack(package, files, &folder.join("models"))?;
     }
     unpack(OLDER.0, OLDER.1, &folder.join("older"))?;
+    unpack(RUNTIME.0, RUNTIME.1, &folder.join("runtime"))?;
     for kind in GENERATED {
         let target = folder.join("models").join(format!("{kind}.onnx"));
         run(Command::new(setup::python()?).arg(&generator).arg(kind).arg(target))?;

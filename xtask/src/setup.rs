@@ -85,8 +85,7 @@ pub fn ray() -> Outcome<PathBuf> {
 
 /// The Python with llama.cpp; the first time it is built from source, which takes about eight minutes.
 pub fn peer() -> Outcome<PathBuf> {
-    let packages: Vec<&str> = TEST_PACKAGES.iter().copied().chain([PEER_PACKAGE]).collect();
-    environment("peer", &packages, &[("CMAKE_ARGS", "-DGGML_NATIVE=ON")])
+    environment("peer", &["gguf==0.19.0", "numpy", PEER_PACKAGE], &[("CMAKE_ARGS", "-DGGML_NATIVE=ON")])
 }
 
 /// A .gguf of a real model's shape with seeded random weights; `name` is one of `MODELS` of shapes.py.

@@ -3,6 +3,7 @@
 mod bench;
 mod compute;
 mod onnx;
+mod tensors;
 
 use std::num::{IntErrorKind, ParseIntError};
 use std::ops::RangeInclusive;
@@ -20,6 +21,7 @@ use crate::size;
 pub use bench::BenchArgs;
 pub use compute::ComputeArgs;
 pub use onnx::{CutArgs, ExportArgs};
+pub use tensors::{Binding, OnnxArgs, Switch};
 
 /// Runs language models from one packed file.
 ///
@@ -190,9 +192,16 @@ pub struct PlanArgs {
     /// Light forms: auto, none, or the name of an encoding such as q2_k
     #[arg(long, value_name = "FORM", default_value = "auto", value_parser = light)]
     pub light: Light,
-    /// Text on which the agreement with the full file is measured; @FILE reads it from a file
+    /// Text on which the agreement with the full file is measured; @FILE reads it from a file. Of an ONNX model NAME=FILE.npy
+    /// for each of its inputs, and again for further sets of them [default: a sample; random inputs]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub calibrate: Option<String>,
+    pub calibrate: Vec<String>,
+    /// Of an ONNX model: how far the mini's outputs may be from the full file's, relative to their own [default: 0.05]
+    #[arg(long, value_name = "E")]
+    pub max_error: Option<f64>,
+    /// Of an ONNX model: ONNX Runtime's library or its folder, to measure with [default: it is looked for]
+    #[arg(long, value_name = "PATH")]
+    pub onnxruntime: Option<PathBuf>,
 }
 
 /// Convert a GGUF model to a .cgraph file and its mini, or an ONNX model to a .cgraph file
@@ -268,9 +277,10 @@ pub struct PromptArgs {
     pub prompt_file: Option<PathBuf>,
 }
 
-/// Generate text
+/// Generate text, or run an ONNX model
 ///
-/// The text goes to stdout as it comes. Without -p the prompt is read from standard input; on a terminal a conversation
+/// An ONNX model takes its inputs from .npy files (--input) and writes outputs to such files (--output); without --output
+/// every output is shown in a line. A language model takes a prompt: the text goes to stdout as it comes. Without -p the prompt is read from standard input; on a terminal a conversation
 /// starts. All sampling options are zero by default: greedy. In a plain prompt the text of a special token counts as that
 /// token.
 #[derive(Args, Debug)]
@@ -279,7 +289,8 @@ Examples:
   cgraph run model.cgraph -p \"The capital of France is\" -n 16
   cgraph run model.cgraph --chat -p \"What is a capsule?\"
   cgraph run model.mini.cgraph --mode fast -p Hello --temperature 0.8 --top-p 0.95 --seed 7
-  echo \"Once upon a time\" | cgraph run model.cgraph -n 64 --stop . --report report.json")]
+  echo \"Once upon a time\" | cgraph run model.cgraph -n 64 --stop . --report report.json
+  cgraph run classifier.cgraph --input image=cat.npy --output scores=scores.npy --memory 512MiB")]
 pub struct RunArgs {
     /// A mini or a full file
     pub file: PathBuf,
@@ -293,6 +304,11 @@ pub struct RunArgs {
     pub system: Option<String>,
     #[command(flatten)]
     pub generate: GenerateArgs,
+    #[command(flatten)]
+    pub onnx: OnnxArgs,
+    /// Write an output to a .npy file; may be given several times
+    #[arg(long, value_name = "NAME=F.npy", value_parser = tensors::binding, help_heading = "ONNX models")]
+    pub output: Vec<Binding>,
     #[command(flatten)]
     pub compute: ComputeArgs,
     #[command(flatten)]

@@ -16,7 +16,8 @@ use crate::ui::{self, Ui};
 
 pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     let targets = Targets::new(&args.source, args.output.as_deref(), args.mini.as_deref(), args.no_mini);
-    let inputs = [Some(args.source.as_path()), args.plan.calibrate_file()];
+    let mut inputs = vec![Some(args.source.as_path())];
+    inputs.extend(args.plan.calibrate_files().into_iter().map(Some));
     Outputs::checked(&[Some(targets.full.as_path()), targets.mini.as_deref()], &inputs)?;
     let options = ConvertOptions {
         planes: args.planes,

@@ -16,6 +16,7 @@ mod run;
 mod session;
 mod size;
 mod split;
+mod tensors;
 mod tokenize;
 mod ui;
 mod verify;

@@ -1,4 +1,4 @@
-//! `cgraph run`: text from a prompt.
+//! `cgraph run`: text from a prompt, or an ONNX model's outputs.
 
 use std::io::{self, IsTerminal, Read, Write};
 
@@ -15,9 +15,13 @@ use crate::failure::Failure;
 use crate::outputs::Outputs;
 use crate::size::human;
 use crate::ui::{self, Ui};
-use crate::{chat, interrupt};
+use crate::{chat, interrupt, tensors};
 
 pub fn run(args: &RunArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
+    if tensors::is_onnx(&args.file)? {
+        return tensors::run(args, ui, cancel);
+    }
+    tensors::refuse_tensors(&args.file, !args.onnx.input.is_empty() || !args.output.is_empty())?;
     let inputs =
         [Some(args.file.as_path()), args.compute.file.full.as_deref(), args.prompt.prompt_file.as_deref()];
     let outputs = Outputs::checked(&[args.report.report.as_deref()], &inputs)?;

@@ -96,7 +96,7 @@ impl ComputeArgs {
 }
 
 /// The full file that the mini at `file` names, in mode fast too, where it is not opened.
-fn full_file(file: &Path, store: &Store) -> Option<PathBuf> {
+pub fn full_file(file: &Path, store: &Store) -> Option<PathBuf> {
     let reference = store.manifest().full.as_ref()?;
     Some(file.with_file_name(Path::new(&reference.file_name).file_name()?))
 }

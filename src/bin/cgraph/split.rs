@@ -17,7 +17,8 @@ use crate::ui::{self, Ui};
 pub fn split(args: SplitArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     refuse_gguf(&args.source)?;
     let target = args.output.unwrap_or_else(|| default_mini(&args.source));
-    let inputs = [Some(args.source.as_path()), args.plan.calibrate_file()];
+    let mut inputs = vec![Some(args.source.as_path())];
+    inputs.extend(args.plan.calibrate_files().into_iter().map(Some));
     Outputs::checked(&[Some(target.as_path())], &inputs)?;
     let options = options(args.plan, cancel)?;
     let bar = ui.bytes_bar("splitting");
@@ -36,22 +37,29 @@ pub fn split(args: SplitArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failu
 }
 
 impl PlanArgs {
-    /// The file that `--calibrate` names.
-    pub fn calibrate_file(&self) -> Option<&Path> {
-        self.calibrate.as_deref()?.strip_prefix('@').map(Path::new)
+    /// The files that `--calibrate` names.
+    pub fn calibrate_files<'a>(&'a self) -> Vec<&'a Path> {
+        let file = |text: &'a String| text.strip_prefix('@').or_else(|| Some(text.split_once('=')?.1));
+        self.calibrate.iter().filter_map(file).filter(|path| !path.is_empty()).map(Path::new).collect()
     }
 }
 
 /// The library's options.
 pub fn options(args: PlanArgs, cancel: &CancelToken) -> Result<SplitOptions, Failure> {
-    let calibrate = match args.calibrate_file() {
-        Some(file) => Some(ui::read_text(file)?),
-        None => args.calibrate,
+    let calibrate = match args.calibrate.as_slice() {
+        [] => None,
+        [one] => Some(match one.strip_prefix('@') {
+            Some(file) => ui::read_text(Path::new(file))?,
+            None => one.clone(),
+        }),
+        several => Some(several.join("\n")),
     };
     Ok(SplitOptions {
         size: args.size.unwrap_or(0),
         light: args.light,
         calibrate,
+        max_error: args.max_error,
+        runtime: args.onnxruntime,
         cancel: Some(cancel.clone()),
         ..SplitOptions::default()
     })
@@ -71,11 +79,14 @@ pub fn print_summary(summary: &SplitSummary, ui: &Ui) -> Result<(), Failure> {
         human(summary.full_bytes),
         counts.join(", ")
     );
-    match summary.expected_agreement {
-        Some(share) => {
+    match (summary.expected_agreement, summary.plan.output_error) {
+        (Some(share), _) => {
             text.push_str(&format!("      agrees with the full file on {:.1} % of tokens\n", share * 100.0))
         }
-        None => text.push_str("      agreement with the full file: not measured\n"),
+        (None, Some(error)) => {
+            text.push_str(&format!("      outputs {:.2} % from the full file's\n", error * 100.0))
+        }
+        (None, None) => text.push_str("      agreement with the full file: not measured\n"),
     }
     if summary.bytes >= summary.full_bytes {
         ui.note("the mini holds everything and is no shorter than the full file; give a smaller --size");

@@ -11,15 +11,21 @@ use super::proto::{
     Dimension, GraphProto, ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, dimension,
     type_proto,
 };
+use super::types::Types;
 use super::wire;
-use super::write::{MAX_INLINE, Part, WrittenModel, data_path, take_weights, write_model};
+use super::write::{MAX_INLINE, Part, Sink, WrittenModel, data_path, take_weights, write_model};
+use crate::container::checksum::Running;
 use crate::container::disk::{Disk, SystemDisk};
-use crate::container::manifest::Capsule;
+use crate::container::manifest::{Capsule, Plane, Tensor};
 use crate::container::paths::refuse_overwriting;
 use crate::convert::import::ProgressFn;
 use crate::error::{Error, Result};
+use crate::graph::element::ElementType;
 use crate::pool::CancelToken;
 use crate::store::mapped::MappedFile;
+
+/// Bytes that are read and written at a time.
+const PIECE: u64 = 1 << 20;
 
 /// How to export.
 #[derive(Clone, Debug)]
@@ -81,7 +87,18 @@ pub fn export_capsule(
     let capsule = file.contents().manifest.capsule(id);
     let capsule =
         capsule.ok_or_else(|| Error::NotFound(format!("{}: there is no capsule {id}", file.name())))?;
-    let model = sub_model(&head, graph_of(file, capsule)?);
+    let mut types = Types::default();
+    types.learn(head.graph.as_ref().unwrap_or(&GraphProto::default()));
+    for before in &file.contents().manifest.capsules {
+        types.learn(&graph_of(file, before)?);
+        if before.id == id {
+            break;
+        }
+    }
+    let mut graph = graph_of(file, capsule)?;
+    types.fill(&mut graph.input);
+    types.fill(&mut graph.output);
+    let model = sub_model(&head, graph);
     written(file, model, target, options, progress)
 }
 
@@ -129,21 +146,61 @@ fn checked(file: &MappedFile, name: &str) -> Result<Bytes> {
     Ok(Bytes::from_owner(file.shared_asset(name)?))
 }
 
+/// The capsule and tensor that store a weight of a capsule's graph, and where its plane begins.
+fn place_of<'a>(
+    file: &'a MappedFile,
+    weight: &TensorProto,
+) -> Result<(&'a Capsule, &'a Tensor, &'a Plane, u64)> {
+    let entry = |key: &str| weight.external_data.iter().find(|e| e.key() == key).map(|e| e.value());
+    let found = || {
+        let capsule = file.contents().manifest.capsule(entry("location")?)?;
+        let tensor = capsule.tensors.iter().find(|t| t.name == weight.name())?;
+        let plane = tensor.planes.first()?;
+        let agrees = entry("offset") == Some(plane.offset.to_string().as_str())
+            && entry("length") == Some(plane.len.to_string().as_str())
+            && ElementType::from_onnx(weight.data_type()).map(ElementType::name)
+                == Some(tensor.encoding.as_str())
+            && weight.dims.iter().map(|d| u64::try_from(*d).ok()).eq(tensor.shape.iter().map(|d| Some(*d)));
+        let offset = capsule.extent?.offset.checked_add(plane.offset)?;
+        agrees.then_some((capsule, tensor, plane, offset))
+    };
+    found().ok_or_else(|| {
+        Error::malformed(
+            file.name(),
+            format!("no capsule stores the weight {} as it is used; convert the model again", weight.name()),
+        )
+    })
+}
+
 /// A weight of a capsule's graph with its data.
 fn part(file: &MappedFile, mut tensor: TensorProto) -> Result<Part<'_>> {
-    let location = tensor.external_data.iter().find(|e| e.key() == "location").map(|e| e.value());
-    let capsule = location.and_then(|id| file.contents().manifest.capsule(id));
-    let stored = capsule.and_then(|c| Some((c, c.tensors.iter().find(|t| t.name == tensor.name())?)));
-    let Some((capsule, stored)) = stored else {
-        return Err(Error::malformed(
-            file.name(),
-            format!("no capsule stores the weight {}; convert the model again", tensor.name()),
-        ));
-    };
-    let data = file.checked_plane(capsule, stored, 0)?;
+    let (capsule, stored, plane, offset) = place_of(file, &tensor)?;
     tensor.external_data.clear();
     tensor.data_location = None;
-    Ok(Part { tensor, data })
+    let data = move |sink: &mut Sink<'_>| {
+        // Read instead of mapped: what is copied need not stay in memory.
+        let mut piece = vec![0; PIECE.min(plane.len) as usize];
+        let (mut at, mut checksum) = (0, Running::default());
+        while at < plane.len {
+            let len = PIECE.min(plane.len - at);
+            let piece = &mut piece[..len as usize];
+            let read = file.source().read_exact_at(offset + at, piece);
+            read.map_err(|e| Error::io(format!("read weight {} of", stored.name), file.name(), e))?;
+            checksum.update(piece);
+            sink(piece)?;
+            at += len;
+        }
+        if checksum.hex() == plane.xxh3 {
+            return Ok(());
+        }
+        Err(Error::Corrupt(format!(
+            "{}: capsule {}: tensor {} does not match its checksum; convert the model again",
+            file.name(),
+            capsule.id,
+            stored.name
+        )))
+    };
+    Ok(Part { tensor, len: plane.len, data: Box::new(data) })
 }
 
 /// The graphs of all capsules put together.

@@ -61,9 +61,9 @@ pub struct Node {
 #[derive(Clone, Debug)]
 pub enum Initializer {
     /// A tensor that stays in the graph.
-    Inline(TensorProto),
+    Inline(Box<TensorProto>),
     /// A sparse tensor, which stays there too.
-    Sparse(SparseTensorProto),
+    Sparse(Box<SparseTensorProto>),
     /// A tensor that capsules hold.
     Weight(Weight),
 }
@@ -207,7 +207,7 @@ impl Names {
             let checked = Checked::new(source, &tensor)?;
             let kept = match checked.weight() {
                 Some(weight) => Initializer::Weight(weight.clone()),
-                None => Initializer::Inline(checked.inlined(source, &tensor)?),
+                None => Initializer::Inline(Box::new(checked.inlined(source, &tensor)?)),
             };
             self.initializer(tensor.name(), kept, all)?;
         }
@@ -216,7 +216,7 @@ impl Names {
                 *part = Checked::new(source, part)?.inlined(source, part)?;
             }
             let name = sparse.values.as_ref().map(|v| v.name().to_owned()).unwrap_or_default();
-            self.initializer(&name, Initializer::Sparse(sparse), all)?;
+            self.initializer(&name, Initializer::Sparse(Box::new(sparse)), all)?;
         }
         Ok(())
     }

@@ -237,8 +237,8 @@ impl<'a> Job<'a, '_> {
         for value in &segment.initializers {
             let name = &graph.values[*value].name;
             match graph.values[*value].initializer.map(|i| &graph.initializers[i]) {
-                Some(Initializer::Inline(tensor)) => own.initializer.push(tensor.clone()),
-                Some(Initializer::Sparse(tensor)) => own.sparse_initializer.push(tensor.clone()),
+                Some(Initializer::Inline(tensor)) => own.initializer.push(tensor.as_ref().clone()),
+                Some(Initializer::Sparse(tensor)) => own.sparse_initializer.push(tensor.as_ref().clone()),
                 Some(Initializer::Weight(weight)) => {
                     let place = self.stored[*value].and_then(|(capsule, tensor)| {
                         let capsule = capsules.get(capsule)?;

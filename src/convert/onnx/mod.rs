@@ -14,6 +14,7 @@ pub mod segment;
 pub mod source;
 mod subgraph;
 pub mod tensor;
+mod types;
 pub mod wire;
 pub mod write;
 

@@ -237,7 +237,8 @@ fn inside(model: &Path, location: &str) -> Result<PathBuf, &'static str> {
         return Err("is not a path inside the model's folder; only such files are read");
     }
     let folder = |model: &Path| model.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
-    let path = folder(model).join(&relative);
+    let parts = relative.components().filter(|part| matches!(part, Component::Normal(_)));
+    let path = folder(model).join(parts.collect::<PathBuf>());
     // What does not exist, or not on the system's disk, is left to whoever opens it.
     let Ok(real) = path.canonicalize() else { return Ok(path) };
     let named =

@@ -98,12 +98,6 @@ impl Checked {
         Ok(Self { weight: Some(Weight { element, shape, len, data }) })
     }
 
-    /// Bytes of the data; 0 of strings.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        self.weight.as_ref().map_or(0, |w| w.len)
-    }
-
     /// The tensor as a weight, where it is large enough to be one.
     #[must_use]
     pub fn weight(&self) -> Option<&Weight> {

@@ -19,13 +19,20 @@ const DATA_ALIGN: u64 = 4096;
 /// Bytes that are written at a time.
 const PIECE: usize = 1 << 20;
 
+/// Takes a weight's bytes in pieces.
+pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
+
+/// Hands a weight's bytes to a sink.
+pub type Reader<'a> = dyn Fn(&mut Sink<'_>) -> Result<()> + 'a;
+
 /// A weight of a model that is written.
-#[derive(Clone, Debug)]
 pub struct Part<'a> {
     /// Name, type and shape; no data.
     pub tensor: TensorProto,
-    /// The data.
-    pub data: &'a [u8],
+    /// Bytes of its data.
+    pub len: u64,
+    /// Hands the data to the sink.
+    pub data: Box<Reader<'a>>,
 }
 
 /// What was written.
@@ -63,7 +70,7 @@ pub fn write_model(
     cancel: Option<&CancelToken>,
     progress: &mut ProgressFn<'_>,
 ) -> Result<WrittenModel> {
-    let weight_bytes = parts.iter().map(|part| part.data.len() as u64).sum();
+    let weight_bytes = parts.iter().map(|part| part.len).sum();
     let mut output =
         Output { file: disk.create(target)?, written: 0, done: 0, total: weight_bytes, cancel, progress };
     let mut data = None;
@@ -74,11 +81,11 @@ pub fn write_model(
         for part in &mut parts {
             output.pad()?;
             part.tensor.data_location = Some(EXTERNAL);
-            let len = part.data.len().to_string();
+            let len = part.len.to_string();
             let entries =
                 [("location", name.clone()), ("offset", output.written.to_string()), ("length", len)];
             part.tensor.external_data = entries.map(entry).into();
-            output.data(part.data)?;
+            output.data(part)?;
         }
         data = Some((path, std::mem::replace(&mut output.file, model_file)));
         output.written = 0;
@@ -120,13 +127,13 @@ impl Output<'_, '_> {
         Ok(())
     }
 
-    fn data(&mut self, data: &[u8]) -> Result<()> {
-        for piece in data.chunks(PIECE) {
+    fn data(&mut self, part: &Part<'_>) -> Result<()> {
+        (part.data)(&mut |piece| {
             self.put(piece)?;
             self.done += piece.len() as u64;
             (self.progress)(self.done, self.total);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn pad(&mut self) -> Result<()> {
@@ -139,13 +146,13 @@ impl Output<'_, '_> {
     fn model(&mut self, mut model: ModelProto, parts: &[Part<'_>], inline: bool) -> Result<()> {
         let graph = model.graph.take().unwrap_or_default().encode_to_vec();
         let heads: Vec<Vec<u8>> = parts.iter().map(|part| initializer(part, inline)).collect();
-        let data = |part: &Part<'_>| if inline { part.data.len() } else { 0 };
-        let weights: usize = heads.iter().zip(parts).map(|(head, part)| head.len() + data(part)).sum();
+        let data = |part: &Part<'_>| if inline { part.len } else { 0 };
+        let weights: u64 = heads.iter().zip(parts).map(|(head, part)| head.len() as u64 + data(part)).sum();
         let mut front = model.encode_to_vec();
         encode_key(7, WireType::LengthDelimited, &mut front);
-        let len = graph.len() + weights;
-        encode_varint(len as u64, &mut front);
-        if len + front.len() > i32::MAX as usize {
+        let len = graph.len() as u64 + weights;
+        encode_varint(len, &mut front);
+        if len + front.len() as u64 > i32::MAX as u64 {
             return Err(Error::Limit(format!(
                 "the model would have {len} bytes beside its weights; ONNX allows for 2 GiB"
             )));
@@ -155,7 +162,7 @@ impl Output<'_, '_> {
         for (head, part) in heads.iter().zip(parts) {
             self.put(head)?;
             if inline {
-                self.data(part.data)?;
+                self.data(part)?;
             }
         }
         Ok(())
@@ -167,12 +174,12 @@ fn initializer(part: &Part<'_>, inline: bool) -> Vec<u8> {
     let mut tensor = part.tensor.encode_to_vec();
     if inline {
         encode_key(9, WireType::LengthDelimited, &mut tensor);
-        encode_varint(part.data.len() as u64, &mut tensor);
+        encode_varint(part.len, &mut tensor);
     }
-    let len = tensor.len() + if inline { part.data.len() } else { 0 };
+    let len = tensor.len() as u64 + if inline { part.len } else { 0 };
     let mut field = Vec::with_capacity(tensor.len() + 16);
     encode_key(5, WireType::LengthDelimited, &mut field);
-    encode_varint(len as u64, &mut field);
+    encode_varint(len, &mut field);
     field.append(&mut tensor);
     field
 }

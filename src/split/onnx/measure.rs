@@ -7,21 +7,26 @@ use std::sync::Arc;
 use super::light::Bits;
 use super::plan::Form;
 use super::write::{Source, compose};
-use crate::container::disk::ReadAt;
+use crate::container::disk::{Disk, ReadAt};
 use crate::container::manifest::{PlannedCapsule, Residence, SplitPlan};
+use crate::container::npy;
 use crate::error::{Error, Result};
 use crate::graph::element::ElementType;
+use crate::graph::onnx::OnnxDim;
+use crate::onnx::feed::{Feed, made_up};
 use crate::onnx::model::{OnnxModel, OnnxOptions};
-use crate::onnx::sample::{self, Sample};
 use crate::onnx::value::Value;
 use crate::split::options::SplitOptions;
 use crate::store::{Mode, OpenOptions, Origin};
+
+/// Length of a named dimension of random inputs that is not the first of any.
+const OPEN_DIM: u64 = 16;
 
 /// The full model, and what it is fed with.
 #[derive(Debug)]
 pub(super) struct Calibration {
     full: OnnxModel,
-    samples: Vec<Sample>,
+    samples: Vec<Feed>,
     target: PathBuf,
 }
 
@@ -55,8 +60,8 @@ impl Calibration {
         })?;
         let full = open(Origin::Path(path.to_owned()), Mode::Exact, options)?;
         let samples = match &options.calibrate {
-            Some(lines) => sample::read(&full, lines, options.disk.as_ref())?,
-            None => vec![sample::random(&full, &[])?],
+            Some(lines) => read(&full, lines, options.disk.as_ref())?,
+            None => vec![random(&full)?],
         };
         Ok(Self { full, samples, target: target.to_owned() })
     }
@@ -96,7 +101,7 @@ impl Calibration {
                 let mut compare = |index: usize, own: &[Value], other: &[Value]| {
                     own.iter().zip(other).try_for_each(|(own, other)| add(own, other, &mut squares[index]))
                 };
-                sample.with(|inputs| self.full.beside(&light, inputs, cancel, &mut compare))?;
+                self.full.beside(&light, &sample.inputs(), cancel, &mut compare)?;
             }
             for (forms, squares) in forms.iter_mut().zip(squares) {
                 forms
@@ -116,8 +121,7 @@ impl Calibration {
         let mini = open(Origin::Source(mini), Mode::Fast, options)?;
         let mut squares = vec![Squares::default(); self.full.outputs().len()];
         for sample in &self.samples {
-            let run =
-                |model: &OnnxModel| sample.with(|inputs| model.run(inputs, &[], options.cancel.as_ref()));
+            let run = |model: &OnnxModel| model.run(&sample.inputs(), &[], options.cancel.as_ref());
             let (own, other) = (run(&self.full)?, run(&mini)?);
             for ((own, other), squares) in own.iter().zip(&other).zip(&mut squares) {
                 add(own, other, squares)?;
@@ -133,6 +137,60 @@ fn open(origin: Origin, mode: Mode, options: &SplitOptions) -> Result<OnnxModel>
         &origin,
         &OnnxOptions { store, runtime: options.runtime.clone(), ..OnnxOptions::default() },
     )
+}
+
+/// Inputs from lines of `NAME=FILE.npy`. A name that comes again begins another set, which takes from the one before what it
+/// does not name itself.
+fn read(model: &OnnxModel, lines: &str, disk: &dyn Disk) -> Result<Vec<Feed>> {
+    let mut sets: Vec<Vec<(&str, &str)>> = Vec::new();
+    let mut begun: Vec<&str> = Vec::new();
+    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let parts = line.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
+        let (name, path) = parts.ok_or_else(|| {
+            Error::InvalidArgument(format!("{line:?} is no input of the model; give NAME=FILE.npy for each"))
+        })?;
+        if sets.is_empty() || begun.contains(&name) {
+            begun.clear();
+            sets.push(sets.last().cloned().unwrap_or_default());
+        }
+        begun.push(name);
+        if let Some(set) = sets.last_mut() {
+            set.retain(|(own, _)| *own != name);
+            set.push((name, path));
+        }
+    }
+    let runtime = model.runtime()?;
+    let feed = |set: &Vec<(&str, &str)>| -> Result<Feed> {
+        let mut feed = Feed::default();
+        for (name, path) in set {
+            let port = model.inputs().iter().find(|port| port.name == *name);
+            feed.add(runtime, name, npy::read(disk, Path::new(path), port.and_then(|port| port.element))?)?;
+        }
+        Ok(feed)
+    };
+    sets.iter().map(feed).collect()
+}
+
+/// Random inputs: those of the same model are always the same.
+fn random(model: &OnnxModel) -> Result<Feed> {
+    let runtime = model.runtime()?;
+    let ports = || model.inputs().iter().filter(|port| !port.optional);
+    // The first dimension is mostly the number of examples, others lengths of what each one holds.
+    let mut dims: Vec<(String, u64)> = Vec::new();
+    for place in [true, false] {
+        for shape in ports().filter_map(|port| port.shape.as_deref()) {
+            for (at, dim) in shape.iter().enumerate().filter(|(at, _)| (*at == 0) == place) {
+                if let OnnxDim::Named(name) = dim {
+                    dims.push((name.clone(), if at == 0 { 1 } else { OPEN_DIM }));
+                }
+            }
+        }
+    }
+    let mut feed = Feed::default();
+    for (number, port) in ports().enumerate() {
+        feed.add(runtime, &port.name, made_up(port, &dims, number as u64)?)?;
+    }
+    Ok(feed)
 }
 
 /// Adds the difference of two values. Of those that are no floating-point numbers every element counts that differs; values

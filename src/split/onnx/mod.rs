@@ -69,6 +69,15 @@ pub(super) fn split(
             .iter_mut()
             .for_each(|forms| forms.retain(|form| form.bits.is_none() || form.error <= most_alone));
         let plan = chosen(&source, &forms, room, options)?;
+        let has_light = plan.capsules.iter().any(|planned| planned.residence == Residence::Light);
+        if options.size == 0 && calibration.is_some() && !has_light {
+            return Err(Error::Limit(format!(
+                "{}: every light form would take the outputs further than {:.1}% from the full file's; allow more with \
+                 --max-error, or give a --size",
+                full.name(),
+                100.0 * most
+            )));
+        }
         let (mut mini, mut manifest) = compose(&source, target, &plan, options, progress)?;
         let bytes = mini.source()?.len();
         if let Some(room) = room.as_mut().filter(|_| bytes > options.size) {
@@ -80,8 +89,7 @@ pub(super) fn split(
             Some(calibration) if is_whole => Some(calibration.error(mini.source()?, options)?),
             _ => None,
         };
-        let has_light = plan.capsules.iter().any(|planned| planned.residence == Residence::Light);
-        if error.is_some_and(|error| error > most) && options.size == 0 && has_light {
+        if error.is_some_and(|error| error > most) && options.size == 0 {
             // Together they do too much: those that do least alone remain.
             most_alone /= 2.0;
             continue;

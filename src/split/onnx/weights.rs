@@ -96,6 +96,9 @@ fn encoding_for(bits: Bits) -> Result<&'static Encoding> {
     encoding::by_name(bits.name()).ok_or_else(missing)
 }
 
+/// Codes and scales.
+type Encoded = (Vec<u8>, Vec<f32>);
+
 /// A weight in blocks along its inner dimension.
 struct Blocks<'a> {
     floats: &'a [[u8; 4]],
@@ -116,8 +119,8 @@ impl Blocks<'_> {
         let mut first = 0;
         while first < self.outputs {
             let n = step.min(self.outputs - first);
-            let results: Vec<Mutex<Result<(Vec<u8>, Vec<f32>)>>> =
-                (0..n.div_ceil(16)).map(|_| Mutex::new(Ok((Vec::new(), Vec::new())))).collect();
+            let results: Vec<Mutex<Result<Encoded>>> =
+                (0..n.div_ceil(16)).map(|_| Mutex::new(Ok(Encoded::default()))).collect();
             let gate = Gate { deadline: None, cancel: cancel.cloned() };
             let done = pool.run(&gate, 0, results.len(), &|task| {
                 let from = first + 16 * task;
@@ -140,7 +143,7 @@ impl Blocks<'_> {
     }
 
     /// Codes and scales of outputs `from` and `n - 1` behind it.
-    fn group(&self, from: usize, n: usize, code_bytes: usize) -> Result<(Vec<u8>, Vec<f32>)> {
+    fn group(&self, from: usize, n: usize, code_bytes: usize) -> Result<Encoded> {
         let padded = self.inner.next_multiple_of(BLOCK as usize);
         let mut rows = vec![0f32; n * padded];
         for (i, row) in rows.chunks_exact_mut(padded).enumerate() {

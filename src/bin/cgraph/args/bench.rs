@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use capsulegraph::generate::bench::{BenchOptions, MAX_REPEAT};
 use clap::Args;
 
-use super::{ComputeArgs, ReportArgs, whole, within};
+use super::tensors::{Dim, dim};
+use super::{ComputeArgs, OnnxArgs, ReportArgs, whole, within};
 
 /// Speed of prefill and decode, as llama-bench reports them
 ///
@@ -13,6 +14,8 @@ use super::{ComputeArgs, ReportArgs, whole, within};
 /// of N tokens, tgN decodes N tokens one by one, passN evaluates N tokens together and gives the logits of each, as
 /// speculative decoding verifies a draft; "@ dN" says that N tokens were in the context before. Prints mean and standard
 /// deviation in tokens a second, the time to open the file and that from there to the first token after the first prompt.
+///
+/// Of an ONNX model the first run and --repeat further ones are measured, with inputs from .npy files (--input) or made up.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -21,7 +24,8 @@ Examples:
   cgraph bench model.cgraph -p 16,128,512 -n 0
   cgraph bench model.cgraph -p 0 -n 64 --depth 4096,1024,0     # a context is kept: the greatest first
   cgraph bench model.cgraph -p 0 -n 0 --pass 1,2,4,8 --depth 64
-  cgraph bench model.cgraph -p 0 -n 64 --repeat 10 --json")]
+  cgraph bench model.cgraph -p 0 -n 64 --repeat 10 --json
+  cgraph bench classifier.cgraph --dim batch=4          # an ONNX model, with inputs that are made up")]
 pub struct BenchArgs {
     /// A mini or a full file
     pub file: PathBuf,
@@ -44,6 +48,11 @@ pub struct BenchArgs {
     /// Measured repeats of each test
     #[arg(long, value_name = "R", allow_negative_numbers = true, default_value_t = 5, value_parser = repeats)]
     pub repeat: usize,
+    #[command(flatten)]
+    pub onnx: OnnxArgs,
+    /// Length of the dimensions of this name in made-up inputs [default: 1]; may be given several times
+    #[arg(long, value_name = "NAME=N", value_parser = dim, help_heading = "ONNX models")]
+    pub dim: Vec<Dim>,
     #[command(flatten)]
     pub compute: ComputeArgs,
     #[command(flatten)]

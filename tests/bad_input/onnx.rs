@@ -1,0 +1,148 @@
+//! Damaged and crafted ONNX models: an error or a file that can be used, never a panic, a hang or much memory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use capsulegraph::Error;
+use capsulegraph::convert::import::ConvertOptions;
+use capsulegraph::convert::onnx::import::OnnxModel;
+use capsulegraph::convert::onnx::proto::{GraphProto, ModelProto};
+
+use crate::disk::MemoryDisk;
+use crate::mutations::{damage, one};
+use crate::onnx_models::{self as models, branches, model, node, port, raw};
+use crate::onnx_use::{sound, use_onnx};
+use crate::support::Random;
+use crate::under_test::{Reached, expected};
+
+/// Damaged models.
+const CASES: u64 = 30_000;
+
+#[test]
+fn a_damaged_model_never_breaks_the_importer() {
+    let whole = sound();
+    assert_eq!(use_onnx(whole.clone()), Reached::Computed);
+    // Weights take most of the bytes and hold nothing that could break: damage goes to the rest.
+    let inside = |at: usize| {
+        whole[at.saturating_sub(24)..(at + 24).min(whole.len())].iter().any(u8::is_ascii_lowercase)
+    };
+    let places: Vec<usize> = (0..whole.len()).filter(|at| inside(*at)).collect();
+    let mut reached = [0u64; 3];
+    for case in 0..CASES {
+        let mut random = Random(0x6f6e_6e78_0000 + case);
+        let mut bytes = whole.clone();
+        damage(&mut bytes, &mut random, &mut |r| places[r.bits() as usize % places.len()]);
+        reached[one(case, || use_onnx(bytes)) as usize] += 1;
+    }
+    println!("onnx: {} refused, {} opened, {} converted", reached[0], reached[1], reached[2]);
+    assert!(reached[0] > 1000 && reached[2] > 1000, "{reached:?} leaves a part untested");
+}
+
+#[test]
+fn a_truncated_model_is_refused() {
+    let whole = sound();
+    let mut tally = 0;
+    for len in (0..whole.len()).filter(|len| len % 7 == 0 || *len < 4096) {
+        let reached = one(len as u64, || use_onnx(whole[..len].to_vec()));
+        tally += u64::from(reached == Reached::Refused);
+    }
+    // A cut between fields of the model leaves a model, which has no graph or none that is whole.
+    assert!(tally > 1000, "{tally}");
+    assert_eq!(use_onnx(whole[..whole.len() - 1].to_vec()), Reached::Refused);
+}
+
+fn refused(bytes: Vec<u8>) -> String {
+    let disk = MemoryDisk::default();
+    disk.put("m.onnx", bytes);
+    let options = ConvertOptions { disk: Arc::new(disk), ..ConvertOptions::default() };
+    let error = OnnxModel::open(Path::new("m.onnx"), &[], &options).map(drop).expect_err("it was taken");
+    expected(&error);
+    assert!(matches!(error, Error::Malformed { .. } | Error::Limit(_) | Error::Unsupported(_)), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn what_is_no_model_is_refused() {
+    for bytes in [&b""[..], b"\0", b"GGUF", b"hello world", &[0xff; 64], &[0x08, 8], &[0x0a; 40]] {
+        refused(bytes.to_vec());
+    }
+    assert!(refused(models::bytes(&ModelProto::default())).contains("ir_version"));
+    let bare = ModelProto { ir_version: Some(8), ..ModelProto::default() };
+    assert!(refused(models::bytes(&bare)).contains("no graph"));
+}
+
+#[test]
+fn graphs_in_graphs_are_followed_as_far_as_others_do() {
+    let nested = |depth: usize| {
+        let mut graph = GraphProto {
+            node: vec![node("Relu", &["x"], &["v0"])],
+            output: vec![port("v0", &[])],
+            ..GraphProto::default()
+        };
+        for level in 1..=depth {
+            let name = format!("v{level}");
+            graph = GraphProto {
+                node: vec![branches(
+                    "c",
+                    &name,
+                    graph.clone(),
+                    GraphProto { node: Vec::new(), ..graph.clone() },
+                )],
+                output: vec![port(&name, &[])],
+                ..GraphProto::default()
+            };
+            // The other branch gives a name of its own making; here it only has to be parsed.
+            if let Some(other) = graph.node[0].attribute[1].g.as_deref_mut() {
+                other.node = vec![node("Abs", &["x"], &[&format!("v{}", level - 1)])];
+            }
+        }
+        graph.input = vec![port("x", &[2]), port("c", &[])];
+        models::bytes(&model(graph))
+    };
+    assert_eq!(use_onnx(nested(25)), Reached::Computed);
+    // By hand: the messages themselves would not survive being built so deep.
+    let mut inner = Vec::new();
+    for _ in 0..10_000 {
+        for tag in [6u32, 5, 1] {
+            let mut outer = Vec::new();
+            prost::encoding::bytes::encode(tag, &inner, &mut outer);
+            inner = outer;
+        }
+    }
+    let mut bytes = vec![0x08, 8];
+    prost::encoding::bytes::encode(7, &inner, &mut bytes);
+    assert!(refused(bytes).contains("nested too deeply"));
+}
+
+#[test]
+fn claims_of_size_are_held_against_what_is_there() {
+    for dims in
+        [&[i64::MAX][..], &[i64::MIN], &[1 << 40, 1 << 40], &[0, i64::MAX, i64::MAX], &[-1, -1], &[1; 65]]
+    {
+        let graph = GraphProto {
+            initializer: vec![raw("w", 1, dims, vec![0; 4])],
+            node: vec![node("Identity", &["w"], &["y"])],
+            output: vec![port("y", &[])],
+            ..GraphProto::default()
+        };
+        assert!(refused(models::bytes(&model(graph))).contains("tensor w"), "{dims:?}");
+    }
+    // A few megabytes that would become gigabytes.
+    let mut bytes = vec![0x08, 8];
+    prost::encoding::bytes::encode(7, &[0x0a, 0].repeat(8 << 20), &mut bytes);
+    assert!(refused(bytes).contains("memory"));
+}
+
+#[test]
+fn a_long_chain_of_constants_and_a_long_cycle_are_gone_through() {
+    let count = 20_000;
+    let mut graph = GraphProto {
+        initializer: vec![raw("v0", 1, &[1], vec![0; 4])],
+        node: (0..count).map(|i| node("Neg", &[&format!("v{i}")], &[&format!("v{}", i + 1)])).collect(),
+        output: vec![port(&format!("v{count}"), &[])],
+        ..GraphProto::default()
+    };
+    assert_eq!(use_onnx(models::bytes(&model(graph.clone()))), Reached::Computed);
+    graph.node[0].input = vec![format!("v{count}")];
+    assert!(refused(models::bytes(&model(graph))).contains("cycle"));
+}
