@@ -318,7 +318,7 @@ impl OnnxModel {
         let mut held = self.feed(runtime, &given)?;
         let _turn = self.residency.enter(cancel)?;
         let begun = Instant::now();
-        let mark = self.residency.mark();
+        let mark = self.residency.mark(self.stats_runs());
         for (step, index) in steps.capsules.iter().enumerate() {
             unless_cancelled(cancel)?;
             let next = steps.capsules.get(step + 1).copied().unwrap_or(*index);
@@ -330,8 +330,10 @@ impl OnnxModel {
             for (value, made) in self.wiring.capsules[*index].outputs.iter().zip(computed?) {
                 held[*value] = Some(Held::Made(made));
             }
-            let held_bytes = held.iter().flatten().map(Held::own_bytes).sum();
-            self.residency.measure(mark, held_bytes, self.moved(*index, &held))?;
+            if let Some(mark) = mark {
+                let held_bytes = held.iter().flatten().map(Held::own_bytes).sum();
+                self.residency.measure(mark, held_bytes, self.moved(*index, &held))?;
+            }
             steps.freed[step].iter().for_each(|value| held[*value] = None);
         }
         self.counts.add(begun.elapsed());
@@ -387,6 +389,11 @@ impl OnnxModel {
             }
         }
         Ok(held)
+    }
+
+    /// Runs that came to their end.
+    fn stats_runs(&self) -> u64 {
+        self.counts.0.lock().unwrap_or_else(PoisonError::into_inner).runs
     }
 
     /// The numbers of the outputs called `outputs`.
@@ -503,16 +510,29 @@ impl OnnxModel {
         present: &[usize],
         held: &[Option<Held<'_>>],
     ) -> Result<Arc<Ready>> {
+        let shapes = || present.iter().filter_map(|value| held[*value].as_ref()?.raw().shape());
+        let copies = |has_few_bits: bool| match self.options.prepack {
+            Prepack::On => true,
+            Prepack::Off => false,
+            Prepack::Auto => {
+                let rows = || shapes().map(|shape| ports::rows(&shape)).max().unwrap_or(1);
+                self.residency.wants_copy(index, rows, has_few_bits)
+            }
+        };
+        // Most capsules of most runs: nothing about the values needs to be known.
+        if let Some(ready) = self.residency.slot(index).current()
+            && ready.takes_any(present)
+            && (ready.prepacked || !copies(ready.has_few_bits))
+        {
+            return Ok(ready);
+        }
         let types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut fed = Vec::with_capacity(present.len());
-        let mut most_rows = 1;
         let mut own_types: Vec<Option<RawType>> = Vec::with_capacity(present.len());
         let mut ranks = Vec::with_capacity(present.len());
         for value in present {
             let Some(value_held) = &held[*value] else { continue };
-            let shape = value_held.raw().shape();
-            most_rows = most_rows.max(shape.as_deref().map_or(1, ports::rows));
-            ranks.push(shape.map(|shape| shape.len()));
+            ranks.push(value_held.raw().shape().map(|shape| shape.len()));
             own_types.push(match &types[*value] {
                 Some(known) => Some(known.clone()),
                 None => TypeInfo::of_value(value_held.raw())
@@ -531,12 +551,7 @@ impl OnnxModel {
             wiring: &self.wiring,
             optimization: self.options.optimization,
         };
-        let prepack = |has_few_bits: bool| match self.options.prepack {
-            Prepack::On => true,
-            Prepack::Off => false,
-            Prepack::Auto => self.residency.wants_copy(index, most_rows, has_few_bits),
-        };
-        let served = self.residency.slot(index).serve(making, index, &fed, &prepack)?;
+        let served = self.residency.slot(index).serve(making, index, &fed, &copies)?;
         self.residency.unmade(served.dropped);
         let ready = served.ready;
         if !served.made {

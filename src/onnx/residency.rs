@@ -19,11 +19,13 @@ use crate::store::mapped::MappedFile;
 use crate::store::{Store, Turn, TurnGuard};
 
 /// Memory of a session beside weights, until it was measured.
-const SESSION: u64 = 512 << 10;
+const SESSION: u64 = 256 << 10;
 /// Activations that are counted with until they were measured.
 const ACTIVATIONS: u64 = 8 << 20;
 /// How many times what a capsule reads and makes its own activations are at most taken to be.
 const MOVED: u64 = 16;
+/// Runs whose activations are measured where no budget depends on it.
+const MEASURED_RUNS: u64 = 3;
 /// Activations are claimed in steps of this.
 const STEP: u64 = 1 << 20;
 /// Share of the room that sessions of capsules whose weights do not stay may take.
@@ -196,9 +198,9 @@ impl Residency {
         self.turn.enter(&gate).map(Some).ok_or(Error::Cancelled)
     }
 
-    /// Whether the weights of a capsule that computes `rows` rows at once are worth a copy, for which there is room.
-    pub fn wants_copy(&self, index: usize, rows: u64, has_few_bits: bool) -> bool {
-        has_few_bits || rows >= ROWS_THAT_PAY && locked(&self.share.layout).keeps(index)
+    /// Whether the weights of a capsule that computes so many rows at once are worth a copy, for which there is room.
+    pub fn wants_copy(&self, index: usize, rows: impl Fn() -> u64, has_few_bits: bool) -> bool {
+        has_few_bits || locked(&self.share.layout).keeps(index) && rows() >= ROWS_THAT_PAY
     }
 
     /// Before capsule `index` computes: counts its pages.
@@ -274,9 +276,12 @@ impl Residency {
         self.share.set_resident(index, false);
     }
 
-    /// Begins to measure the activations of a run.
-    pub fn mark(&self) -> Mark {
-        Mark { anonymous: anonymous_bytes(), sessions: self.share.sessions.load(Ordering::Relaxed) }
+    /// Begins to measure the activations of a run, of which `runs` were before it: of each under a budget, else of the first
+    /// few, as measuring takes some microseconds a capsule.
+    pub fn mark(&self, runs: u64) -> Option<Mark> {
+        let measured = self.budget.is_some() || runs < MEASURED_RUNS;
+        let sessions = self.share.sessions.load(Ordering::Relaxed);
+        measured.then(|| Mark { anonymous: anonymous_bytes(), sessions })
     }
 
     /// Counts the activations of a run so far, of which tensors between capsules are `held` bytes, and those that the last

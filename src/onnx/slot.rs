@@ -59,6 +59,12 @@ impl Ready {
         self.fed.len() == fed.len() && self.fed.iter().zip(fed).all(same)
     }
 
+    /// Whether it computes with these values whatever their types and ranks are: the graph itself knows them.
+    pub fn takes_any(&self, values: &[usize]) -> bool {
+        self.fed.len() == values.len()
+            && self.fed.iter().zip(values).all(|((own, told), value)| own == value && told.is_none())
+    }
+
     /// Whether it was made for the same values, of other ranks.
     fn is_for_other_ranks(&self, fed: &[Fed<'_>]) -> bool {
         self.fed.len() == fed.len() && self.fed.iter().zip(fed).all(|((value, _), fed)| *value == fed.value)

@@ -52,6 +52,37 @@ pub struct MappedFile {
     source: Arc<dyn ReadAt>,
 }
 
+/// All bytes of `source`: mapped where it is a file, else read.
+fn load(source: &dyn ReadAt, name: &str) -> Result<Bytes> {
+    let len = usize::try_from(source.len())
+        .map_err(|_| Error::Limit(format!("{name}: {} bytes exceed the address space", source.len())))?;
+    if let Some((file, offset)) = source.mappable().filter(|_| len > 0) {
+        // SAFETY: the map is read-only and private to this value. The library's contract (docs/c-api.md) forbids truncating a
+        // model file while it is open, which is the one thing that could make these pages fault; its length was just asked
+        // for.
+        let map = unsafe { MmapOptions::new().offset(offset).len(len).map(file) };
+        return Ok(Bytes::Map(map.map_err(|e| Error::io("map", name, e))?));
+    }
+    let mut bytes = Vec::new();
+    // The length is the host's: too large a one must be an error, not an abort.
+    bytes
+        .try_reserve_exact(len)
+        .map_err(|_| Error::Limit(format!("{name}: no memory for its {len} bytes")))?;
+    bytes.resize(len, 0);
+    source.read_exact_at(0, &mut bytes).map_err(|e| Error::io(format!("read {len} bytes of"), name, e))?;
+    Ok(Bytes::Owned(bytes))
+}
+
+/// All bytes of a file of any kind: mapped where they can be, else read.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Limit`] where there is no memory for them.
+pub fn whole(source: &dyn ReadAt) -> Result<SharedBytes> {
+    let bytes = load(source, &source.name())?;
+    let range = 0..bytes.len();
+    Ok(SharedBytes { bytes: Arc::new(bytes), range })
+}
+
 /// A range of a mapped file that keeps it alive.
 #[derive(Clone, Debug)]
 pub struct SharedBytes {
@@ -73,30 +104,7 @@ impl MappedFile {
     /// Those of [`Contents::read`], and [`Error::Io`] where the file cannot be mapped.
     pub fn open(source: Arc<dyn ReadAt>) -> Result<Self> {
         let contents = Contents::read(source.as_ref())?;
-        let len = usize::try_from(source.len()).map_err(|_| {
-            Error::Limit(format!("{}: {} bytes exceed the address space", contents.name, source.len()))
-        })?;
-        let bytes = match source.mappable() {
-            Some((file, offset)) => {
-                // SAFETY: the map is read-only and private to this value. The library's contract
-                // (docs/c-api.md) forbids truncating a model file while it is open, which is the one
-                // thing that could make these pages fault; its length was just held against the header.
-                let map = unsafe { MmapOptions::new().offset(offset).len(len).map(file) };
-                Bytes::Map(map.map_err(|e| Error::io("map", &contents.name, e))?)
-            }
-            None => {
-                let mut bytes = Vec::new();
-                // The length is the host's: too large a one must be an error, not an abort.
-                bytes
-                    .try_reserve_exact(len)
-                    .map_err(|_| Error::Limit(format!("{}: no memory for its {len} bytes", contents.name)))?;
-                bytes.resize(len, 0);
-                source
-                    .read_exact_at(0, &mut bytes)
-                    .map_err(|e| Error::io(format!("read {len} bytes of"), &contents.name, e))?;
-                Bytes::Owned(bytes)
-            }
-        };
+        let bytes = load(source.as_ref(), &contents.name)?;
         Ok(Self { contents: Arc::new(contents), bytes: Arc::new(bytes), source })
     }
 

@@ -5,12 +5,12 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use memmap2::MmapOptions;
 
 use super::proto::{ModelProto, TensorProto};
 use super::wire;
 use crate::container::disk::{Disk, ReadAt};
 use crate::error::{Error, Result};
+use crate::store::mapped;
 
 /// Files of external data at most.
 const MAX_FILES: usize = 1 << 16;
@@ -63,7 +63,7 @@ impl Source {
                 ),
             ));
         }
-        let bytes = load(model.as_ref())?;
+        let bytes = Bytes::from_owner(mapped::whole(model.as_ref())?);
         let decoded = wire::decode(bytes.clone(), &name)?;
         let source = Self {
             disk,
@@ -200,29 +200,6 @@ impl Source {
         let done = open.1.read_exact_at(offset, buf);
         done.map_err(|e| Error::io(format!("read {wanted} bytes at {offset} of"), path, e))
     }
-}
-
-/// A file's bytes: mapped where it can be, read where a host supplies it.
-fn load(file: &dyn ReadAt) -> Result<Bytes> {
-    // The caller bounded the length.
-    let len = file.len() as usize;
-    if len == 0 {
-        return Ok(Bytes::new());
-    }
-    if let Some((handle, offset)) = file.mappable() {
-        // SAFETY: the map is read-only and private to this value. As for every model file, the library's contract
-        // (docs/c-api.md) forbids truncating it while a call reads it, which is the one thing that could make these
-        // pages fault.
-        let map = unsafe { MmapOptions::new().offset(offset).len(len).map(handle) };
-        return Ok(Bytes::from_owner(map.map_err(|e| Error::io("map", file.name(), e))?));
-    }
-    let mut bytes = Vec::new();
-    bytes
-        .try_reserve_exact(len)
-        .map_err(|_| Error::Limit(format!("{}: no memory for its {len} bytes", file.name())))?;
-    bytes.resize(len, 0);
-    file.read_exact_at(0, &mut bytes).map_err(|e| Error::io("read", file.name(), e))?;
-    Ok(bytes.into())
 }
 
 /// The path of the data file at `location`, which must lie in the folder of `model`, or in that of the file to which
