@@ -6,7 +6,8 @@ LIBRARY is libcapsulegraph.so of a release build; MODELS the folder of real mode
 "large" of xtask/python/onnx_models.py; WORK a folder with 3 GB of room. Needs the PyPI packages numpy, onnx, onnxruntime.
 
 Every subject is a process of its own, so that its memory is its own: peaks are VmHWM, Python and numpy (about 40 MB) included;
-anonymous memory is RssAnon less what it was before opening. Times of the two sides alternate run by run while the other waits; the median counts.
+anonymous memory is RssAnon less what it was before opening. Times of the two sides alternate run by run while the other waits;
+the median counts.
 WORK gets onnx-limits.md and onnx-speed.md, the tables of docs/onnx.md. The last line is: marks: N hold, N do not; the
 status is 0 where all hold.
 """
@@ -56,9 +57,10 @@ def child(library_path):
             path, name, options = arguments
             arrays = large_inputs() if name == "large" else onnx_real.feeds()[name]
             inputs, before = onnx_real.inputs(arrays), status("RssAnon")
-            begun = time.perf_counter()
             if command == "ours":
-                opened = onnx_capi.Library(library_path, onnx_plain.library()).open(path, threads=THREADS, **options)
+                library = onnx_capi.Library(library_path, onnx_plain.library())
+                begun = time.perf_counter()
+                opened = library.open(path, threads=THREADS, **options)
                 capsules = opened.capsules()
             else:
                 runtime = onnx_plain.Runtime(threads=THREADS)
