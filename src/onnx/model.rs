@@ -134,8 +134,8 @@ fn owned_bytes(store: &Store) -> u64 {
     (store.primary().owned_bytes() + full.map_or(0, |full| full.owned_bytes())) as u64
 }
 
-/// Is told a capsule's number and the outputs of two models' forms of it.
-pub(crate) type Compare<'a> = dyn FnMut(usize, &[Value], &[Value]) -> Result<()> + 'a;
+/// Is told a capsule's number and the outputs of two models' forms of it, `None` where the second cannot be run.
+pub(crate) type Compare<'a> = dyn FnMut(usize, &[Value], Option<&[Value]>) -> Result<()> + 'a;
 
 /// A value in the course of a run.
 enum Held<'a> {
@@ -366,8 +366,12 @@ impl OnnxModel {
         for (step, index) in steps.capsules.iter().enumerate() {
             unless_cancelled(cancel)?;
             let own = values(self.compute(runtime, [*index, *index], &held, &options)?)?;
-            let theirs = values(other.compute(runtime, [*index, *index], &held, &options)?)?;
-            each(*index, &own, &theirs)?;
+            let theirs = match other.compute(runtime, [*index, *index], &held, &options) {
+                Ok(made) => Some(values(made)?),
+                Err(Error::Unsupported(_) | Error::Mismatch(_) | Error::InvalidArgument(_)) => None,
+                Err(why) => return Err(why),
+            };
+            each(*index, &own, theirs.as_deref())?;
             for (value, made) in self.wiring.capsules[*index].outputs.iter().zip(own) {
                 held[*value] = Some(Held::Shared(made));
             }

@@ -1,18 +1,18 @@
 //! The models that the runtime is given: a capsule's graph under the model's head, with its weights where they lie.
 
-use bytes::Bytes;
 use prost::Message;
 
 use super::api::{RawType, Region};
 use super::value;
 use crate::container::manifest::Capsule;
+use crate::convert::onnx::export::{graph_of, head_of};
 use crate::convert::onnx::import::assets;
 use crate::convert::onnx::proto::{
     AttributeProto, EXTERNAL, GraphProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, type_proto,
 };
 use crate::convert::onnx::proto::{Dimension, NodeProto};
-use crate::convert::onnx::wire;
+use crate::convert::onnx::subgraph::graphs_of;
 use crate::error::{Error, Result};
 use crate::graph::element::ElementType;
 use crate::store::Store;
@@ -42,8 +42,16 @@ pub(super) struct Head {
 impl Head {
     /// Reads the head of a model's file.
     pub fn read(file: &MappedFile) -> Result<Self> {
-        let name = format!("{}: asset \"{}\"", file.name(), assets::HEAD);
-        let mut model = wire::decode(Bytes::from_owner(file.shared_asset(assets::HEAD)?), &name)?;
+        let mut model = head_of(file)?;
+        for function in &model.functions {
+            let attributes = function.attribute_proto.iter();
+            if look_through(&function.node).is_err() || attributes.flat_map(tensors_of).any(is_external) {
+                let why = format!("function {}: a tensor is external", function.name());
+                return Err(malformed(file, assets::HEAD, &why));
+            }
+        }
+        // Only computing is asked of the runtime.
+        model.training_info.clear();
         let graph = model.graph.take().unwrap_or_default();
         // From version 4 on initializers need not be listed as inputs too, as those of capsules are not.
         model.ir_version = model.ir_version.map(|version| version.max(4));
@@ -90,16 +98,13 @@ impl Part {
         let (file, capsule) = store.capsule(index)?;
         let asset = assets::graph(&capsule.id);
         let bad = |why: String| malformed(file, &asset, &why);
-        // As a model, because models are looked through before they are decoded.
-        let bytes = file.asset(&asset)?;
-        let mut model = Vec::with_capacity(bytes.len() + 16);
-        model.push(GRAPH_KEY);
-        prost::encoding::encode_varint(bytes.len() as u64, &mut model);
-        model.extend_from_slice(bytes);
-        let name = format!("{}: asset \"{asset}\"", file.name());
-        let graph = wire::decode(model.into(), &name)?.graph.unwrap_or_default();
+        let graph = graph_of(file, capsule)?;
         let mut part = Self { graph, regions: Vec::new(), weight_bytes: 0, has_few_bits: false };
-        part.look_through(&bad)?;
+        let sparse = part.graph.sparse_initializer.iter().flat_map(|s| s.values.iter().chain(&s.indices));
+        if sparse.clone().any(is_external) {
+            return Err(bad("a sparse initializer is external".into()));
+        }
+        part.has_few_bits = look_through(&part.graph.node).map_err(bad)?;
         let mut initializers = std::mem::take(&mut part.graph.initializer);
         for tensor in initializers.iter_mut().filter(|tensor| tensor.data_location == Some(EXTERNAL)) {
             part.tie(store, tensor, &bad)?;
@@ -147,38 +152,6 @@ impl Part {
         Ok(())
     }
 
-    /// Finds nodes with weights of few bits, and refuses external data anywhere but in the graph's own initializers: the
-    /// runtime would look for a file of that name.
-    fn look_through(&mut self, bad: &dyn Fn(String) -> Error) -> Result<()> {
-        let external = |tensor: &TensorProto| tensor.data_location == Some(EXTERNAL);
-        let mut has_few_bits = false;
-        let mut stack: Vec<&GraphProto> = vec![&self.graph];
-        let mut is_outermost = true;
-        while let Some(graph) = stack.pop() {
-            let sparse = graph.sparse_initializer.iter().flat_map(|s| s.values.iter().chain(&s.indices));
-            let inner = graph.initializer.iter().filter(|_| !is_outermost);
-            if let Some(tensor) = sparse.chain(inner).find(|tensor| external(tensor)) {
-                return Err(bad(format!("tensor {} is external", tensor.name.as_deref().unwrap_or(""))));
-            }
-            is_outermost = false;
-            for node in &graph.node {
-                has_few_bits |= is_few_bits(node);
-                for attribute in &node.attribute {
-                    if tensors_of(attribute).any(external) {
-                        return Err(bad(format!(
-                            "node {}: an attribute is external",
-                            node.name.as_deref().unwrap_or("")
-                        )));
-                    }
-                    stack.extend(attribute.g.as_deref());
-                    stack.extend(&attribute.graphs);
-                }
-            }
-        }
-        self.has_few_bits = has_few_bits;
-        Ok(())
-    }
-
     /// Whether the graph does not know the type of its input `name`.
     pub fn is_untyped(&self, name: &str) -> bool {
         let input = self.graph.input.iter().find(|input| input.name.as_deref() == Some(name));
@@ -204,6 +177,35 @@ fn plane_of(capsule: &Capsule, name: &str) -> Option<((u64, u64), (u64, u64))> {
     let extent = capsule.extent?;
     let plane = capsule.tensors.iter().find(|tensor| tensor.name == name)?.planes.first()?;
     Some(((extent.offset, extent.len), (plane.offset, plane.len)))
+}
+
+fn is_external(tensor: &TensorProto) -> bool {
+    tensor.data_location == Some(EXTERNAL)
+}
+
+/// Whether one of the nodes, and of those in their graphs, computes with weights of few bits.
+///
+/// # Errors
+/// The place of a tensor whose data is external: the runtime would look for a file of that name.
+fn look_through(nodes: &[NodeProto]) -> std::result::Result<bool, String> {
+    let mut has_few_bits = false;
+    let mut open = vec![nodes];
+    while let Some(nodes) = open.pop() {
+        for node in nodes {
+            has_few_bits |= is_few_bits(node);
+            if node.attribute.iter().flat_map(tensors_of).any(is_external) {
+                return Err(format!("node {}: an attribute is external", node.name()));
+            }
+            for graph in graphs_of(node) {
+                let sparse = graph.sparse_initializer.iter().flat_map(|s| s.values.iter().chain(&s.indices));
+                if let Some(tensor) = sparse.chain(&graph.initializer).find(|tensor| is_external(tensor)) {
+                    return Err(format!("tensor {} inside node {} is external", tensor.name(), node.name()));
+                }
+                open.push(&graph.node);
+            }
+        }
+    }
+    Ok(has_few_bits)
 }
 
 fn tensors_of(attribute: &AttributeProto) -> impl Iterator<Item = &TensorProto> {

@@ -39,7 +39,7 @@ pub fn split(args: SplitArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failu
 impl PlanArgs {
     /// The files that `--calibrate` names.
     pub fn calibrate_files<'a>(&'a self) -> Vec<&'a Path> {
-        let file = |text: &'a String| text.strip_prefix('@').or_else(|| Some(text.split_once('=')?.1));
+        let file = |text: &'a String| text.strip_prefix('@').or_else(|| Some(text.rsplit_once('=')?.1));
         self.calibrate.iter().filter_map(file).filter(|path| !path.is_empty()).map(Path::new).collect()
     }
 }

@@ -12,7 +12,7 @@ mod ports;
 pub mod proto;
 pub mod segment;
 pub mod source;
-mod subgraph;
+pub mod subgraph;
 pub mod tensor;
 mod types;
 pub mod wire;

@@ -10,12 +10,15 @@ use crate::container::manifest::{Capsule, Tensor};
 use crate::convert::onnx::proto::{
     AttributeProto, EXTERNAL, GraphProto, NodeProto, StringStringEntryProto, TensorProto, attribute_type,
 };
+use crate::convert::onnx::subgraph::graphs_of;
 use crate::graph::element::ElementType;
 
 /// Domain of ONNX Runtime's contributed operators.
 pub(super) const CONTRIBUTED: &str = "com.microsoft";
 /// Version of ONNX's operators from which on `DequantizeLinear` takes a scale for each channel.
 const CHANNEL_SCALES: i64 = 13;
+/// Version from which on `Add` and `Mul` broadcast as NumPy does.
+const BROADCASTS: i64 = 7;
 /// Elements of a block of `MatMulNBits`.
 pub(super) const BLOCK: u64 = 32;
 /// `MatMulNBits` with activations of 8 bits, which is what its fast kernels take.
@@ -109,8 +112,8 @@ pub(super) fn light(
     opset: i64,
 ) -> Light {
     let uses = uses(graph);
-    let made: HashSet<&str> = graph.node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
-    let is_taken = |name: &str| uses.contains_key(name) || made.contains(name);
+    let named = names(graph);
+    let is_taken = |name: &str| named.contains(name);
     let mut held = HashMap::new();
     for tensor in &capsule.tensors {
         let own = uses.get(tensor.name.as_str()).filter(|_| !shared(&tensor.name));
@@ -190,13 +193,13 @@ fn uses(graph: &GraphProto) -> Uses<'_> {
         for (at, input) in node.input.iter().enumerate() {
             uses.entry(input.as_str()).or_default().push(Some((node, at)));
         }
-        let mut inner: Vec<&GraphProto> = graphs(node).collect();
+        let mut inner: Vec<&GraphProto> = graphs_of(node).collect();
         while let Some(graph) = inner.pop() {
             for node in &graph.node {
                 for input in &node.input {
                     uses.entry(input.as_str()).or_default().push(None);
                 }
-                inner.extend(graphs(node));
+                inner.extend(graphs_of(node));
             }
             for output in graph.output.iter().filter_map(|output| output.name.as_deref()) {
                 uses.entry(output).or_default().push(None);
@@ -209,8 +212,19 @@ fn uses(graph: &GraphProto) -> Uses<'_> {
     uses
 }
 
-fn graphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute.iter().flat_map(|attribute| attribute.g.as_deref().into_iter().chain(&attribute.graphs))
+/// Names of all values that the graph and those inside it read or make.
+fn names(graph: &GraphProto) -> HashSet<&str> {
+    let mut names = HashSet::new();
+    let mut open = vec![graph];
+    while let Some(graph) = open.pop() {
+        let ports = graph.input.iter().chain(&graph.output).map(|port| port.name());
+        names.extend(ports.chain(graph.initializer.iter().map(|tensor| tensor.name())));
+        for node in &graph.node {
+            names.extend(node.input.iter().chain(&node.output).map(String::as_str));
+            open.extend(graphs_of(node));
+        }
+    }
+    names
 }
 
 /// Ends of the names of what is made beside a weight and a node's output.
@@ -252,8 +266,11 @@ fn choose(
 
 /// How `node` can take its weight of these dimensions.
 fn held_for(node: &NodeProto, dims: &[u64], bits: Bits, opset: i64) -> Option<Held> {
-    let is_one = |name| attribute(node, name).is_none_or(|a| a.f.is_none_or(|factor| factor == 1.0));
+    let is_one = |name| attribute(node, name).is_none_or(|a| a.f == Some(1.0));
     let number = |name| attribute(node, name).and_then(|a| a.i).unwrap_or(0);
+    if opset < BROADCASTS {
+        return None;
+    }
     match node.op_type.as_deref()? {
         "MatMul" if dims.len() == 2 => Some(Held::Blocks { bits, by_row: false }),
         "Gemm" if dims.len() == 2 && number("transA") == 0 && is_one("alpha") && is_one("beta") => {

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::graph::element::ElementType;
 use crate::graph::onnx::OnnxDim;
 use crate::onnx::feed::{Feed, made_up};
-use crate::onnx::model::{OnnxModel, OnnxOptions};
+use crate::onnx::model::{OnnxModel, OnnxOptions, Prepack};
 use crate::onnx::value::Value;
 use crate::split::options::SplitOptions;
 use crate::store::{Mode, OpenOptions, Origin};
@@ -28,6 +28,8 @@ const OPEN_DIMS: [u64; 3] = [16, 64, 576];
 pub(super) struct Calibration {
     full: OnnxModel,
     samples: Vec<Feed>,
+    /// The full model's outputs of each sample.
+    outputs: Vec<Vec<Value>>,
     target: PathBuf,
 }
 
@@ -41,10 +43,13 @@ struct Squares {
 impl Squares {
     /// The root of the mean squared difference, relative to the values' own.
     fn error(self) -> f64 {
-        match (self.difference > 0.0, self.own > 0.0) {
-            (false, _) => 0.0,
-            (true, true) => libm::sqrt(self.difference / self.own),
-            (true, false) => f64::INFINITY,
+        // A sum that is no number is of values that are none where the others are.
+        if self.difference == 0.0 {
+            0.0
+        } else if self.difference > 0.0 && self.own > 0.0 {
+            libm::sqrt(self.difference / self.own)
+        } else {
+            f64::INFINITY
         }
     }
 }
@@ -64,7 +69,9 @@ impl Calibration {
             Some(lines) => read(&full, lines, options.disk.as_ref())?,
             None => vec![random(&full, options)?],
         };
-        Ok(Self { full, samples, target: target.to_owned() })
+        let run = |sample: &Feed| full.run(&sample.inputs(), &[], options.cancel.as_ref());
+        let outputs = samples.iter().map(run).collect::<Result<_>>()?;
+        Ok(Self { full, samples, outputs, target: target.to_owned() })
     }
 
     /// Writes into the forms how far each capsule's outputs are from its own where it is held so.
@@ -99,8 +106,16 @@ impl Calibration {
             let mut squares = vec![Squares::default(); forms.len()];
             for sample in &self.samples {
                 let cancel = options.cancel.as_ref();
-                let mut compare = |index: usize, own: &[Value], other: &[Value]| {
-                    own.iter().zip(other).try_for_each(|(own, other)| add(own, other, &mut squares[index]))
+                let mut compare = |index: usize, own: &[Value], other: Option<&[Value]>| match other {
+                    Some(other) => own
+                        .iter()
+                        .zip(other)
+                        .try_for_each(|(own, other)| add(own, other, &mut squares[index])),
+                    // A form that the runtime does not know is no choice.
+                    None => {
+                        squares[index].difference = f64::INFINITY;
+                        Ok(())
+                    }
                 };
                 self.full.beside(&light, &sample.inputs(), cancel, &mut compare)?;
             }
@@ -121,9 +136,8 @@ impl Calibration {
     pub fn error(&self, mini: Arc<dyn ReadAt>, options: &SplitOptions) -> Result<f64> {
         let mini = open(Origin::Source(mini), Mode::Fast, options)?;
         let mut squares = vec![Squares::default(); self.full.outputs().len()];
-        for sample in &self.samples {
-            let run = |model: &OnnxModel| model.run(&sample.inputs(), &[], options.cancel.as_ref());
-            let (own, other) = (run(&self.full)?, run(&mini)?);
+        for (sample, own) in self.samples.iter().zip(&self.outputs) {
+            let other = mini.run(&sample.inputs(), &[], options.cancel.as_ref())?;
             for ((own, other), squares) in own.iter().zip(&other).zip(&mut squares) {
                 add(own, other, squares)?;
             }
@@ -134,10 +148,11 @@ impl Calibration {
 
 fn open(origin: Origin, mode: Mode, options: &SplitOptions) -> Result<OnnxModel> {
     let store = OpenOptions { mode, disk: Arc::clone(&options.disk), ..OpenOptions::default() };
-    OnnxModel::open(
-        &origin,
-        &OnnxOptions { store, runtime: options.runtime.clone(), ..OnnxOptions::default() },
-    )
+    // The full model without copies of its weights, since it may be larger than the memory; a mini is small, and its kernels
+    // need them.
+    let prepack = if mode == Mode::Exact { Prepack::Off } else { Prepack::Auto };
+    let runtime = options.runtime.clone();
+    OnnxModel::open(&origin, &OnnxOptions { store, runtime, prepack, ..OnnxOptions::default() })
 }
 
 /// Inputs from lines of `NAME=FILE.npy`. A name that comes again begins another set, which takes from the one before what it
@@ -146,7 +161,7 @@ fn read(model: &OnnxModel, lines: &str, disk: &dyn Disk) -> Result<Vec<Feed>> {
     let mut sets: Vec<Vec<(&str, &str)>> = Vec::new();
     let mut begun: Vec<&str> = Vec::new();
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let parts = line.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
+        let parts = line.rsplit_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
         let (name, path) = parts.ok_or_else(|| {
             Error::InvalidArgument(format!("{line:?} is no input of the model; give NAME=FILE.npy for each"))
         })?;
@@ -212,44 +227,57 @@ fn random_of(model: &OnnxModel, length: u64) -> Result<Feed> {
 }
 
 /// Adds the difference of two values. Of those that are no floating-point numbers every element counts that differs; values
-/// of different lengths differ wholly.
+/// of different kinds or lengths differ wholly.
 fn add(own: &Value, other: &Value, squares: &mut Squares) -> Result<()> {
+    let form = |value: &Value| (value.kind(), value.is_present(), value.element(), value.shape().to_vec());
+    let differ = |squares: &mut Squares| {
+        squares.own += 1.0;
+        squares.difference += 1.0;
+    };
+    if form(own) != form(other) {
+        differ(squares);
+        return Ok(());
+    }
+    if !own.is_present() {
+        return Ok(());
+    }
     if let (Ok(own), Ok(other)) = (own.items(), other.items()) {
+        if own.len() != other.len() {
+            differ(squares);
+        }
         return own.iter().zip(other).try_for_each(|(own, other)| add(own, other, squares));
     }
     let Some(element) = own.element().filter(|element| element.bits().is_some()) else {
-        let same = own.strings().ok() == other.strings().ok();
-        squares.own += 1.0;
-        squares.difference += if same { 0.0 } else { 1.0 };
+        match own.strings().ok() == other.strings().ok() {
+            true => squares.own += 1.0,
+            false => differ(squares),
+        }
         return Ok(());
     };
-    let (a, b) = (own.bytes()?, other.bytes()?);
-    if own.shape() != other.shape() || a.len() != b.len() {
-        squares.own += 1.0;
-        squares.difference += 1.0;
-        return Ok(());
-    }
-    match floats(element) {
-        Some(read) => {
-            let each = element.bits().unwrap_or(8) as usize / 8;
-            for (a, b) in a.chunks_exact(each).zip(b.chunks_exact(each)) {
-                let (a, b) = (read(a), read(b));
-                // Where both are the same infinity or no number at all nothing differs.
-                if a.to_bits() != b.to_bits() {
-                    squares.difference += (a - b) * (a - b);
-                }
-                if a.is_finite() {
-                    squares.own += a * a;
-                }
-            }
-        }
-        None => {
-            let differing = a.iter().zip(b).filter(|(a, b)| a != b).count();
-            squares.difference += differing as f64;
-            squares.own += a.len() as f64;
-        }
-    }
+    squares.add(element, own.bytes()?, other.bytes()?);
     Ok(())
+}
+
+impl Squares {
+    /// Adds the difference of elements of one type, of which there are as many on both sides.
+    fn add(&mut self, element: ElementType, own: &[u8], other: &[u8]) {
+        let each = (element.bits().unwrap_or(8) as usize).div_ceil(8);
+        for (own, other) in own.chunks_exact(each).zip(other.chunks_exact(each)) {
+            let Some(read) = floats(element) else {
+                self.own += 1.0;
+                self.difference += if own == other { 0.0 } else { 1.0 };
+                continue;
+            };
+            let (own, other) = (read(own), read(other));
+            let same = own == other || own.is_nan() && other.is_nan();
+            self.difference += match same {
+                true => 0.0,
+                false if own.is_finite() && other.is_finite() => (own - other) * (own - other),
+                false => f64::INFINITY,
+            };
+            self.own += if own.is_finite() { own * own } else { 0.0 };
+        }
+    }
 }
 
 /// Reads a floating-point number of this type; `None` for other types.
@@ -264,5 +292,39 @@ fn floats(element: ElementType) -> Option<fn(&[u8]) -> f64> {
         ElementType::Float16 => Some(|b| half::f16::from_le_bytes(bytes(b)).to_f64()),
         ElementType::Bfloat16 => Some(|b| half::bf16::from_le_bytes(bytes(b)).to_f64()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(own: &[f32], other: &[f32]) -> f64 {
+        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let mut squares = Squares::default();
+        squares.add(ElementType::Float32, &bytes(own), &bytes(other));
+        squares.error()
+    }
+
+    #[test]
+    fn what_is_no_number_is_as_far_as_can_be() {
+        let (nan, infinite) = (f32::NAN, f32::INFINITY);
+        assert_eq!(error(&[1.0, 2.0], &[1.0, 2.0]), 0.0);
+        assert!((error(&[3.0, 4.0], &[3.0, 5.0]) - 0.2).abs() < 1e-9);
+        assert_eq!(error(&[1.0, nan, infinite], &[1.0, -nan, infinite]), 0.0);
+        for other in [[nan, 1.0], [infinite, 1.0]] {
+            assert_eq!(error(&[1.0, 1.0], &other), f64::INFINITY);
+            assert_eq!(error(&other, &[1.0, 1.0]), f64::INFINITY);
+        }
+        assert_eq!(error(&[0.0], &[1.0]), f64::INFINITY);
+        assert_eq!(error(&[0.0], &[-0.0]), 0.0);
+    }
+
+    #[test]
+    fn whole_numbers_count_each() {
+        let bytes = |values: &[i64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let mut squares = Squares::default();
+        squares.add(ElementType::Int64, &bytes(&[1, 2, 3, 4]), &bytes(&[1, 2, 3, 5]));
+        assert_eq!(squares.error(), 0.5);
     }
 }

@@ -45,74 +45,89 @@ pub(super) fn split(
 ) -> Result<SplitSummary> {
     let source = Source::new(full, info)?;
     let bits = allowed(options.light)?;
-    let calibration =
-        if bits.is_empty() { None } else { Some(Calibration::prepare(&source, target, options)?) };
-    let mut forms = Vec::with_capacity(source.capsules().len());
-    for (index, capsule) in source.capsules().iter().enumerate() {
-        forms.push(possible(&source, index, capsule, &bits));
-    }
-    if options.size == 0 && options.light != Light::None && forms.iter().all(|forms| forms.len() == 1) {
+    let capsules = source.capsules().iter().enumerate();
+    let mut forms: Vec<Vec<Form>> =
+        capsules.map(|(index, capsule)| possible(&source, index, capsule, &bits)).collect();
+    if options.size == 0 && !bits.is_empty() && forms.iter().all(|forms| forms.len() == 1) {
         return Err(Error::Unsupported(format!(
             "{}: a mini would hold everything, as no weight of this model has a light form; with --size it links some capsules",
             full.name()
         )));
     }
+    let calibration =
+        if bits.is_empty() { None } else { Some(Calibration::prepare(&source, target, options)?) };
     if let Some(calibration) = &calibration {
         calibration.measure(&source, &mut forms, options)?;
     }
+    search(&source, forms, calibration.as_ref(), target, options, progress)
+}
+
+/// Writes minis until one has the length and the error that it must have.
+fn search(
+    source: &Source<'_>,
+    mut forms: Vec<Vec<Form>>,
+    calibration: Option<&Calibration>,
+    target: &Path,
+    options: &SplitOptions,
+    progress: &mut ProgressFn<'_>,
+) -> Result<SplitSummary> {
     let most = options.max_error.unwrap_or(MOST_ERROR);
     // What does more harm alone than is allowed to all is no choice, but where a length leaves no other.
-    let mut most_alone = if options.size == 0 { most } else { f64::INFINITY };
+    let mut most_alone = if options.size == 0 { most } else { f64::MAX };
     let mut room = (options.size > 0).then_some(options.size);
     for _ in 0..TRIES {
         forms
             .iter_mut()
             .for_each(|forms| forms.retain(|form| form.bits.is_none() || form.error <= most_alone));
-        let plan = chosen(&source, &forms, room, options)?;
-        let has_light = plan.capsules.iter().any(|planned| planned.residence == Residence::Light);
-        if options.size == 0 && calibration.is_some() && !has_light {
-            return Err(Error::Limit(format!(
-                "{}: every light form would take the outputs further than {:.1}% from the full file's; allow more with \
-                 --max-error, or give a --size",
-                full.name(),
-                100.0 * most
-            )));
+        let plan = chosen(source, &forms, room, options)?;
+        let holds = |wanted| plan.capsules.iter().any(|planned| planned.residence == wanted);
+        if options.size == 0 && calibration.is_some() && !holds(Residence::Light) {
+            break;
         }
-        let (mut mini, mut manifest) = compose(&source, target, &plan, options, progress)?;
+        let (mut mini, mut manifest) = compose(source, target, &plan, options, progress)?;
         let bytes = mini.source()?.len();
         if let Some(room) = room.as_mut().filter(|_| bytes > options.size) {
             *room = room.saturating_sub(bytes - options.size);
             continue;
         }
-        let is_whole = plan.capsules.iter().all(|planned| planned.residence != Residence::Linked);
-        let error = match &calibration {
-            Some(calibration) if is_whole => Some(calibration.error(mini.source()?, options)?),
-            _ => None,
+        let error = match calibration.filter(|_| !holds(Residence::Linked)) {
+            Some(calibration) => Some(calibration.error(mini.source()?, options)?),
+            None => None,
         };
-        if error.is_some_and(|error| error > most) && options.size == 0 {
+        if error.is_some_and(|error| error > most) {
+            if options.size > 0 {
+                return Err(too_far(source, error, most));
+            }
             // Together they do too much: those that do least alone remain.
             most_alone /= 2.0;
             continue;
-        }
-        if let Some(error) = error.filter(|error| *error > most) {
-            return Err(Error::Limit(format!(
-                "the mini's outputs would be {:.1}% from those of {}, and {:.1}% are allowed; give a larger --size, or allow \
-                 more with --max-error",
-                100.0 * error,
-                full.name(),
-                100.0 * most
-            )));
         }
         record(&mut mini, &mut manifest, |plan| plan.output_error = error)?;
         return Ok(SplitSummary {
             path: target.to_owned(),
             bytes: mini.commit()?,
-            full_bytes: full.contents().header.file_len,
+            full_bytes: source.full.contents().header.file_len,
             plan: SplitPlan { output_error: error, ..plan },
             expected_agreement: None,
         });
     }
-    Err(too_short(&source, &forms, options))
+    Err(if options.size == 0 { too_far(source, None, most) } else { too_short(source, &forms, options) })
+}
+
+/// No mini is as near to the full file as it must be; one that was made is `error` away.
+fn too_far(source: &Source<'_>, error: Option<f64>, most: f64) -> Error {
+    let (file, allowed) = (source.full.name(), 100.0 * most);
+    let found = match error {
+        Some(error) => {
+            format!("the outputs of a mini of this length would be {:.1}% from its own", 100.0 * error)
+        }
+        None => {
+            "the outputs of every mini with light forms would be further than that from its own".to_owned()
+        }
+    };
+    Error::Limit(format!(
+        "{file}: {found}, and {allowed:.1}% are allowed; give a larger --size, or allow more with --max-error"
+    ))
 }
 
 /// Writes the mini that `plan` describes. Returns its length.

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use bytes::Bytes;
 use prost::Message;
 use serde_json::Map;
 
@@ -15,10 +14,9 @@ use crate::container::manifest::{
 };
 use crate::container::writer::{Sealed, Writer};
 use crate::convert::import::ProgressFn;
+use crate::convert::onnx::export::{graph_of, head_of};
 use crate::convert::onnx::import::assets;
-use crate::convert::onnx::proto::{
-    EXTERNAL, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto,
-};
+use crate::convert::onnx::proto::{EXTERNAL, GraphProto, OperatorSetIdProto, StringStringEntryProto};
 use crate::error::{Error, Result};
 use crate::graph::onnx::OnnxInfo;
 use crate::pool::{Pool, unless_cancelled};
@@ -64,30 +62,14 @@ impl<'a> Source<'a> {
 
     /// The head, which of a mini with light capsules names the operators that those need.
     fn head(&self, has_light: bool) -> Result<Vec<u8>> {
-        let bytes = asset(self.full, assets::HEAD)?;
         let contributed = |set: &OperatorSetIdProto| set.domain.as_deref() == Some(CONTRIBUTED);
-        let mut head = ModelProto::decode(bytes).map_err(|error| {
-            Error::malformed(self.full.name(), format!("asset \"{}\": {error}", assets::HEAD))
-        })?;
+        let mut head = head_of(self.full)?;
         if has_light && !head.opset_import.iter().any(contributed) {
             let version = Some(1);
             head.opset_import.push(OperatorSetIdProto { domain: Some(CONTRIBUTED.into()), version });
         }
         Ok(head.encode_to_vec())
     }
-}
-
-fn asset(full: &MappedFile, name: &str) -> Result<Bytes> {
-    let missing =
-        || Error::malformed(full.name(), format!("asset \"{name}\" is missing; convert the model again"));
-    full.checked_asset(full.contents().manifest.asset(name).ok_or_else(missing)?)?;
-    Ok(Bytes::from_owner(full.shared_asset(name)?))
-}
-
-fn graph_of(full: &MappedFile, capsule: &Capsule) -> Result<GraphProto> {
-    let name = assets::graph(&capsule.id);
-    GraphProto::decode(asset(full, &name)?)
-        .map_err(|error| Error::malformed(full.name(), format!("asset \"{name}\": {error}")))
 }
 
 /// Writes the mini that `plan` describes, up to its name. Also gives the manifest that was written.
