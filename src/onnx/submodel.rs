@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::api::{RawType, Region};
+use super::api::Region;
+use super::raw::RawType;
 use super::value;
 use crate::container::manifest::Capsule;
 use crate::convert::onnx::import::assets;
