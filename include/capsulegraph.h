@@ -428,7 +428,8 @@
 #define CAPG_VALUE_SEQUENCE 1
 
 /**
- * Kind of value: an optional value that is absent. As an input it counts as not given. Of a port: an optional value.
+ * Kind of value: an optional value that is absent; for an input that is no optional value it counts as not given. Of a port:
+ * an optional value.
  */
 #define CAPG_VALUE_NONE 2
 
@@ -1572,10 +1573,12 @@ capg_status capg_model_threads(const struct capg_model *model,
                                struct capg_error **error);
 
 /**
- * Anonymous memory that the model holds, in bytes: tables, and the file where the host read it. Mapped files
- * are the system's. Thread class: any.
+ * Anonymous memory that the model holds, in bytes: tables, the file where the host read it, and of an ONNX model what ONNX
+ * Runtime holds for it between runs. Mapped files are the system's. Thread class: any.
  */
-capg_status capg_model_held_bytes(const struct capg_model *model, uint64_t *bytes, struct capg_error **error);
+capg_status capg_model_held_bytes(const struct capg_model *model,
+                                  uint64_t *bytes,
+                                  struct capg_error **error);
 
 /**
  * Whether the model has a chat template: 0 or 1. Errors: UNSUPPORTED of an ONNX model. Thread class: any.
@@ -1932,6 +1935,14 @@ capg_status capg_model_run(const struct capg_model *model,
                            const struct capg_cancel *cancel,
                            struct capg_values **values,
                            struct capg_error **error);
+
+/**
+ * The report of an ONNX model up to now, schema capsulegraph.report/1: times, memory, what is prepacked, ONNX Runtime's
+ * version. Errors: UNSUPPORTED of a language model, whose sessions have reports. Thread class: any.
+ */
+capg_status capg_model_report(const struct capg_model *model,
+                              struct capg_text **report,
+                              struct capg_error **error);
 
 /**
  * Number of capsules, in the order of computation. Thread class: any.

@@ -1,8 +1,8 @@
-//! CapsuleGraph runs a language model inside a memory budget that the host names.
+//! CapsuleGraph runs a language model or an ONNX model inside a memory budget that the host names.
 //!
 //! A model is converted to a `.cgraph` file, the *full* CapsuleGraph, cut into capsules; a light *mini* is
-//! derived from it, answers alone when it must, and brings any capsule of the full file in on demand. (ONNX models and
-//! plug-ins come in later releases; README.md says what works today.)
+//! derived from it, answers alone when it must, and brings any capsule of the full file in on demand. (Plug-ins come in
+//! later releases; README.md says what works today.)
 //!
 //! # The map
 //! Arrows point down: a floor knows those below it, never those above.
@@ -12,9 +12,9 @@
 //! | 8 | [`ffi`], `bin/cgraph` | the C API; the command line |
 //! | 7 | [`report`] | performance reports |
 //! | 6 | [`split`] | the mini: planner, light forms, link index, verify, repair |
-//! | 5 | [`generate`] | sessions, sampling, stop strings, streaming |
+//! | 5 | [`generate`], [`onnx`] | sessions, sampling, stop strings, streaming; ONNX models run by ONNX Runtime |
 //! | 4 | [`decoder`], [`text`] | transformer forward pass and KV cache; tokenizer and chat template |
-//! | 3 | [`convert`] | GGUF to `.cgraph` |
+//! | 3 | [`convert`] | GGUF and ONNX to `.cgraph` |
 //! | 2 | [`store`], then [`container`] | mapping and fetching; the `.cgraph` file |
 //! | 1 | [`kernels`], [`pool`] | encodings, packing, matrix products, attention; threads |
 //! | 0 | [`graph`], [`error`] | what a model is; what can go wrong |

@@ -13,6 +13,9 @@ mod onnx;
 mod program;
 mod support;
 
+use capsulegraph::convert::import::ConvertOptions;
+use capsulegraph::split::SplitOptions;
+use capsulegraph::split::job::{Targets, produce};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -259,4 +262,36 @@ fn examples_work_as_printed() {
     // A random model may fill the context, after which the second question does not fit; both ends are clean.
     assert!(out.len() > 10 && (output.status.success() || err.starts_with("limit: ")), "{out}{err}");
     assert_eq!(Command::new(&chat).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn the_example_of_tensors_runs_a_model() {
+    let model = directory("tensors").join("transformer.cgraph");
+    let source = onnx::folder().join("models/transformer.onnx");
+    let targets = Targets::new(&source, Some(&model), None, true);
+    let (convert, split) = (ConvertOptions::default(), SplitOptions::default());
+    produce(&source, &targets, &convert, &split, &mut |_, _, _| {}).unwrap();
+    let example = root().join("examples/tensors.c");
+    for language in [Language::C, Language::Cpp] {
+        let program = compile(&example, language, Link::Shared, &[], &format!("tensors {language:?}"));
+        let run = |arguments: &[&str]| {
+            let mut command = Command::new(&program);
+            command.args(arguments).env("CAPSULEGRAPH_ONNXRUNTIME", onnx::runtime());
+            let output = command.output().unwrap();
+            let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+            (output.status.code(), text(output.stdout), text(output.stderr))
+        };
+        let path = model.to_str().unwrap();
+        let (code, whole, err) = run(&[path]);
+        assert!(
+            code == Some(0) && whole.starts_with("logits: element type 1 [1, 1, ") && err.is_empty(),
+            "{whole}{err}"
+        );
+        assert_eq!(run(&[path, "64000000"]), (Some(0), whole, String::new()), "in a budget");
+        let (code, out, err) = run(&[path, "1000"]);
+        assert!(
+            code == Some(1) && out.is_empty() && err.contains("smallest possible"),
+            "{code:?} {out} {err}"
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_void};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::budget::{self, capg_budget};
 use super::error::{Failure, capg_error};
@@ -22,6 +22,7 @@ use super::threads::{capg_parallel_for_callback, thread_options};
 use crate::generate::model::ModelOptions;
 use crate::generate::session::SessionOptions;
 use crate::onnx::model::Prepack;
+use crate::report::memory::MemorySampler;
 use crate::store::budget::Budget;
 use crate::store::{Mode, OpenOptions, Origin};
 
@@ -136,6 +137,8 @@ pub struct capg_model {
     pub(super) capsules: Vec<Utf8>,
     /// Inputs and outputs of an ONNX model.
     pub(super) ports: [Vec<Port>; 2],
+    /// For reports of an ONNX model.
+    pub(super) sampler: Mutex<MemorySampler>,
 }
 
 impl Handle for capg_model {}
@@ -149,6 +152,7 @@ impl capg_model {
             mode_reason: store.mode_reason().into(),
             capsules: manifest.capsules.iter().map(|c| c.id.as_str().into()).collect(),
             ports: model.onnx().map(|onnx| ports(onnx)).unwrap_or_default(),
+            sampler: Mutex::new(MemorySampler::new()),
             model,
             log,
         }
@@ -485,8 +489,8 @@ pub unsafe extern "C" fn capg_model_threads(
     unsafe { get(model, (count, "count"), error, value) }
 }
 
-/// Anonymous memory that the model holds, in bytes: tables, and the file where the host read it. Mapped files
-/// are the system's. Thread class: any.
+/// Anonymous memory that the model holds, in bytes: tables, the file where the host read it, and of an ONNX model what ONNX
+/// Runtime holds for it between runs. Mapped files are the system's. Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_model_held_bytes(
     model: *const capg_model,

@@ -104,7 +104,8 @@ impl Opened {
             Self::Onnx(model) => {
                 let store = model.store();
                 let full = store.full().filter(|file| !std::ptr::eq(*file, store.primary()));
-                (store.primary().owned_bytes() + full.map_or(0, |file| file.owned_bytes())) as u64
+                let owned = store.primary().owned_bytes() + full.map_or(0, |file| file.owned_bytes());
+                owned as u64 + model.memory().sessions
             }
         }
     }

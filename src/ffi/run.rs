@@ -1,5 +1,7 @@
 //! Running ONNX models.
 
+use std::sync::PoisonError;
+
 use super::cancel::{capg_cancel, token};
 use super::error::{Failure, capg_error};
 use super::handle::share;
@@ -13,9 +15,12 @@ use super::tensor::{
     CAPG_ELEMENT_NONE, CAPG_VALUE_MAP, CAPG_VALUE_NONE, CAPG_VALUE_SEQUENCE, CAPG_VALUE_SEQUENCE_OF_MAPS,
     CAPG_VALUE_TENSOR, HostTensor, capg_value, capg_values, element,
 };
+use super::text::capg_text;
 use crate::graph::element::ElementType;
+use crate::graph::onnx::OnnxKind;
 use crate::onnx::model::OnnxModel;
 use crate::onnx::value::{Input, Value};
+use crate::report::Report;
 
 /// How to run. All zero but struct_size: the defaults.
 #[repr(C)]
@@ -102,7 +107,14 @@ impl<'a> HostValue<'a> {
             let made = self.tensors.iter().map(|tensor| Value::tensor(runtime, &tensor.view()));
             Ok::<_, Failure>((runtime, made.collect::<crate::error::Result<Vec<_>>>()?))
         };
+        let port = model.inputs().iter().find(|port| port.name == self.name);
         self.made = match self.kind {
+            CAPG_VALUE_SEQUENCE | CAPG_VALUE_SEQUENCE_OF_MAPS if self.tensors.is_empty() => {
+                Some(model.empty_input(self.name)?)
+            }
+            CAPG_VALUE_NONE if port.is_some_and(|port| port.kind == OnnxKind::Optional) => {
+                Some(model.empty_input(self.name)?)
+            }
             CAPG_VALUE_SEQUENCE => {
                 let (runtime, tensors) = tensors()?;
                 Some(Value::sequence(runtime, &tensors)?)
@@ -123,7 +135,7 @@ impl<'a> HostValue<'a> {
         Ok(())
     }
 
-    /// What the model is fed with; an absent value with nothing.
+    /// What the model is fed with; where the model has no optional value an absent one with nothing.
     fn input(&self) -> Option<(&str, Input<'_>)> {
         let input = match (&self.made, self.tensors.first()) {
             (Some(value), _) => Input::Value(value),
@@ -196,6 +208,26 @@ pub unsafe extern "C" fn capg_model_run(
         let named = named(onnx, &wanted).into_iter().zip(computed);
         let computed = named.map(|((name, element), value)| (name, element, value)).collect();
         out.set(capg_values::new(computed)?);
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { guard(error, body) }
+}
+
+/// The report of an ONNX model up to now, schema capsulegraph.report/1: times, memory, what is prepacked, ONNX Runtime's
+/// version. Errors: UNSUPPORTED of a language model, whose sessions have reports. Thread class: any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn capg_model_report(
+    model: *const capg_model,
+    report: *mut *mut capg_text,
+    error: *mut *mut capg_error,
+) -> capg_status {
+    let body = || {
+        // SAFETY: the contract of every function: pointers are NULL or valid, handles live.
+        let (out, model) = unsafe { (HandleOut::required(report, "report")?, share(model, "model")?) };
+        let sampler = model.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = Report::of_onnx("run", model.model.onnx()?, &sampler);
+        out.set(made.to_json()?.into());
         Ok(())
     };
     // SAFETY: as above.

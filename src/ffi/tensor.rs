@@ -72,7 +72,8 @@ pub const CAPG_ELEMENT_INT2: u32 = 26;
 pub const CAPG_VALUE_TENSOR: u32 = 0;
 /// Kind of value: a sequence of tensors.
 pub const CAPG_VALUE_SEQUENCE: u32 = 1;
-/// Kind of value: an optional value that is absent. As an input it counts as not given. Of a port: an optional value.
+/// Kind of value: an optional value that is absent; for an input that is no optional value it counts as not given. Of a port:
+/// an optional value.
 pub const CAPG_VALUE_NONE: u32 = 2;
 /// Kind of value: a map, as a tensor of its keys and one of its values.
 pub const CAPG_VALUE_MAP: u32 = 3;

@@ -85,6 +85,10 @@ pub fn loaded() -> Option<Loaded> {
 
 fn same_again(loaded: &Loaded, named: Option<&Path>) -> Result<Loaded> {
     let Some(named) = named else { return Ok(loaded.clone()) };
+    // Every run asks: the usual answer costs no look at the disk.
+    if named == loaded.path {
+        return Ok(loaded.clone());
+    }
     let place = Place { what: "", path: named.to_owned(), named: true };
     let wanted = library_at(&place).unwrap_or_else(|| named.to_owned());
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());

@@ -89,9 +89,14 @@ pub fn produce(
     let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Split, done, total));
     match split(&targets.full, path, split_options, &mut sink) {
         Ok(mini) => Ok(Produced { full, mini: Some(mini), without_mini: None }),
-        Err(why @ (Error::NotFound(_) | Error::Unsupported(_) | Error::Limit(_) | Error::Mismatch(_)))
-            if is_onnx && !targets.is_mini_named =>
-        {
+        // What was named for it must do.
+        Err(
+            why @ (Error::NotFound(_)
+            | Error::Unsupported(_)
+            | Error::Limit(_)
+            | Error::Mismatch(_)
+            | Error::InvalidArgument(_)),
+        ) if is_onnx && !targets.is_mini_named && split_options.calibrate.is_none() => {
             Ok(Produced { full, mini: None, without_mini: Some(why.to_string()) })
         }
         Err(why) => Err(full_is_there(why, &targets.full)),

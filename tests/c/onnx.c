@@ -199,6 +199,10 @@ static void facts(capg_model *model) {
     capg_text *report;
     OK(capg_model_inspect(model, 1, &report, &error));
     CHECK(text_has(report, "doubled"));
+    OK(capg_model_report(model, &report, &error));
+    CHECK(text_has(report, "\"prepack\": \"auto\""));
+    INVALID(capg_model_report(model, NULL, &error));
+    INVALID(capg_model_report(NULL, &report, &error));
     OK(capg_model_capsule_count(model, &capsules, &error));
     CHECK(capsules >= 2);
     for (size_t i = 0; i < capsules; i++) {
@@ -262,6 +266,7 @@ static void other_kind(const capg_model *onnx, const char *gguf, const char *wor
     size_t count = 77;
     capg_values *values;
     UNSUPPORTED(capg_model_port_count(model, 0, &count, &error));
+    UNSUPPORTED(capg_model_report(model, &text, &error));
     capg_port found;
     found.struct_size = sizeof found;
     UNSUPPORTED(capg_model_port(model, 0, 0, &found, &error));
@@ -398,6 +403,12 @@ static void runs(const capg_model *model) {
     OK(capg_model_run(model, f.values, 2, names, 2, NULL, NULL, &chosen, &error));
     check_strings(output(chosen, 0, "doubled", CAPG_VALUE_TENSOR, 1).tensors);
     check_product(output(chosen, 1, "product", CAPG_VALUE_TENSOR, 1).tensors, 1);
+    capg_values_free(chosen);
+    /* A sequence of no tensors. */
+    const capg_string longer = {"longer", 6};
+    f.values[2] = value("list", NULL, 0, CAPG_VALUE_SEQUENCE);
+    OK(capg_model_run(model, f.values, 3, &longer, 1, NULL, NULL, &chosen, &error));
+    CHECK(output(chosen, 0, "longer", CAPG_VALUE_SEQUENCE, 1).tensors[0].data_len == sizeof x_data);
     capg_values_free(chosen);
     check_all(defaults, 1);
     capg_values_free(defaults);

@@ -5,8 +5,9 @@
 LIBRARY is libcapsulegraph.so of a release build; MODELS the folder of real models that cargo xtask setup fills; LARGE the model
 "large" of xtask/python/onnx_models.py; WORK a folder with 3 GB of room. Needs the PyPI packages numpy, onnx, onnxruntime.
 
-Every subject is a process of its own, so that its memory is its own: peaks are VmHWM, anonymous memory is RssAnon, and both
-hold Python and numpy (about 30 MB) too. Times of the two sides alternate run by run while the other waits; the median counts.
+Every subject is a process of its own, so that its memory is its own: peaks are VmHWM, Python and numpy (about 40 MB) included;
+anonymous memory is RssAnon less what it was before opening. Times of the two sides alternate run by run while the other waits;
+the median counts.
 WORK gets onnx-limits.md and onnx-speed.md, the tables of docs/onnx.md. The last line is: marks: N hold, N do not; the
 status is 0 where all hold.
 """
@@ -45,7 +46,7 @@ def child(library_path):
     import onnx_plain
     import onnx_real
 
-    answers, bound, keep = os.fdopen(os.dup(1), "w"), None, []
+    answers, bound, keep, before = os.fdopen(os.dup(1), "w"), None, [], 0
     os.dup2(2, 1)
     for line in sys.stdin:
         command, *arguments = json.loads(line)
@@ -55,9 +56,11 @@ def child(library_path):
         elif command in ("ours", "plain"):
             path, name, options = arguments
             arrays = large_inputs() if name == "large" else onnx_real.feeds()[name]
-            inputs = onnx_real.inputs(arrays)
+            inputs, before = onnx_real.inputs(arrays), status("RssAnon")
             if command == "ours":
-                opened = onnx_capi.Library(library_path, onnx_plain.library()).open(path, threads=THREADS, **options)
+                library = onnx_capi.Library(library_path, onnx_plain.library())
+                begun = time.perf_counter()
+                opened = library.open(path, threads=THREADS, **options)
                 capsules = opened.capsules()
             else:
                 runtime = onnx_plain.Runtime(threads=THREADS)
@@ -77,7 +80,7 @@ def child(library_path):
 
             answer = [zlib.crc32(memoryview(v.data).tobytes()) for v in bound.run()]
         seconds = time.perf_counter() - begun
-        answer = {"answer": answer, "seconds": seconds, "peak": status("VmHWM"), "anonymous": status("RssAnon")}
+        answer = {"answer": answer, "seconds": seconds, "peak": status("VmHWM"), "anonymous": status("RssAnon") - before}
         print(json.dumps(answer), file=answers, flush=True)
 
 

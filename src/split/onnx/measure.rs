@@ -19,8 +19,9 @@ use crate::onnx::value::Value;
 use crate::split::options::SplitOptions;
 use crate::store::{Mode, OpenOptions, Origin};
 
-/// Length of a named dimension of random inputs that is not the first of any.
-const OPEN_DIM: u64 = 16;
+/// Lengths of a named dimension of random inputs that is not the first of any: the first with which the model runs. Signals
+/// and images may have to be longer than texts.
+const OPEN_DIMS: [u64; 3] = [16, 64, 576];
 
 /// The full model, and what it is fed with.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl Calibration {
         let full = open(Origin::Path(path.to_owned()), Mode::Exact, options)?;
         let samples = match &options.calibrate {
             Some(lines) => read(&full, lines, options.disk.as_ref())?,
-            None => vec![random(&full)?],
+            None => vec![random(&full, options)?],
         };
         Ok(Self { full, samples, target: target.to_owned() })
     }
@@ -171,24 +172,41 @@ fn read(model: &OnnxModel, lines: &str, disk: &dyn Disk) -> Result<Vec<Feed>> {
     sets.iter().map(feed).collect()
 }
 
-/// Random inputs: those of the same model are always the same.
-fn random(model: &OnnxModel) -> Result<Feed> {
+/// Random inputs that the model runs with: those of the same model are always the same.
+fn random(model: &OnnxModel, options: &SplitOptions) -> Result<Feed> {
+    let mut refused = None;
+    for length in OPEN_DIMS {
+        let feed = random_of(model, length)?;
+        match model.run(&feed.inputs(), &[], options.cancel.as_ref()) {
+            Ok(_) => return Ok(feed),
+            Err(why @ (Error::InvalidArgument(_) | Error::Mismatch(_))) => refused = refused.or(Some(why)),
+            Err(why) => return Err(why),
+        }
+    }
+    let note = "with random inputs; name others with --calibrate NAME=FILE.npy";
+    Err(refused.map_or_else(|| Error::Internal("no length was tried".into()), |why| why.with_note(note)))
+}
+
+/// Random inputs whose named dimensions, but for the first of an input, have this length.
+fn random_of(model: &OnnxModel, length: u64) -> Result<Feed> {
     let runtime = model.runtime()?;
     let ports = || model.inputs().iter().filter(|port| !port.optional);
     // The first dimension is mostly the number of examples, others lengths of what each one holds.
     let mut dims: Vec<(String, u64)> = Vec::new();
-    for place in [true, false] {
+    for is_first in [true, false] {
         for shape in ports().filter_map(|port| port.shape.as_deref()) {
-            for (at, dim) in shape.iter().enumerate().filter(|(at, _)| (*at == 0) == place) {
+            for (at, dim) in shape.iter().enumerate().filter(|(at, _)| (*at == 0) == is_first) {
                 if let OnnxDim::Named(name) = dim {
-                    dims.push((name.clone(), if at == 0 { 1 } else { OPEN_DIM }));
+                    dims.push((name.clone(), if at == 0 { 1 } else { length }));
                 }
             }
         }
     }
     let mut feed = Feed::default();
     for (number, port) in ports().enumerate() {
-        feed.add(runtime, &port.name, made_up(port, &dims, number as u64)?)?;
+        let array = made_up(port, &dims, number as u64);
+        let array = array.map_err(|why| why.with_note("here as --calibrate NAME=FILE.npy"))?;
+        feed.add(runtime, &port.name, array)?;
     }
     Ok(feed)
 }

@@ -16,7 +16,9 @@ use crate::container::manifest::{
 use crate::container::writer::{Sealed, Writer};
 use crate::convert::import::ProgressFn;
 use crate::convert::onnx::import::assets;
-use crate::convert::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto};
+use crate::convert::onnx::proto::{
+    EXTERNAL, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto,
+};
 use crate::error::{Error, Result};
 use crate::graph::onnx::OnnxInfo;
 use crate::pool::{Pool, unless_cancelled};
@@ -123,8 +125,8 @@ pub(super) fn compose(
     let Job { mut writer, graphs, .. } = job;
     let has_light = plan.capsules.iter().any(|planned| planned.residence == Residence::Light);
     let mut kept = vec![writer.asset(assets::HEAD, &source.head(has_light)?)?];
-    for (capsule, graph) in capsules.iter().zip(&graphs) {
-        kept.push(writer.asset(&assets::graph(&capsule.id), &graph.encode_to_vec())?);
+    for (capsule, graph) in written.iter().zip(graphs) {
+        kept.push(writer.asset(&assets::graph(&capsule.id), &placed(graph, &written).encode_to_vec())?);
     }
     let parent = &source.full.contents().manifest;
     let manifest = Manifest {
@@ -251,6 +253,30 @@ impl Job<'_> {
         })?;
         Ok((plane, scales))
     }
+}
+
+/// A capsule's graph as it was written: its external initializers say where they lie in this file, where they do.
+fn placed(mut graph: GraphProto, capsules: &[Capsule]) -> GraphProto {
+    let external = graph.initializer.iter_mut().filter(|tensor| tensor.data_location == Some(EXTERNAL));
+    for initializer in external {
+        let location = initializer.external_data.iter().find(|entry| entry.key() == "location");
+        let home =
+            location.and_then(|location| capsules.iter().find(|capsule| capsule.id == location.value()));
+        let stored =
+            home.and_then(|home| Some((home, home.tensors.iter().find(|t| t.name == initializer.name())?)));
+        if let Some((home, plane)) = stored.and_then(|(home, tensor)| Some((home, tensor.planes.first()?))) {
+            let entry = |key: &str, value: String| StringStringEntryProto {
+                key: Some(key.into()),
+                value: Some(value),
+            };
+            initializer.external_data = vec![
+                entry("location", home.id.clone()),
+                entry("offset", plane.offset.to_string()),
+                entry("length", plane.len.to_string()),
+            ];
+        }
+    }
+    graph
 }
 
 /// A capsule's line of the link index; one without weights has no place in the full file.
