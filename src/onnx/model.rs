@@ -1,13 +1,14 @@
 //! An opened ONNX model, and running it capsule by capsule.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ort::sys;
 
-use super::api::{RawType, RawValue, RunOptions, Runtime, TypeInfo};
+use super::api::{RunOptions, Runtime};
+pub use super::options::{OnnxOptions, Prepack};
 use super::ports;
+use super::raw::{RawType, RawValue, TypeInfo};
 use super::residency::{OnnxMemory, Residency};
 use super::slot::{Fed, Making, Ready};
 use super::submodel::Head;
@@ -17,61 +18,10 @@ use super::wiring::{Steps, Wiring};
 use crate::error::{Error, Result};
 use crate::graph::onnx::{OnnxInfo, OnnxPort};
 use crate::pool::{CancelToken, unless_cancelled};
-use crate::store::{Mode, OpenOptions, Origin, Store};
+use crate::store::{Mode, Origin, Store};
 
 /// Bytes of memory that a byte of the manifest takes once it is parsed.
 const PARSED: u64 = 4;
-
-/// Whether weights are copied into the form that the runtime's kernels like best.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Prepack {
-    /// Of each capsule where it pays and the budget has room; where kernels are useless without, always.
-    #[default]
-    Auto,
-    /// Of every capsule.
-    On,
-    /// Of none.
-    Off,
-}
-
-impl Prepack {
-    /// Its name on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::On => "on",
-            Self::Off => "off",
-        }
-    }
-}
-
-/// How to open an ONNX model.
-#[derive(Clone, Debug)]
-pub struct OnnxOptions {
-    /// Run mode, files, budget.
-    pub store: OpenOptions,
-    /// Threads that compute; 0: one per processor. All ONNX models of a process share those of the first that runs.
-    pub threads: usize,
-    /// ONNX Runtime's library, or the folder that it is in; `None`: it is looked for (docs/onnx.md). A process has one.
-    pub runtime: Option<PathBuf>,
-    /// Whether weights are prepacked.
-    pub prepack: Prepack,
-    /// Whether graphs are optimised: faster; without, the results of a model are the same bits however it is cut.
-    pub optimization: bool,
-}
-
-impl Default for OnnxOptions {
-    fn default() -> Self {
-        Self {
-            store: OpenOptions::default(),
-            threads: 0,
-            runtime: None,
-            prepack: Prepack::Auto,
-            optimization: true,
-        }
-    }
-}
 
 /// An opened ONNX model. Shared by any number of threads, which may run it at the same time.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::measure::{anonymous_bytes, return_free_memory};
-use super::model::Prepack;
+use super::options::Prepack;
 use super::slot::{Ready, Slot};
 use super::submodel::Part;
 use crate::container::manifest::Capsule;

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::api::{RawType, Runtime, Session, SessionSettings};
+use super::api::{Runtime, Session, SessionSettings};
 use super::measure::{anonymous_bytes, return_free_memory};
+use super::raw::RawType;
 use super::submodel::{Head, Part};
 use super::wiring::Wiring;
 use crate::error::{Error, Result};

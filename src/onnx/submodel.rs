@@ -2,7 +2,8 @@
 
 use prost::Message;
 
-use super::api::{RawType, Region};
+use super::api::Region;
+use super::raw::RawType;
 use super::value;
 use crate::container::manifest::Capsule;
 use crate::convert::onnx::export::{graph_of, head_of};

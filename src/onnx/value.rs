@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use ort::sys;
 
-use super::api::{self, Answer, RawValue, Runtime};
+use super::api::{self, Answer, Runtime};
+use super::raw::{self, RawValue};
 use crate::error::{Error, Result};
 use crate::graph::element::ElementType;
 use crate::graph::onnx::OnnxKind;
@@ -263,10 +264,10 @@ impl Owned {
 
 fn kind_of(number: i32) -> OnnxKind {
     match number {
-        api::TENSOR => OnnxKind::Tensor,
-        api::SEQUENCE => OnnxKind::Sequence,
-        api::MAP => OnnxKind::Map,
-        api::SPARSE => OnnxKind::Sparse,
+        raw::TENSOR => OnnxKind::Tensor,
+        raw::SEQUENCE => OnnxKind::Sequence,
+        raw::MAP => OnnxKind::Map,
+        raw::SPARSE => OnnxKind::Sparse,
         _ => OnnxKind::Optional,
     }
 }
