@@ -9,7 +9,7 @@ use super::api::{RunOptions, Runtime};
 pub use super::options::{OnnxOptions, Prepack};
 use super::ports;
 use super::raw::{RawType, RawValue, TypeInfo};
-use super::residency::{OnnxMemory, Residency};
+use super::residency::{Mark, OnnxMemory, Residency};
 use super::slot::{Fed, Making, Ready};
 use super::submodel::Head;
 use super::value::{Borrowed, Input, Value};
@@ -269,10 +269,27 @@ impl OnnxModel {
         let _turn = self.residency.enter(cancel)?;
         let begun = Instant::now();
         let mark = self.residency.mark(self.stats_runs());
+        let walked = self.walk(runtime, &steps, &mut held, (mark, &options, cancel));
+        if walked.is_err() {
+            self.residency.tidy();
+        }
+        walked?;
+        self.counts.add(begun.elapsed());
+        self.results(runtime, &wanted, &given, held)
+    }
+
+    /// Computes the capsules of a run one after the other.
+    fn walk(
+        &self,
+        runtime: &'static Runtime,
+        steps: &Steps,
+        held: &mut [Option<Held<'_>>],
+        (mark, options, cancel): (Option<Mark>, &RunOptions, Option<&CancelToken>),
+    ) -> Result<()> {
         for (step, index) in steps.capsules.iter().enumerate() {
             unless_cancelled(cancel)?;
             let next = steps.capsules.get(step + 1).copied().unwrap_or(*index);
-            let computed = self.compute(runtime, [*index, next], &held, &options);
+            let computed = self.compute(runtime, [*index, next], held, options);
             if computed.is_err() {
                 // The runtime says of a run that was stopped only that it failed.
                 unless_cancelled(cancel)?;
@@ -282,12 +299,11 @@ impl OnnxModel {
             }
             if let Some(mark) = mark {
                 let held_bytes = held.iter().flatten().map(Held::own_bytes).sum();
-                self.residency.measure(mark, held_bytes, self.moved(*index, &held))?;
+                self.residency.measure(mark, held_bytes, self.moved(*index, held))?;
             }
             steps.freed[step].iter().for_each(|value| held[*value] = None);
         }
-        self.counts.add(begun.elapsed());
-        self.results(runtime, &wanted, &given, held)
+        Ok(())
     }
 
     /// Runs the model, and beside each of its capsules the same one of `other`, fed with the same values: `other` is a mini of
@@ -505,8 +521,8 @@ impl OnnxModel {
             wiring: &self.wiring,
             optimization: self.options.optimization,
         };
-        let served = self.residency.slot(index).serve(making, index, &fed, &copies)?;
-        self.residency.unmade(served.dropped);
+        let unmade = |bytes| self.residency.unmade(bytes);
+        let served = self.residency.slot(index).serve(making, index, &fed, &copies, &unmade)?;
         let ready = served.ready;
         if !served.made {
             return Ok(ready);

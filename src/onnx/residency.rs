@@ -179,11 +179,26 @@ impl Residency {
     /// # Errors
     /// [`Error::Limit`] where that does not fit the budget.
     pub fn copies_weights(&self) -> Result<()> {
-        if self.copies_all.swap(true, Ordering::AcqRel) {
+        if self.copies_all.load(Ordering::Acquire) {
             return Ok(());
         }
         locked(&self.share.copied).fill(true);
-        self.claim_activations(self.activations.load(Ordering::Relaxed).max(ACTIVATIONS))
+        if let Some(claim) = &*locked(&self.claim) {
+            claim.recheck()?;
+        }
+        self.copies_all.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// After a run that ended early: what was asked for ahead and does not stay goes.
+    pub fn tidy(&self) {
+        let (layout, resident) =
+            (Arc::clone(&locked(&self.share.layout)), locked(&self.share.resident).0.clone());
+        let left =
+            resident.iter().enumerate().filter(|(index, is_there)| **is_there && !layout.keeps(*index));
+        if self.budget.is_some() {
+            left.for_each(|(index, _)| self.release(index));
+        }
     }
 
     /// Under a budget one run at a time: two at different places would take each other's room.
@@ -303,7 +318,7 @@ impl Residency {
         match &mut *locked(&self.claim) {
             Some(claim) => {
                 let wanted = self.tables.saturating_add(bytes.next_multiple_of(STEP));
-                if wanted > claim.bytes() { claim.resize(wanted) } else { claim.resize(claim.bytes()) }
+                if wanted > claim.bytes() { claim.resize(wanted) } else { Ok(()) }
             }
             None => Ok(()),
         }

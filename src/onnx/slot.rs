@@ -87,8 +87,6 @@ pub(super) struct Served {
     pub ready: Arc<Ready>,
     /// Whether it was made for this call.
     pub made: bool,
-    /// Memory that the one held whose place it took.
-    pub dropped: u64,
 }
 
 /// The place of a capsule's session.
@@ -113,28 +111,29 @@ impl Slot {
     }
 
     /// A session of capsule `index` that serves `fed`: the present one, or another in its place. It is prepacked where
-    /// `prepack` says so of what the graph holds.
+    /// `prepack` says so of what the graph holds. `unmade` is told the memory of one that had to go.
     pub fn serve(
         &self,
         making: Making<'_>,
         index: usize,
         fed: &[Fed<'_>],
         prepack: &dyn Fn(bool) -> bool,
+        unmade: &dyn Fn(u64),
     ) -> Result<Served> {
         let mut place = self.lock();
         let mut ranked = true;
         if let Some(ready) = &*place {
             if ready.serves(fed) && (ready.prepacked || !prepack(ready.has_few_bits)) {
-                return Ok(Served { ready: Arc::clone(ready), made: false, dropped: 0 });
+                return Ok(Served { ready: Arc::clone(ready), made: false });
             }
             // A model that is fed with one rank now and another then gets a session that takes any.
             ranked = ready.serves(fed) || !ready.is_for_other_ranks(fed);
         }
         // The old one goes first: memory for both is never needed.
-        let dropped = place.take().map_or(0, |ready| ready.own_bytes);
+        unmade(place.take().map_or(0, |ready| ready.own_bytes));
         let ready = Arc::new(make(making, index, fed, ranked, prepack)?);
         *place = Some(Arc::clone(&ready));
-        Ok(Served { ready, made: true, dropped })
+        Ok(Served { ready, made: true })
     }
 }
 

@@ -200,6 +200,17 @@ impl Claim {
         self.bytes
     }
 
+    /// Divides what is left again, after the weights of a model came to need more.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] that says what would be enough, where that is more than there is.
+    pub(crate) fn recheck(&self) -> Result<()> {
+        let mut state = self.budget.lock();
+        state.fits(self.what, state.claimed.saturating_sub(self.bytes), self.bytes)?;
+        state.divide();
+        Ok(())
+    }
+
     /// Another size from now on.
     ///
     /// # Errors

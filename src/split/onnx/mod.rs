@@ -48,9 +48,11 @@ pub(super) fn split(
     let capsules = source.capsules().iter().enumerate();
     let mut forms: Vec<Vec<Form>> =
         capsules.map(|(index, capsule)| possible(&source, index, capsule, &bits)).collect();
-    if options.size == 0 && !bits.is_empty() && forms.iter().all(|forms| forms.len() == 1) {
+    let shorter = |forms: &Vec<Form>| forms.iter().any(|form| form.bytes < forms[0].bytes);
+    if options.size == 0 && !bits.is_empty() && !forms.iter().any(shorter) {
         return Err(Error::Unsupported(format!(
-            "{}: a mini would hold everything, as no weight of this model has a light form; with --size it links some capsules",
+            "{}: a mini would hold everything, as no capsule of this model has a light form that is shorter; with --light none \
+             and a --size it links some capsules",
             full.name()
         )));
     }
