@@ -14,7 +14,7 @@ use super::text::capg_text;
 use crate::container::disk::SystemDisk;
 use crate::report::inspect::{inspect, inspect_contents};
 
-/// The facts of a .cgraph file or of a GGUF or ONNX model as a JSON object, read without opening it as a model. details 1
+/// The facts of a .cgraph file or of a GGUF model as a JSON object, read without opening it as a model. details 1
 /// lists every capsule (of a GGUF model every tensor), 0 does not. Errors: IO, MALFORMED, UNSUPPORTED.
 /// Thread class: any.
 #[unsafe(no_mangle)]

@@ -157,8 +157,8 @@ fn named<'a>(model: &'a OnnxModel, wanted: &[&'a str]) -> Vec<(&'a str, Option<E
 }
 
 /// Computes outputs of an ONNX model from inputs by name. outputs: the names of those that are wanted, which
-/// capg_values_view then gives in that order; (NULL, 0): all, in the model's order. Only what they need is computed, and only
-/// the inputs that they need must be given. options, cancel: nullable.
+/// capg_values_view then gives in that order; (NULL, 0): all, in the model's order. Only the
+/// capsules that they need are computed, and only the inputs that these need must be given. options, cancel: nullable.
 ///
 /// Inputs are read where they are and not copied, but for strings, sequences, maps, and data at an address that is no
 /// multiple of the element's size; they must not change during the call. What comes out is owned by values, and is not copied

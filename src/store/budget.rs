@@ -128,7 +128,7 @@ impl Budget {
                 _ => format!(" and a session of the length asked for at least {later}"),
             };
             return Err(Error::Limit(format!(
-                "a memory budget of {} bytes has no room for the model: {others}tables take {tables}, buffers and \
+                "a memory budget of {} bytes has no room for the model: {others}tables and first activations take {tables}, buffers and \
                  weights that must stay at least {least}{session}; the smallest possible one is {} bytes",
                 state.total,
                 needed.saturating_add(later)
@@ -137,7 +137,7 @@ impl Budget {
         state.claimed = state.claimed.saturating_add(tables);
         state.weights.push(Arc::downgrade(&weights));
         state.divide();
-        Ok(Claim { budget: Arc::clone(self), what: "tables", bytes: tables })
+        Ok(Claim { budget: Arc::clone(self), what: "tables and activations", bytes: tables })
     }
 }
 

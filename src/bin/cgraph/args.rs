@@ -23,7 +23,7 @@ pub use compute::ComputeArgs;
 pub use onnx::{CutArgs, ExportArgs};
 pub use tensors::{Binding, OnnxArgs, Switch};
 
-/// Runs language models from one packed file.
+/// Runs language models and ONNX models from one packed file.
 ///
 /// A model is converted once to a .cgraph file (the full file) and a light .mini.cgraph beside it; either can then be
 /// run, evaluated, measured and taken apart. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
@@ -189,7 +189,7 @@ pub struct PlanArgs {
     /// Length of the mini at most, such as 80MiB [default: by the full file's precision]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub size: Option<u64>,
-    /// Light forms: auto, none, or the name of an encoding such as q2_k
+    /// Light forms: auto, none, or the name of an encoding such as q2_k; of an ONNX model q8_0 or q4_0
     #[arg(long, value_name = "FORM", default_value = "auto", value_parser = light)]
     pub light: Light,
     /// Text on which the agreement with the full file is measured; @FILE reads it from a file. Of an ONNX model NAME=FILE.npy
@@ -244,14 +244,15 @@ pub struct ConvertArgs {
 /// Derive a mini from a full file
 ///
 /// Prints the plan: how many capsules the mini holds bit for bit (pinned), in a light form, or only by a link into the
-/// full file, and how often both agree on the most likely token.
+/// full file, and how often both agree on the most likely token (of an ONNX model how far their outputs differ).
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   cgraph split model.cgraph
   cgraph split model.cgraph -o small.mini.cgraph --size 80MiB
   cgraph split model.cgraph --light none --size 40MB     # pinned or linked only
-  cgraph split model.cgraph --calibrate @my-text.txt -v  # -v lists every capsule")]
+  cgraph split model.cgraph --calibrate @my-text.txt -v  # -v lists every capsule
+  cgraph split image.cgraph --calibrate image=a.npy --max-error 0.02  # an ONNX model")]
 pub struct SplitArgs {
     /// The full file
     #[arg(value_name = "FULL")]

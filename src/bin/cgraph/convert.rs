@@ -39,7 +39,9 @@ pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), F
         ui.note(&nothing_divided());
     }
     if let Some(why) = &produced.without_mini {
-        ui.note(&format!("no mini was made: {why}"));
+        let older = targets.mini.as_ref().filter(|path| path.exists());
+        let older = older.map(|path| format!("; {} is of an earlier conversion", path.display()));
+        ui.note(&format!("no mini was made: {why}{}", older.unwrap_or_default()));
     }
     if args.json {
         return ui::print_json(&produced);

@@ -9,7 +9,7 @@ use capsulegraph::container::reader::Contents;
 use capsulegraph::convert::gguf::is_gguf;
 use capsulegraph::convert::onnx;
 use capsulegraph::graph::element::ElementType;
-use capsulegraph::graph::onnx::OnnxKind;
+use capsulegraph::graph::onnx::{OnnxDim, OnnxKind};
 use capsulegraph::onnx::feed::{Feed, made_up};
 use capsulegraph::onnx::model::{OnnxModel, OnnxOptions};
 use capsulegraph::onnx::value::Value;
@@ -17,8 +17,8 @@ use capsulegraph::pool::CancelToken;
 use capsulegraph::report::Report;
 use capsulegraph::report::memory::MemorySampler;
 use capsulegraph::report::onnx::OutputReport;
-use capsulegraph::store::Origin;
 use capsulegraph::store::budget::Budget;
+use capsulegraph::store::{Mode, Origin};
 use capsulegraph::{Error, Result};
 
 use crate::args::{BenchArgs, Binding, ComputeArgs, OnnxArgs, RunArgs, Switch};
@@ -107,6 +107,7 @@ pub fn bench(args: &BenchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Fail
     let mut feed = Feed::default();
     take_files(&model, &args.onnx.input, &mut feed)?;
     let dims: Vec<(String, u64)> = args.dim.iter().map(|dim| (dim.0.clone(), dim.1)).collect();
+    refuse_unknown(&model, &dims)?;
     let runtime = model.runtime()?;
     for (number, port) in model.inputs().iter().enumerate() {
         if !port.optional && !feed.has(&port.name) {
@@ -188,6 +189,9 @@ fn open(
     if let Some(full) = crate::session::full_file(file, model.store()) {
         outputs.spare(&[&full])?;
     }
+    if compute.file.open_options().mode == Mode::Auto && model.store().mode() == Mode::Fast {
+        ui.note(&format!("mode fast, from the mini alone: {}", model.store().mode_reason()));
+    }
     ui.remark(&format!(
         "mode {} ({}), opened in {:.1} ms",
         model.store().mode().name(),
@@ -195,6 +199,20 @@ fn open(
         model.open_time().as_secs_f64() * 1e3
     ));
     Ok(model)
+}
+
+/// Refuses lengths of dimensions that no input has.
+fn refuse_unknown(model: &OnnxModel, dims: &[(String, u64)]) -> Result<()> {
+    let shapes = model.inputs().iter().filter_map(|port| port.shape.as_deref());
+    let named = |dim: &OnnxDim| if let OnnxDim::Named(name) = dim { Some(name.clone()) } else { None };
+    let known: Vec<String> = shapes.flatten().filter_map(named).collect();
+    match dims.iter().find(|(name, _)| !known.contains(name)) {
+        Some((name, _)) => Err(Error::InvalidArgument(format!(
+            "no input has an open dimension called \"{name}\"; there are: {}",
+            if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The files that a command reads.
