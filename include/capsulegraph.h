@@ -1476,7 +1476,7 @@ capg_status capg_verify(const char *path,
                         struct capg_error **error);
 
 /**
- * The facts of a .cgraph file or of a GGUF or ONNX model as a JSON object, read without opening it as a model. details 1
+ * The facts of a .cgraph file or of a GGUF model as a JSON object, read without opening it as a model. details 1
  * lists every capsule (of a GGUF model every tensor), 0 does not. Errors: IO, MALFORMED, UNSUPPORTED.
  * Thread class: any.
  */
@@ -1914,8 +1914,8 @@ capg_status capg_model_port(const struct capg_model *model,
 
 /**
  * Computes outputs of an ONNX model from inputs by name. outputs: the names of those that are wanted, which
- * capg_values_view then gives in that order; (NULL, 0): all, in the model's order. Only what they need is computed, and only
- * the inputs that they need must be given. options, cancel: nullable.
+ * capg_values_view then gives in that order; (NULL, 0): all, in the model's order. Only the
+ * capsules that they need are computed, and only the inputs that these need must be given. options, cancel: nullable.
  *
  * Inputs are read where they are and not copied, but for strings, sequences, maps, and data at an address that is no
  * multiple of the element's size; they must not change during the call. What comes out is owned by values, and is not copied
