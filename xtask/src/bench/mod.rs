@@ -226,7 +226,13 @@ fn drafting(options: &Options, folder: &Path, floors: &Floors) -> Outcome<Vec<Ma
         // The tables of another checkout stay.
         return Ok(marks);
     }
-    tables.push(("draft-marks", tables::demanded(&marks, floors)));
+    // Each beside the table that it is about: one that was not measured now stays.
+    for (name, begin) in [("draft-marks", "drafts "), ("mini-marks", "minis ")] {
+        let own: Vec<Mark> = marks.iter().filter(|mark| mark.id.starts_with(begin)).cloned().collect();
+        if !own.is_empty() {
+            tables.push((name, tables::demanded(&own, floors)));
+        }
+    }
     for (_, table) in &tables {
         println!("{table}");
     }
