@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::options::SplitOptions;
 use super::plan::Light;
 use super::write::{SplitSummary, split};
+use crate::container::paths::refuse_overwriting;
 use crate::convert::import::{ConvertOptions, Converted, Planes, ProgressFn, convert_opened, open_source};
 use crate::convert::onnx::{import::OnnxModel, is_onnx};
 use crate::error::{Error, Result};
@@ -68,6 +69,8 @@ pub fn produce(
 ) -> Result<Produced> {
     let files: Vec<&Path> =
         [Some(&targets.full), targets.mini.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
+    // Before the source is looked at.
+    refuse_overwriting(&[source], &files)?;
     let is_onnx = is_onnx(source, convert_options.disk.as_ref())?;
     let full = {
         let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Convert, done, total));

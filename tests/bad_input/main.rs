@@ -14,6 +14,7 @@ mod full_and_mini;
 mod memory;
 mod mutations;
 mod onnx;
+mod onnx_file;
 mod onnx_use;
 mod parts;
 mod payload;

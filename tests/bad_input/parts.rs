@@ -24,6 +24,14 @@ impl Parts {
         }
     }
 
+    /// As [`Parts::new`] of `sound`, with the payload of `file`, which is as long.
+    pub fn new_payload(file: &[u8], sound: &[u8]) -> Self {
+        let mut parts = Self::new(sound);
+        let len = parts.payload.len();
+        parts.payload.copy_from_slice(&file[..len]);
+        parts
+    }
+
     /// The file with `manifest` in place of its own and all checksums of header and manifest right.
     pub fn sealed(&self, manifest: &Value) -> Vec<u8> {
         self.sealed_text(manifest.to_string().as_bytes())

@@ -102,7 +102,7 @@ fn change(value: &mut Value, random: &mut Random, strings: &[Value]) {
 }
 
 /// Strings that stand in for others: those of the manifest itself and names that mean something.
-fn strings(manifest: &Value) -> Vec<Value> {
+pub fn strings(manifest: &Value) -> Vec<Value> {
     let mut all = Vec::new();
     let mut open = vec![manifest];
     while let Some(value) = open.pop() {

@@ -89,7 +89,10 @@ fn search(
         let (mut mini, mut manifest) = compose(source, target, &plan, options, progress)?;
         let bytes = mini.source()?.len();
         if let Some(room) = room.as_mut().filter(|_| bytes > options.size) {
-            *room = room.saturating_sub(bytes - options.size);
+            // What the capsules took, less what was too much: capsules are longer or shorter by steps.
+            let taken: u64 =
+                manifest.capsules.iter().filter_map(|capsule| capsule.extent).map(|e| e.len).sum();
+            *room = taken.saturating_sub(bytes - options.size);
             continue;
         }
         let error = match calibration.filter(|_| !holds(Residence::Linked)) {
