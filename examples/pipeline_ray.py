@@ -47,6 +47,10 @@ class ModelOptions(c.Structure):
         ("end_capsule", c.c_uint32),
         ("session_context", c.c_uint32),
         ("session_kv_type", c.c_uint32),
+        ("onnxruntime_path", c.c_char_p),
+        ("onnxruntime_path_len", c.c_size_t),
+        ("prepack", c.c_uint32),
+        ("optimization", c.c_uint32),
     ]
 
 
