@@ -213,6 +213,11 @@
 #define CAPG_OPTIMIZATION_OFF 1
 
 /**
+ * Every capsule of an ONNX model has a session of its own.
+ */
+#define CAPG_JOINED_NONE 1
+
+/**
  * Tokenize flag: add the BOS and EOS tokens that the model asks for.
  */
 #define CAPG_TOKENIZE_ADD_SPECIAL 1
@@ -926,6 +931,11 @@ typedef struct capg_model_options {
    * Of an ONNX model: CAPG_OPTIMIZATION_*.
    */
   uint32_t optimization;
+  /**
+   * Of an ONNX model: bytes of weights up to which neighbouring capsules are computed by one session of ONNX Runtime; 0:
+   * 4 MiB; CAPG_JOINED_NONE: each has its own.
+   */
+  uint64_t joined_bytes;
 } capg_model_options;
 
 /**

@@ -67,6 +67,11 @@ fn a_mini_answers_alone_and_names_its_error() {
     fs::remove_file(&full).unwrap();
     let alone = run(&mini, Mode::Fast, 5);
     assert_eq!(run(&mini, Mode::Auto, 5), alone);
+    let joined = OnnxOptions { joined_bytes: u64::MAX, ..in_mode(Mode::Fast) };
+    let x = Floats::new(&[3, WIDTH], noise(5));
+    let joined = onnx::open(&mini, joined);
+    assert_eq!(floats_of(&joined.run(&[("x", x.input())], &[], None).unwrap()[0]), alone);
+    assert_eq!(joined.stats().sessions, 1);
     let found = error(&alone, &expected);
     assert!(found > 0.0 && found < 3.0 * recorded, "{found}, and {recorded} was measured");
     assert!(try_open(&mini, Mode::Exact).is_err());

@@ -37,14 +37,16 @@ fn bytes_of(values: &[Value]) -> Vec<Vec<u8>> {
     values.iter().map(|value| value.bytes().unwrap().to_vec()).collect()
 }
 
-/// Runs the model cut in several ways; all must give the same bytes, which are given.
+/// Runs the model cut in several ways, with small capsules joined or not; all must give the same bytes, which are given.
 fn same_however_cut(source: &ModelProto, inputs: &[(&str, Input<'_>)]) -> Vec<Value> {
     needs_runtime();
     let place = Onnx::new(source);
     let whole = place.open(1, plain());
     let expected = whole.run(inputs, &[], None).unwrap();
-    for capsules in [2, 4, MANY] {
-        let cut = place.open(capsules, plain());
+    // Some of the smallest, or all of a model.
+    let joined = [0, 200 << 10, u64::MAX];
+    for (capsules, joined_bytes) in [2, 4, MANY].into_iter().flat_map(|n| joined.map(|bytes| (n, bytes))) {
+        let cut = place.open(capsules, OnnxOptions { joined_bytes, ..plain() });
         assert!(cut.store().manifest().capsules.len() > 1);
         let got = cut.run(inputs, &[], None).unwrap();
         let again = cut.run(inputs, &[], None).unwrap();
@@ -83,12 +85,40 @@ fn optimised_runs_differ_little() {
     };
     let expected = run(1, plain());
     for prepack in [Prepack::Auto, Prepack::On, Prepack::Off] {
-        let got = run(4, OnnxOptions { prepack, ..OnnxOptions::default() });
+        let got = run(4, OnnxOptions { prepack, optimization: true, ..plain() });
         assert!(
             expected.iter().zip(&got).all(|(a, b)| (a - b).abs() <= 1e-4 * a.abs().max(1.0)),
             "{prepack:?}"
         );
     }
+}
+
+#[test]
+fn small_neighbours_are_computed_by_one_session() {
+    needs_runtime();
+    // 8 layers of 2 MiB each.
+    let place = Onnx::new(&layers(256, 8));
+    let path = place.converted(8);
+    let x = Floats::new(&[5, 256], noise(5));
+    let mut expected = None;
+    for (joined_bytes, sessions) in [(0, 8), (5 << 20, 4), (u64::MAX, 1)] {
+        let opened = onnx::open(&path, OnnxOptions { joined_bytes, prepack: Prepack::On, ..plain() });
+        let got = bytes_of(&opened.run(&[("x", x.input())], &[], None).unwrap());
+        assert_eq!(*expected.get_or_insert_with(|| got.clone()), got, "{joined_bytes}");
+        let stats = opened.stats();
+        assert_eq!((stats.sessions, stats.sessions_made), (sessions, sessions as u64), "{joined_bytes}");
+        assert_eq!(opened.prepacked().len(), 8, "{joined_bytes}");
+    }
+    // Two at a time stay or go.
+    let store = OpenOptions { budget: Some(Budget::new(22 << 20)), ..OpenOptions::default() };
+    let options = OnnxOptions { store, joined_bytes: 5 << 20, prepack: Prepack::Off, ..plain() };
+    let limited = onnx::open(&path, options);
+    let free = onnx::open(&path, OnnxOptions { prepack: Prepack::Off, ..plain() });
+    let run = |model: &OnnxModel| bytes_of(&model.run(&[("x", x.input())], &[], None).unwrap());
+    assert_eq!(run(&limited), run(&free));
+    let memory = limited.memory();
+    assert!(memory.pinned_capsules % 2 == 0 && (2..8).contains(&memory.pinned_capsules), "{memory:?}");
+    assert!(memory.streamed > 0, "{memory:?}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::text::Utf8;
 use super::threads::{capg_parallel_for_callback, thread_options};
 use crate::generate::model::ModelOptions;
 use crate::generate::session::SessionOptions;
-use crate::onnx::model::Prepack;
+use crate::onnx::model::{JOINED_BYTES, Prepack};
 use crate::report::memory::MemorySampler;
 use crate::store::budget::Budget;
 use crate::store::{Mode, OpenOptions, Origin};
@@ -50,6 +50,8 @@ pub const CAPG_PREPACK_OFF: u32 = 2;
 pub const CAPG_OPTIMIZATION_DEFAULT: u32 = 0;
 /// It does not: slower, and the bits of the outputs do not depend on how the model is cut.
 pub const CAPG_OPTIMIZATION_OFF: u32 = 1;
+/// Every capsule of an ONNX model has a session of its own.
+pub const CAPG_JOINED_NONE: u64 = 1;
 
 /// How to open a model. All zero but struct_size: the defaults.
 #[repr(C)]
@@ -119,6 +121,9 @@ pub struct capg_model_options {
     pub prepack: u32,
     /// Of an ONNX model: CAPG_OPTIMIZATION_*.
     pub optimization: u32,
+    /// Of an ONNX model: bytes of weights up to which neighbouring capsules are computed by one session of ONNX Runtime; 0:
+    /// 4 MiB; CAPG_JOINED_NONE: each has its own.
+    pub joined_bytes: u64,
 }
 
 // SAFETY: integers, nullable pointers and nullable function pointers, without padding.
@@ -286,7 +291,12 @@ unsafe fn onnx_choices(o: &capg_model_options) -> Result<OnnxChoices, Failure> {
             return Err(Failure::invalid(format!("options.optimization is {other}, no CAPG_OPTIMIZATION_*")));
         }
     };
-    Ok(OnnxChoices { runtime, prepack, unoptimized })
+    let joined_bytes = match o.joined_bytes {
+        0 => JOINED_BYTES,
+        CAPG_JOINED_NONE => 0,
+        bytes => bytes,
+    };
+    Ok(OnnxChoices { runtime, prepack, unoptimized, joined_bytes })
 }
 
 fn origin(path: PathBuf, offset: u64, length: u64) -> Origin {

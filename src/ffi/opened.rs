@@ -12,11 +12,12 @@ use crate::pool::{Priority, ThreadOptions};
 use crate::store::{Origin, Store};
 
 /// What only ONNX models ask of the options.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct OnnxChoices {
     pub runtime: Option<std::path::PathBuf>,
     pub prepack: Prepack,
     pub unoptimized: bool,
+    pub joined_bytes: u64,
 }
 
 /// An opened model. Clones share it.
@@ -50,6 +51,7 @@ impl Opened {
             runtime: onnx.runtime.clone(),
             prepack: onnx.prepack,
             optimization: !onnx.unoptimized,
+            joined_bytes: onnx.joined_bytes,
         };
         Ok(Self::Onnx(Arc::new(OnnxModel::with_store(store, &options, begun)?)))
     }

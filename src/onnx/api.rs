@@ -7,7 +7,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ort::sys;
 
@@ -477,6 +477,16 @@ impl RunOptions {
         // SAFETY: the options are live.
         runtime.check(unsafe { (runtime.api.RunOptionsSetRunLogSeverityLevel)(made.options.as_ptr(), 4) })?;
         Ok(made)
+    }
+
+    /// Options of runs that nothing stops, the same for all.
+    pub fn unstopped(runtime: &'static Runtime) -> Answer<Arc<Self>> {
+        static UNSTOPPED: OnceLock<Arc<RunOptions>> = OnceLock::new();
+        if let Some(options) = UNSTOPPED.get() {
+            return Ok(Arc::clone(options));
+        }
+        let made = Arc::new(Self::new(runtime)?);
+        Ok(Arc::clone(UNSTOPPED.get_or_init(|| made)))
     }
 
     /// Stops the runs with these options, those to come too.

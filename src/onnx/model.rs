@@ -1,16 +1,16 @@
 //! An opened ONNX model, and running it capsule by capsule.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ort::sys;
 
 use super::api::{RunOptions, Runtime};
-pub use super::options::{OnnxOptions, Prepack};
+pub use super::options::{JOINED_BYTES, OnnxOptions, Prepack};
 use super::ports;
 use super::raw::{RawType, RawValue, TypeInfo};
 use super::residency::{Mark, OnnxMemory, Residency};
-use super::slot::{Fed, Making, Ready};
+use super::slot::{Change, Fed, Making, Ready, named};
 use super::submodel::Head;
 use super::value::{Borrowed, Input, Value};
 use super::watch::Watch;
@@ -31,11 +31,15 @@ pub struct OnnxModel {
     options: OnnxOptions,
     head: Head,
     wiring: Wiring,
+    /// What a run for all outputs does.
+    steps: Steps,
     residency: Residency,
     counts: Counts,
     /// Types of the values between capsules, as the runtime found them.
     types: Mutex<Vec<Option<RawType>>>,
     open_time: Duration,
+    /// The runtime, once it was needed.
+    runtime: OnceLock<&'static Runtime>,
 }
 
 /// What a model did so far.
@@ -145,14 +149,18 @@ impl OnnxModel {
         // The budget is kept here: what the store makes of one is made for a decoder's passes.
         let store = store.in_mode(store.mode(), store.mode_reason().to_owned(), None);
         let head = Head::read(store.primary())?;
-        let wiring = Wiring::new(&info, &store.manifest().capsules)?;
+        let wiring = Wiring::new(&info, &store.manifest().capsules, options.joined_bytes)?;
+        let steps = wiring.steps(&wiring.outputs);
         let tables =
             head.bytes() + store.primary().contents().header.manifest_len * PARSED + owned_bytes(&store);
-        let residency = Residency::new(&store, tables, options.store.budget.clone(), options.prepack)?;
+        let residency =
+            Residency::new(&store, &wiring, tables, options.store.budget.clone(), options.prepack)?;
         let types = Mutex::new(vec![None; wiring.len()]);
         let open_time = begun.elapsed();
         let counts = Counts::default();
-        Ok(Self { store, info, options: options.clone(), head, wiring, residency, counts, types, open_time })
+        let options = options.clone();
+        let runtime = OnceLock::new();
+        Ok(Self { store, info, options, head, wiring, steps, residency, counts, types, open_time, runtime })
     }
 
     /// Where the weights come from.
@@ -191,7 +199,11 @@ impl OnnxModel {
     /// [`Error::NotFound`] or [`Error::Unsupported`] that says what was looked for, where, which version is needed and what to
     /// do; [`Error::InvalidArgument`] where the process has another one already.
     pub fn runtime(&self) -> Result<&'static Runtime> {
-        Runtime::get(self.options.runtime.as_deref(), self.options.threads)
+        if let Some(runtime) = self.runtime.get() {
+            return Ok(runtime);
+        }
+        let runtime = Runtime::get(self.options.runtime.as_deref(), self.options.threads)?;
+        Ok(self.runtime.get_or_init(|| runtime))
     }
 
     /// The runtime, where some model loaded it.
@@ -209,7 +221,7 @@ impl OnnxModel {
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> OnnxStats {
-        let slots = (0..self.wiring.capsules.len()).filter_map(|index| self.residency.slot(index).current());
+        let slots = (0..self.wiring.units.len()).filter_map(|index| self.residency.slot(index).current());
         let (mut sessions, mut prepacked) = (0, 0);
         for ready in slots {
             sessions += 1;
@@ -224,8 +236,10 @@ impl OnnxModel {
     pub fn prepacked(&self) -> Vec<&str> {
         let prepacked =
             |index: &usize| self.residency.slot(*index).current().is_some_and(|ready| ready.prepacked);
-        let ids = (0..self.wiring.capsules.len()).filter(prepacked);
-        ids.filter_map(|index| Some(self.store.manifest().capsules.get(index)?.id.as_str())).collect()
+        let units = (0..self.wiring.units.len()).filter(prepacked).map(|index| &self.wiring.units[index]);
+        let ids =
+            units.filter_map(|unit| self.store.manifest().capsules.get(unit.capsules.clone())).flatten();
+        ids.map(|capsule| capsule.id.as_str()).collect()
     }
 
     /// The value for input `name` that holds nothing: an absent optional one, or an empty sequence.
@@ -257,19 +271,24 @@ impl OnnxModel {
         unless_cancelled(cancel)?;
         let wanted = self.wanted(outputs)?;
         let given = self.given(inputs)?;
-        let steps = self.wiring.steps(&wanted);
-        self.refuse_missing(&steps, &wanted, &given)?;
+        let own_steps = (!outputs.is_empty()).then(|| self.wiring.steps(&wanted));
+        let steps = own_steps.as_ref().unwrap_or(&self.steps);
+        self.refuse_missing(steps, &wanted, &given)?;
         let runtime = self.runtime()?;
         if !runtime.is_zero_copy() {
             self.residency.copies_weights()?;
         }
-        let options = Arc::new(RunOptions::new(runtime).map_err(|refused| refused.error("prepare a run"))?);
+        let options = match cancel {
+            Some(_) => RunOptions::new(runtime).map(Arc::new),
+            None => RunOptions::unstopped(runtime),
+        };
+        let options = options.map_err(|refused| refused.error("prepare a run"))?;
         let _watch = cancel.map(|token| Watch::new(token, &options)).transpose()?;
         let mut held = self.feed(runtime, &given)?;
         let _turn = self.residency.enter(cancel)?;
         let begun = Instant::now();
         let mark = self.residency.mark(self.stats_runs());
-        let walked = self.walk(runtime, &steps, &mut held, (mark, &options, cancel));
+        let walked = self.walk(runtime, steps, &mut held, (mark, &options, cancel));
         if walked.is_err() {
             self.residency.tidy();
         }
@@ -278,7 +297,7 @@ impl OnnxModel {
         self.results(runtime, &wanted, &given, held)
     }
 
-    /// Computes the capsules of a run one after the other.
+    /// Computes the units of a run one after the other.
     fn walk(
         &self,
         runtime: &'static Runtime,
@@ -286,15 +305,15 @@ impl OnnxModel {
         held: &mut [Option<Held<'_>>],
         (mark, options, cancel): (Option<Mark>, &RunOptions, Option<&CancelToken>),
     ) -> Result<()> {
-        for (step, index) in steps.capsules.iter().enumerate() {
+        for (step, index) in steps.units.iter().enumerate() {
             unless_cancelled(cancel)?;
-            let next = steps.capsules.get(step + 1).copied().unwrap_or(*index);
+            let next = steps.units.get(step + 1).copied().unwrap_or(*index);
             let computed = self.compute(runtime, [*index, next], held, options);
             if computed.is_err() {
                 // The runtime says of a run that was stopped only that it failed.
                 unless_cancelled(cancel)?;
             }
-            for (value, made) in self.wiring.capsules[*index].outputs.iter().zip(computed?) {
+            for (value, made) in self.wiring.units[*index].outputs.iter().zip(computed?) {
                 held[*value] = Some(Held::Made(made));
             }
             if let Some(mark) = mark {
@@ -329,7 +348,7 @@ impl OnnxModel {
                 .map(|raw| Value::of(raw).map_err(|refused| refused.error("look at a capsule's output")))
                 .collect()
         };
-        for (step, index) in steps.capsules.iter().enumerate() {
+        for (step, index) in steps.units.iter().enumerate() {
             unless_cancelled(cancel)?;
             let own = values(self.compute(runtime, [*index, *index], &held, &options)?)?;
             let theirs = match other.compute(runtime, [*index, *index], &held, &options) {
@@ -338,7 +357,7 @@ impl OnnxModel {
                 Err(why) => return Err(why),
             };
             each(*index, &own, theirs.as_deref())?;
-            for (value, made) in self.wiring.capsules[*index].outputs.iter().zip(own) {
+            for (value, made) in self.wiring.units[*index].outputs.iter().zip(own) {
                 held[*value] = Some(Held::Shared(made));
             }
             steps.freed[step].iter().for_each(|value| held[*value] = None);
@@ -396,7 +415,7 @@ impl OnnxModel {
 
     /// Refuses a run that lacks an input that it needs.
     fn refuse_missing(&self, steps: &Steps, wanted: &[usize], given: &[Option<Input<'_>>]) -> Result<()> {
-        let read = steps.capsules.iter().flat_map(|index| &self.wiring.capsules[*index].inputs).chain(wanted);
+        let read = steps.units.iter().flat_map(|index| &self.wiring.units[*index].inputs).chain(wanted);
         let mut missing: Vec<usize> = read
             .copied()
             .filter(|value| {
@@ -429,7 +448,7 @@ impl OnnxModel {
         }
     }
 
-    /// Runs capsule `index`, and has the weights of `next` brought in meanwhile, where that is another; its outputs.
+    /// Runs unit `index`, and has the weights of `next` brought in meanwhile, where that is another; its outputs.
     fn compute(
         &self,
         runtime: &'static Runtime,
@@ -437,9 +456,9 @@ impl OnnxModel {
         held: &[Option<Held<'_>>],
         options: &RunOptions,
     ) -> Result<Vec<RawValue>> {
-        let ports = &self.wiring.capsules[index];
+        let unit = &self.wiring.units[index];
         let present: Vec<usize> =
-            ports.inputs.iter().copied().filter(|value| held[*value].is_some()).collect();
+            unit.inputs.iter().copied().filter(|value| held[*value].is_some()).collect();
         let ready = self.ready(runtime, index, &present, held)?;
         self.residency.begin(index, &ready);
         let fed: Vec<*const sys::OrtValue> =
@@ -456,23 +475,19 @@ impl OnnxModel {
         } else {
             compute()
         };
-        self.store.count_use(index);
+        unit.capsules.clone().for_each(|capsule| self.store.count_use(capsule));
         self.residency.end(index, &ready);
-        made.map_err(|refused| {
-            let (file, id) =
-                self.store.capsule(index).map_or(("", ""), |(file, c)| (file.name(), c.id.as_str()));
-            refused.error(&format!("run capsule {id} of {file}"))
-        })
+        made.map_err(|refused| refused.error(&format!("run {}", named(&self.store, unit))))
     }
 
-    /// Bytes of the tensors that a capsule just read and made.
+    /// Bytes of the tensors that a unit just read and made.
     fn moved(&self, index: usize, held: &[Option<Held<'_>>]) -> u64 {
-        let ports = &self.wiring.capsules[index];
-        let values = ports.inputs.iter().chain(&ports.outputs);
+        let unit = &self.wiring.units[index];
+        let values = unit.inputs.iter().chain(&unit.outputs);
         values.filter_map(|value| held[*value].as_ref()).map(|value| value.raw().tensor_bytes()).sum()
     }
 
-    /// A session of a capsule that is fed with the values `present`.
+    /// A session of a unit that is fed with the values `present`.
     fn ready(
         &self,
         runtime: &'static Runtime,
@@ -480,18 +495,22 @@ impl OnnxModel {
         present: &[usize],
         held: &[Option<Held<'_>>],
     ) -> Result<Arc<Ready>> {
-        let shapes = || present.iter().filter_map(|value| held[*value].as_ref()?.raw().shape());
+        let raw = |value: usize| held[value].as_ref().map(Held::raw);
+        let rank = |value: usize| raw(value)?.shape().map(|shape| shape.len());
         let copies = |has_few_bits: bool| match self.options.prepack {
             Prepack::On => true,
             Prepack::Off => false,
             Prepack::Auto => {
-                let rows = || shapes().map(|shape| ports::rows(&shape)).max().unwrap_or(1);
+                let rows_of = |value: &usize| {
+                    raw(*value)?.tensor().map(|(element, shape)| ports::rows(element, &shape))
+                };
+                let rows = || present.iter().filter_map(rows_of).max().unwrap_or(1);
                 self.residency.wants_copy(index, rows, has_few_bits)
             }
         };
-        // Most capsules of most runs: nothing about the values needs to be known.
+        // Most units of most runs.
         if let Some(ready) = self.residency.slot(index).current()
-            && ready.takes_any(present)
+            && ready.takes(present, &self.types.lock().unwrap_or_else(PoisonError::into_inner), rank)
             && (ready.prepacked || !copies(ready.has_few_bits))
         {
             return Ok(ready);
@@ -502,7 +521,7 @@ impl OnnxModel {
         let mut ranks = Vec::with_capacity(present.len());
         for value in present {
             let Some(value_held) = &held[*value] else { continue };
-            ranks.push(value_held.raw().shape().map(|shape| shape.len()));
+            ranks.push(rank(*value));
             own_types.push(match &types[*value] {
                 Some(known) => Some(known.clone()),
                 None => TypeInfo::of_value(value_held.raw())
@@ -521,16 +540,15 @@ impl OnnxModel {
             wiring: &self.wiring,
             optimization: self.options.optimization,
         };
-        let unmade = |bytes| self.residency.unmade(bytes);
-        let served = self.residency.slot(index).serve(making, index, &fed, &copies, &unmade)?;
+        let account = |change: Change<'_>| self.residency.account(index, change);
+        let served = self.residency.slot(index).serve(making, index, &fed, &copies, &account)?;
         let ready = served.ready;
         if !served.made {
             return Ok(ready);
         }
-        self.residency.made(index, &ready);
         self.counts.made(&ready);
         let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
-        for (value, known) in self.wiring.capsules[index].outputs.iter().zip(&ready.output_types) {
+        for (value, known) in self.wiring.units[index].outputs.iter().zip(&ready.output_types) {
             types[*value].clone_from(known);
         }
         Ok(ready)

@@ -2,6 +2,7 @@
 
 use super::value::{Input, Value, check_view};
 use crate::error::{Error, Result};
+use crate::graph::element::ElementType;
 use crate::graph::onnx::{OnnxDim, OnnxKind, OnnxPort};
 
 /// Names that a message lists at most.
@@ -111,14 +112,12 @@ fn check_tensor(port: &OnnxPort, element: &str, shape: &[u64]) -> std::result::R
     Ok(())
 }
 
-/// Rows that a tensor has: what kernels compute at once with the same weights.
-pub(super) fn rows(shape: &[u64]) -> u64 {
-    match shape.split_last() {
-        Some((_, outer)) => {
-            outer.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim)).unwrap_or(u64::MAX)
-        }
-        None => 1,
-    }
+/// Rows that a tensor has: what kernels compute at once with the same weights. Numbers of tokens are not rows of features
+/// yet: each becomes one.
+pub(super) fn rows(element: Option<ElementType>, shape: &[u64]) -> u64 {
+    let ids = matches!(element, Some(ElementType::Int32 | ElementType::Int64));
+    let outer = if ids { shape } else { shape.split_last().map_or(shape, |(_, outer)| outer) };
+    outer.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::ptr::{self, NonNull};
 use ort::sys;
 
 use super::api::{Answer, Runtime};
+use crate::graph::element::ElementType;
 
 /// Kinds of values, the runtime's numbers.
 pub(super) const TENSOR: i32 = 1;
@@ -46,26 +47,26 @@ impl RawValue {
         Ok(present != 0)
     }
 
-    /// The shape of a tensor; `None` of other values.
-    pub(super) fn shape(&self) -> Option<Vec<u64>> {
+    /// The element type and the shape of a tensor; `None` of other values.
+    pub(super) fn tensor(&self) -> Option<(Option<ElementType>, Vec<u64>)> {
         let (mut is_tensor, api) = (0, self.runtime.api());
         if !self.is_present().unwrap_or(false) {
             return None;
         }
         // SAFETY: the value is live.
         let asked = self.runtime.check(unsafe { (api.IsTensor)(self.as_ptr(), &raw mut is_tensor) });
-        (asked.is_ok() && is_tensor != 0).then(|| self.element_and_shape().ok().map(|(_, shape)| shape))?
+        let (element, shape) = (asked.is_ok() && is_tensor != 0).then(|| self.element_and_shape().ok())??;
+        Some((super::value::element_of(element), shape))
+    }
+
+    /// The shape of a tensor; `None` of other values.
+    pub(super) fn shape(&self) -> Option<Vec<u64>> {
+        self.tensor().map(|(_, shape)| shape)
     }
 
     /// Bytes of a tensor's elements; 0 of other values.
     pub(super) fn tensor_bytes(&self) -> u64 {
-        if self.shape().is_none() {
-            return 0;
-        }
-        let described = self.element_and_shape().ok();
-        described
-            .and_then(|(element, shape)| super::value::element_of(element)?.tensor_bytes(&shape))
-            .unwrap_or(0)
+        self.tensor().and_then(|(element, shape)| element?.tensor_bytes(&shape)).unwrap_or(0)
     }
 
     /// The runtime's number of a tensor's element type, and its shape.

@@ -1,7 +1,8 @@
 //! What of a model stays in memory: sessions and the pages of weights, under a budget or without one.
 //!
-//! Capsules are used in a circle, so what is used least recently is what comes next: under a budget a fixed set of capsules
-//! stays, spread evenly, and the pages of the others go after each use, while those of the next are asked for as one computes.
+//! All is counted by units: capsules, or neighbours that one session computes. They are used in a circle, so what is used
+//! least recently is what comes next: under a budget a fixed set stays, spread evenly, and the pages of the others go after
+//! each use, while those of the next are asked for as one computes.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,8 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::measure::{anonymous_bytes, return_free_memory};
 use super::options::Prepack;
-use super::slot::{Ready, Slot};
+use super::slot::{Change, Ready, Slot};
 use super::submodel::Part;
+use super::wiring::{Unit, Wiring};
 use crate::container::manifest::Capsule;
 use crate::error::{Error, Result};
 use crate::pool::{CancelToken, Gate};
@@ -28,15 +30,15 @@ const MOVED: u64 = 16;
 const MEASURED_RUNS: u64 = 3;
 /// Activations are claimed in steps of this.
 const STEP: u64 = 1 << 20;
-/// Share of the room that sessions of capsules whose weights do not stay may take.
+/// Share of the room that sessions of units whose weights do not stay may take.
 const SESSION_SHARE: u64 = 4;
 /// Rows from which on prepacked weights pay (docs/onnx.md has the measurements).
 const ROWS_THAT_PAY: u64 = 4;
 
-/// Pages that a capsule reads its weights from.
+/// Pages that a unit reads its weights from.
 #[derive(Debug)]
 struct Pages {
-    /// The capsule that stores them.
+    /// The unit that stores them.
     home: usize,
     file: MappedFile,
     range: Range<usize>,
@@ -48,7 +50,7 @@ struct Layout {
     /// All of it.
     whole: bool,
     pinned: Vec<bool>,
-    /// Whether there is room for the pages of the next capsule while one computes.
+    /// Whether there is room for the pages of the next unit while one computes.
     ahead: bool,
     /// Whether sessions stay where weights do not.
     sessions: bool,
@@ -64,13 +66,17 @@ impl Layout {
 #[derive(Debug)]
 pub(super) struct Share {
     slots: Vec<Slot>,
-    /// The pages of each capsule, and their bytes.
+    /// Capsules of each unit.
+    capsules: Vec<usize>,
+    /// The pages of each unit, and their bytes.
     pages: Vec<Vec<Pages>>,
     sizes: Vec<u64>,
-    /// Capsules whose weights the runtime copies even where they do not stay.
+    /// Units whose weights the runtime copies even where they do not stay.
     copied: Mutex<Vec<bool>>,
+    /// Whether weights that stay may be copied.
+    may_copy: bool,
     layout: Mutex<Arc<Layout>>,
-    /// Whether the pages of a capsule are taken to be in memory, and the bytes of all that are.
+    /// Whether the pages of a unit are taken to be in memory, and the bytes of all that are.
     resident: Mutex<(Vec<bool>, u64)>,
     /// Anonymous memory of all sessions.
     sessions: AtomicU64,
@@ -121,23 +127,33 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Residency {
-    /// Of the capsules of `store`, which holds `tables` bytes beside them.
+    /// Of the units of `wiring`, whose weights are in `store`, which holds `tables` bytes beside them.
     ///
     /// # Errors
     /// [`Error::Limit`] naming the smallest budget that would do.
-    pub fn new(store: &Store, tables: u64, budget: Option<Arc<Budget>>, prepack: Prepack) -> Result<Self> {
-        let count = store.manifest().capsules.len();
-        let pages: Vec<Vec<Pages>> = (0..count).map(|index| pages_of(store, index)).collect::<Result<_>>()?;
+    pub fn new(
+        store: &Store,
+        wiring: &Wiring,
+        tables: u64,
+        budget: Option<Arc<Budget>>,
+        prepack: Prepack,
+    ) -> Result<Self> {
+        let units = &wiring.units;
+        let count = units.len();
+        let pages: Vec<Vec<Pages>> =
+            units.iter().map(|unit| pages_of(store, units, unit)).collect::<Result<_>>()?;
         let bytes = |pages: &Vec<Pages>| pages.iter().map(|pages| pages.range.len() as u64).sum();
         let mut copied = vec![prepack == Prepack::On; count];
         if budget.is_some() && prepack == Prepack::Auto {
-            for (index, copied) in copied.iter_mut().enumerate() {
+            for (unit, copied) in units.iter().zip(&mut copied) {
                 // One that the mini only links is found out about when it is needed.
-                *copied = Part::read(store, index).is_ok_and(|part| part.has_few_bits);
+                *copied = Part::read(store, unit.capsules.clone(), &[]).is_ok_and(|part| part.has_few_bits);
             }
         }
         let share = Arc::new(Share {
             slots: (0..count).map(|_| Slot::default()).collect(),
+            capsules: units.iter().map(|unit| unit.capsules.len()).collect(),
+            may_copy: prepack != Prepack::Off,
             sizes: pages.iter().map(bytes).collect(),
             pages,
             copied: Mutex::new(copied),
@@ -169,7 +185,7 @@ impl Residency {
         Ok(residency)
     }
 
-    /// The place of a capsule's session.
+    /// The place of a unit's session.
     pub fn slot(&self, index: usize) -> &Slot {
         &self.share.slots[index]
     }
@@ -213,12 +229,12 @@ impl Residency {
         self.turn.enter(&gate).map(Some).ok_or(Error::Cancelled)
     }
 
-    /// Whether the weights of a capsule that computes so many rows at once are worth a copy, for which there is room.
+    /// Whether the weights of a unit that computes so many rows at once are worth a copy, for which there is room.
     pub fn wants_copy(&self, index: usize, rows: impl Fn() -> u64, has_few_bits: bool) -> bool {
         has_few_bits || locked(&self.share.layout).keeps(index) && rows() >= ROWS_THAT_PAY
     }
 
-    /// Before capsule `index` computes: counts its pages.
+    /// Before unit `index` computes: counts its pages.
     pub fn begin(&self, index: usize, ready: &Ready) {
         if !self.is_copy(ready) {
             self.share.set_resident(index, true);
@@ -226,8 +242,12 @@ impl Residency {
         self.note();
     }
 
-    /// A session was made: where it copied the weights, their pages can go.
-    pub fn made(&self, index: usize, ready: &Ready) {
+    /// The session of unit `index` was made, or went: where a new one copied the weights, their pages can go.
+    pub fn account(&self, index: usize, change: Change<'_>) {
+        let ready = match change {
+            Change::Went(bytes) => return self.share.drop_bytes(bytes),
+            Change::Made(ready) => ready,
+        };
         self.share.sessions.fetch_add(ready.own_bytes, Ordering::Relaxed);
         self.share.set_resident(index, true);
         self.note();
@@ -236,16 +256,11 @@ impl Residency {
         }
     }
 
-    /// A session went.
-    pub fn unmade(&self, bytes: u64) {
-        self.share.drop_bytes(bytes);
-    }
-
     fn is_copy(&self, ready: &Ready) -> bool {
         ready.prepacked || self.copies_all.load(Ordering::Acquire)
     }
 
-    /// The next capsule whose pages should be asked for while another computes.
+    /// The next unit whose pages should be asked for while another computes.
     pub fn wants_ahead(&self, next: usize) -> bool {
         let layout = Arc::clone(&locked(&self.share.layout));
         let missing = !locked(&self.share.resident).0.get(next).copied().unwrap_or(true);
@@ -253,7 +268,7 @@ impl Residency {
         layout.ahead && missing && !copied
     }
 
-    /// Asks for the pages of a capsule, without waiting for them.
+    /// Asks for the pages of a unit, without waiting for them.
     pub fn ask_for(&self, next: usize) {
         self.share.set_resident(next, true);
         for pages in &self.share.pages[next] {
@@ -261,7 +276,7 @@ impl Residency {
         }
     }
 
-    /// After capsule `index` computed: what does not stay goes.
+    /// After unit `index` computed: what does not stay goes.
     pub fn end(&self, index: usize, ready: &Ready) {
         self.note();
         let layout = Arc::clone(&locked(&self.share.layout));
@@ -270,7 +285,7 @@ impl Residency {
         }
         self.streamed.fetch_add(self.share.sizes[index], Ordering::Relaxed);
         if self.is_copy(ready) || !layout.sessions {
-            self.unmade(self.slot(index).drop_session());
+            self.share.drop_bytes(self.slot(index).drop_session());
             if self.is_copy(ready) {
                 return_free_memory();
             }
@@ -278,7 +293,7 @@ impl Residency {
         self.release(index);
     }
 
-    /// Lets the pages of a capsule go, but for those of another one that stays.
+    /// Lets the pages of a unit go, but for those of another one that stays.
     fn release(&self, index: usize) {
         let layout = Arc::clone(&locked(&self.share.layout));
         for pages in &self.share.pages[index] {
@@ -342,7 +357,7 @@ impl Residency {
             budget: self.budget.as_ref().map(|budget| budget.total()),
             peak: self.peak.load(Ordering::Relaxed),
             pinned: all.clone().filter(kept).map(|index| self.share.sizes[index]).sum(),
-            pinned_capsules: all.filter(kept).count(),
+            pinned_capsules: all.filter(kept).map(|index| self.share.capsules[index]).sum(),
             sessions: self.share.sessions.load(Ordering::Relaxed),
             activations: self.activations.load(Ordering::Relaxed),
             streamed: self.streamed.load(Ordering::Relaxed),
@@ -351,7 +366,7 @@ impl Residency {
 }
 
 impl Share {
-    /// Takes the pages of a capsule as being in memory or not.
+    /// Takes the pages of a unit as being in memory or not.
     fn set_resident(&self, index: usize, now: bool) {
         let mut resident = locked(&self.resident);
         let before = std::mem::replace(&mut resident.0[index], now);
@@ -367,7 +382,7 @@ impl Share {
         let _ = self.sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// Room that capsule `index` needs while it computes: where its weights are copied, pages and copy while that is made.
+    /// Room that unit `index` needs while it computes: where its weights are copied, pages and copy while that is made.
     fn needs(&self, index: usize) -> u64 {
         let copied = locked(&self.copied).get(index).copied().unwrap_or(false);
         if copied { self.sizes[index].saturating_mul(2) } else { self.sizes[index] }
@@ -416,7 +431,9 @@ impl Weights for Share {
 
     fn most(&self) -> u64 {
         let all: u64 = self.sizes.iter().sum();
-        all.saturating_add(SESSION.saturating_mul(self.sizes.len() as u64))
+        // While weights are copied, their pages are there too: of one unit after the other.
+        let twice = if self.may_copy { self.sizes.iter().copied().max().unwrap_or(0) } else { 0 };
+        all.saturating_add(twice).saturating_add(SESSION.saturating_mul(self.sizes.len() as u64))
     }
 
     fn arrange(&self, room: u64) {
@@ -435,19 +452,28 @@ impl Weights for Share {
     }
 }
 
-/// The pages that capsule `index` reads, as the store's mode serves it.
-fn pages_of(store: &Store, index: usize) -> Result<Vec<Pages>> {
-    let (file, capsule) = store.capsule(index)?;
-    let mut pages: Vec<Pages> = file
-        .mapped_range(capsule)
-        .map(|range| Pages { home: index, file: file.clone(), range })
-        .into_iter()
-        .collect();
-    for shared in &capsule.shared {
-        let home = store.find(&shared.capsule)?;
-        let (file, stores) = store.capsule(home)?;
-        let range = file.mapped_range(stores).and_then(|extent| plane_in(&extent, stores, &shared.tensor));
-        pages.extend(range.map(|range| Pages { home, file: file.clone(), range }));
+/// The pages that a unit reads, as the store's mode serves it: those of its capsules, and of tensors that these share with
+/// capsules of other units.
+fn pages_of(store: &Store, units: &[Unit], unit: &Unit) -> Result<Vec<Pages>> {
+    let unit_of = |capsule: usize| units.partition_point(|unit| unit.capsules.end <= capsule);
+    let mut pages: Vec<Pages> = Vec::new();
+    for index in unit.capsules.clone() {
+        let (file, capsule) = store.capsule(index)?;
+        let home = unit_of(index);
+        pages.extend(file.mapped_range(capsule).map(|range| Pages { home, file: file.clone(), range }));
+        for shared in &capsule.shared {
+            let stored = store.find(&shared.capsule)?;
+            if unit.capsules.contains(&stored) {
+                continue;
+            }
+            let (file, stores) = store.capsule(stored)?;
+            let range =
+                file.mapped_range(stores).and_then(|extent| plane_in(&extent, stores, &shared.tensor));
+            let known = |range: &Range<usize>| pages.iter().any(|pages| pages.range == *range);
+            if let Some(range) = range.filter(|range| !known(range)) {
+                pages.push(Pages { home: unit_of(stored), file: file.clone(), range });
+            }
+        }
     }
     Ok(pages)
 }

@@ -1,4 +1,4 @@
-//! A capsule's session: made when it is first needed, for the types that it is fed with, and kept until it must go.
+//! The session of a capsule, or of neighbours that are computed together: made when it is first needed, for the types that it is fed with, and kept until it must go.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use super::api::{Runtime, Session, SessionSettings};
 use super::measure::{anonymous_bytes, return_free_memory};
 use super::raw::RawType;
 use super::submodel::{Head, Part};
-use super::wiring::Wiring;
+use super::wiring::{Unit, Wiring};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -16,7 +16,7 @@ const OVERHEAD: u64 = 4 << 20;
 /// Bytes of memory that a byte of a graph takes in a session, at most.
 const PARSED: u64 = 16;
 
-/// A value that a capsule is fed with.
+/// A value that a session is fed with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fed<'a> {
     /// The value's number.
@@ -60,10 +60,21 @@ impl Ready {
         self.fed.len() == fed.len() && self.fed.iter().zip(fed).all(same)
     }
 
-    /// Whether it computes with these values whatever their types and ranks are: the graph itself knows them.
-    pub fn takes_any(&self, values: &[usize]) -> bool {
-        self.fed.len() == values.len()
-            && self.fed.iter().zip(values).all(|((own, told), value)| own == value && told.is_none())
+    /// Whether it surely computes with these values: what it was told of them, where the graph itself leaves that open, are the
+    /// types in `types` and the ranks that `rank` finds.
+    pub fn takes(
+        &self,
+        values: &[usize],
+        types: &[Option<RawType>],
+        rank: impl Fn(usize) -> Option<usize>,
+    ) -> bool {
+        let takes = |((own, told), value): (&(usize, Told), &usize)| {
+            let same = |(known, ranked): &(RawType, Option<usize>)| {
+                types[*own].as_ref() == Some(known) && (ranked.is_none() || *ranked == rank(*own))
+            };
+            own == value && told.as_ref().is_none_or(same)
+        };
+        self.fed.len() == values.len() && self.fed.iter().zip(values).all(takes)
     }
 
     /// Whether it was made for the same values, of other ranks.
@@ -89,7 +100,16 @@ pub(super) struct Served {
     pub made: bool,
 }
 
-/// The place of a capsule's session.
+/// What became of a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change<'a> {
+    /// It was made.
+    Made(&'a Ready),
+    /// It went, and with it so many bytes.
+    Went(u64),
+}
+
+/// The place of a unit's session.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     ready: Mutex<Option<Arc<Ready>>>,
@@ -110,15 +130,16 @@ impl Slot {
         self.lock().take().map_or(0, |ready| ready.own_bytes)
     }
 
-    /// A session of capsule `index` that serves `fed`: the present one, or another in its place. It is prepacked where
-    /// `prepack` says so of what the graph holds. `unmade` is told the memory of one that had to go.
+    /// A session of unit `index` that serves `fed`: the present one, or another in its place. It is prepacked where
+    /// `prepack` says so of what the graph holds. `account` is told of a session that had to go and of one that was made,
+    /// before anybody else can have either.
     pub fn serve(
         &self,
         making: Making<'_>,
         index: usize,
         fed: &[Fed<'_>],
         prepack: &dyn Fn(bool) -> bool,
-        unmade: &dyn Fn(u64),
+        account: &dyn Fn(Change<'_>),
     ) -> Result<Served> {
         let mut place = self.lock();
         let mut ranked = true;
@@ -130,8 +151,11 @@ impl Slot {
             ranked = ready.serves(fed) || !ready.is_for_other_ranks(fed);
         }
         // The old one goes first: memory for both is never needed.
-        unmade(place.take().map_or(0, |ready| ready.own_bytes));
+        if let Some(ready) = place.take() {
+            account(Change::Went(ready.own_bytes));
+        }
         let ready = Arc::new(make(making, index, fed, ranked, prepack)?);
+        account(Change::Made(&ready));
         *place = Some(Arc::clone(&ready));
         Ok(Served { ready, made: true })
     }
@@ -146,20 +170,17 @@ fn make(
 ) -> Result<Ready> {
     let Making { runtime, store, head, wiring, optimization } = making;
     let (begun, before) = (Instant::now(), anonymous_bytes());
-    let mut part = Part::read(store, index)?;
+    let unit = &wiring.units[index];
+    let outputs: Vec<&str> = unit.outputs.iter().map(|value| wiring.name(*value)).collect();
+    let mut part = Part::read(store, unit.capsules.clone(), &outputs)?;
     let mut told: Vec<(usize, Told)> = Vec::with_capacity(fed.len());
     for input in fed {
         told.push((input.value, tell(&mut part, head, wiring.name(input.value), input, ranked)?));
     }
     let settings = SessionSettings { optimization, prepack: prepack(part.has_few_bits) };
-    let ports = &wiring.capsules[index];
     let inputs: Vec<&str> = fed.iter().map(|input| wiring.name(input.value)).collect();
-    let outputs: Vec<&str> = ports.outputs.iter().map(|value| wiring.name(*value)).collect();
     let model = head.model_of(&part.graph);
-    let what = || {
-        let (file, capsule) = store.capsule(index).map_or(("", ""), |(file, c)| (file.name(), c.id.as_str()));
-        format!("prepare capsule {capsule} of {file} (ONNX Runtime {})", runtime.version())
-    };
+    let what = || format!("prepare {} (ONNX Runtime {})", named(store, unit), runtime.version());
     let names = [inputs.as_slice(), outputs.as_slice()];
     let session = Session::new(runtime, &model, std::mem::take(&mut part.regions), settings, names)
         .map_err(|refused| refused.error(&what()))?;
@@ -182,6 +203,17 @@ fn make(
         own_bytes,
         made_in: begun.elapsed(),
     })
+}
+
+/// A unit's capsules and their file, for messages.
+pub(super) fn named(store: &Store, unit: &Unit) -> String {
+    let name = |index: usize| store.capsule(index).map_or(("", ""), |(file, c)| (file.name(), c.id.as_str()));
+    let ((file, first), (_, last)) = (name(unit.capsules.start), name(unit.capsules.end.saturating_sub(1)));
+    if unit.capsules.len() == 1 {
+        format!("capsule {first} of {file}")
+    } else {
+        format!("capsules {first} to {last} of {file}")
+    }
 }
 
 /// Has the graph know the type of an input that it leaves open.

@@ -1,5 +1,8 @@
 //! The models that the runtime is given: a capsule's graph under the model's head, with its weights where they lie.
 
+use std::collections::HashSet;
+use std::ops::Range;
+
 use prost::Message;
 
 use super::api::Region;
@@ -8,6 +11,7 @@ use super::value;
 use crate::container::manifest::Capsule;
 use crate::convert::onnx::export::{graph_of, head_of};
 use crate::convert::onnx::import::assets;
+use crate::convert::onnx::join::Joined;
 use crate::convert::onnx::proto::{
     AttributeProto, EXTERNAL, GraphProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, type_proto,
@@ -28,7 +32,7 @@ const GRAPH_KEY: u8 = 7 << 3 | 2;
 /// [`Error::Malformed`] naming the asset, or [`Error::NotFound`] naming a weight.
 pub fn check(store: &Store) -> Result<()> {
     Head::read(store.primary())?;
-    (0..store.manifest().capsules.len()).try_for_each(|index| Part::read(store, index).map(drop))
+    (0..store.manifest().capsules.len()).try_for_each(|index| Part::of_capsule(store, index).map(drop))
 }
 
 /// What all sub-models of a model share.
@@ -80,7 +84,7 @@ fn malformed(file: &MappedFile, asset: &str, why: &str) -> Error {
     Error::malformed(file.name(), format!("asset \"{asset}\": {why}; convert the model again"))
 }
 
-/// A capsule's graph, its weights tied to where they lie.
+/// The graph of a capsule or of several together, its weights tied to where they lie.
 #[derive(Debug)]
 pub(super) struct Part {
     /// The graph; what is external of it is in `regions`.
@@ -94,8 +98,54 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Reads the graph of capsule `index`, as the store's mode serves it.
-    pub fn read(store: &Store, index: usize) -> Result<Self> {
+    /// Reads the graph of neighbouring capsules, as the store's mode serves them; it gives `outputs`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] naming the asset, or [`Error::NotFound`] naming a weight.
+    pub fn read(store: &Store, capsules: Range<usize>, outputs: &[&str]) -> Result<Self> {
+        let mut parts = capsules.clone().map(|index| Self::of_capsule(store, index));
+        let mut whole = parts.next().unwrap_or_else(|| Err(Error::Internal("no capsules".into())))?;
+        if capsules.len() == 1 {
+            return Ok(whole);
+        }
+        let name = whole.graph.name.take();
+        let (mut joined, mut inputs, mut given) = (Joined::default(), Vec::new(), Vec::new());
+        let mut next = Some(std::mem::take(&mut whole.graph));
+        while let Some(graph) = next {
+            inputs.extend(graph.input.iter().cloned());
+            given.extend(graph.output.iter().filter(|output| outputs.contains(&output.name())).cloned());
+            joined.add(graph).map_err(|name| {
+                let file = store.primary().name();
+                Error::malformed(
+                    file,
+                    format!("two capsules have different things named {name}; convert the model again"),
+                )
+            })?;
+            next = parts.next().transpose()?.map(|part| whole.take_in(part));
+        }
+        let graph = joined.graph();
+        let made: HashSet<&str> =
+            graph.node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+        let mut seen = HashSet::new();
+        inputs.retain(|input| !made.contains(input.name()) && seen.insert(input.name().to_owned()));
+        whole.graph = GraphProto { name, input: inputs, output: given, ..graph };
+        Ok(whole)
+    }
+
+    /// Adds what another part has beside its graph, and gives that.
+    fn take_in(&mut self, part: Self) -> GraphProto {
+        let Self { graph, regions, weight_bytes, has_few_bits } = part;
+        for region in regions {
+            if !self.regions.iter().any(|own| own.name == region.name) {
+                self.regions.push(region);
+            }
+        }
+        self.weight_bytes = self.weight_bytes.saturating_add(weight_bytes);
+        self.has_few_bits |= has_few_bits;
+        graph
+    }
+
+    fn of_capsule(store: &Store, index: usize) -> Result<Self> {
         let (file, capsule) = store.capsule(index)?;
         let asset = assets::graph(&capsule.id);
         let bad = |why: String| malformed(file, &asset, &why);

@@ -191,7 +191,7 @@ pub fn open(path: &Path, options: OnnxOptions) -> OnnxModel {
 
 /// Options without optimisation, so that results are the same bits however a model is cut.
 pub fn plain() -> OnnxOptions {
-    OnnxOptions { optimization: false, ..OnnxOptions::default() }
+    OnnxOptions { optimization: false, joined_bytes: 0, ..OnnxOptions::default() }
 }
 
 /// A tensor of floats that is held.

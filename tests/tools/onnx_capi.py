@@ -65,7 +65,8 @@ class ModelOptions(c.Structure):
                 ("parallel_for", c.c_void_p), ("parallel_for_data", c.c_void_p), ("priority", c.c_uint32),
                 ("reserved", c.c_uint32), ("budget", c.c_void_p), ("first_capsule", c.c_uint32),
                 ("end_capsule", c.c_uint32), ("session_context", c.c_uint32), ("session_kv_type", c.c_uint32),
-                *_pointer_and_length("onnxruntime_path"), ("prepack", c.c_uint32), ("optimization", c.c_uint32)]
+                *_pointer_and_length("onnxruntime_path"), ("prepack", c.c_uint32), ("optimization", c.c_uint32),
+                ("joined_bytes", c.c_uint64)]
 
 
 class Failure(Exception):
@@ -106,10 +107,10 @@ class Library:
         self.c.capg_text_free(text)
         return value
 
-    def open(self, path, budget=0, prepack="auto", optimization="default", threads=0):
+    def open(self, path, budget=0, prepack="auto", optimization="default", threads=0, joined=True):
         runtime = os.fsencode(self.onnxruntime) if self.onnxruntime else b""
         options = ModelOptions(memory_budget_bytes=budget, threads=threads, prepack=PREPACK[prepack],
-                               optimization=OPTIMIZATION[optimization])
+                               optimization=OPTIMIZATION[optimization], joined_bytes=0 if joined else 1)
         options.struct_size = c.sizeof(options)
         options.onnxruntime_path = _address(runtime)
         options.onnxruntime_path_len = len(runtime)

@@ -18,6 +18,7 @@ where none fails here only.
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -115,14 +116,19 @@ def with_runtime(runtime, model, path, folder):
 def with_library(library, model, path, folder, work):
     target = os.path.join(work, "case.cgraph")
     library.convert(path, target, capsules=1 << 20)
-    opened = library.open(target)
     try:
-        count, nodes = opened.capsules(), separable(model)
-        if count < min(nodes, 2):
-            return {"problem": f"{nodes} nodes were not cut", "capsules": count}
-        return {"problem": judged(model, path, folder, opened.run), "capsules": count}
+        opened = library.open(target, joined=False)
+        with contextlib.closing(opened):
+            count, nodes = opened.capsules(), separable(model)
+            if count < min(nodes, 2):
+                return {"problem": f"{nodes} nodes were not cut", "capsules": count}
+            problem = judged(model, path, folder, opened.run)
+        if count > 1 and problem is None:
+            # As small capsules are computed unless something else is asked for: several by one session.
+            with contextlib.closing(library.open(target)) as opened:
+                problem = judged(model, path, folder, opened.run)
+        return {"problem": problem, "capsules": count}
     finally:
-        opened.close()
         os.remove(target)
 
 

@@ -112,12 +112,12 @@ def computed(library, path, fed, **options):
         model.close()
 
 
-def in_smallest_budget(library, path, fed, prepack):
+def in_smallest_budget(library, path, fed, **options):
     """The smallest budget that works, by what the errors of smaller ones name, and what is computed in it."""
     budget = 1
     for _ in range(STEPS):
         try:
-            return budget, computed(library, path, fed, budget=budget, prepack=prepack)
+            return budget, computed(library, path, fed, budget=budget, **options)
         except onnx_capi.Failure as e:
             named = re.search(r"the smallest possible one is (\d+)", str(e))
             if not (str(e).startswith("limit") and named and int(named[1]) > budget):
@@ -140,25 +140,31 @@ def check(library, name, fed, reference, source, work, comparisons):
     if made[-1][1] < 2:
         comparisons.hold(name, "it was not cut")
     for path, capsules in {c: (p, c) for p, c in made}.values():
-        what = f"{name} in {capsules} capsules"
-        try:
-            off = distance(reference["all", "on"], computed(library, path, fed))
-            comparisons.hold(what, None if off <= 1e-5 else f"off by {off}")
-            for prepack in PREPACK:
-                wanted = reference["off", prepack]
-                exact = computed(library, path, fed, optimization="off", prepack=prepack)
-                problem = None if bits(exact) == bits(wanted) else f"other bits, by {distance(wanted, exact)}"
-                comparisons.hold(f"{what} without optimisation, prepack {prepack}", problem)
-                free = computed(library, path, fed, prepack=prepack)
-                least, found = in_smallest_budget(library, path, fed, prepack)
-                for budget in (least, 2 * least):
-                    if budget > least:
-                        found = computed(library, path, fed, prepack=prepack, budget=budget)
-                    problem = None if bits(found) == bits(free) else f"other bits, by {distance(free, found)}"
-                    comparisons.hold(f"{what}, prepack {prepack}, in {budget} bytes", problem)
-        except onnx_capi.Failure as e:
-            comparisons.hold(what, e)
+        for joined in {capsules > 1 and joined for joined in (False, True)}:
+            what = f"{name} in {capsules} capsules{', joined' if joined else ''}"
+            try:
+                compare(library, path, fed, reference, what, comparisons, joined)
+            except onnx_capi.Failure as e:
+                comparisons.hold(what, e)
     print(f"{name}: {', '.join(str(c) for _, c in made)} capsules", flush=True)
+
+
+def compare(library, path, fed, reference, what, comparisons, joined):
+    off = distance(reference["all", "on"], computed(library, path, fed, joined=joined))
+    comparisons.hold(what, None if off <= 1e-5 else f"off by {off}")
+    for prepack in PREPACK:
+        options = {"prepack": prepack, "joined": joined}
+        wanted = reference["off", prepack]
+        exact = computed(library, path, fed, optimization="off", **options)
+        problem = None if bits(exact) == bits(wanted) else f"other bits, by {distance(wanted, exact)}"
+        comparisons.hold(f"{what} without optimisation, prepack {prepack}", problem)
+        free = computed(library, path, fed, **options)
+        least, found = in_smallest_budget(library, path, fed, **options)
+        for budget in (least, 2 * least):
+            if budget > least:
+                found = computed(library, path, fed, budget=budget, **options)
+            problem = None if bits(found) == bits(free) else f"other bits, by {distance(free, found)}"
+            comparisons.hold(f"{what}, prepack {prepack}, in {budget} bytes", problem)
 
 
 def main(library, models, work):

@@ -184,6 +184,7 @@ fn open(
         runtime: onnx.onnxruntime.clone(),
         prepack: onnx.prepack.into(),
         optimization: onnx.optimization == Switch::On,
+        ..OnnxOptions::default()
     };
     let model = OnnxModel::open(&Origin::Path(file.to_owned()), &options)?;
     if let Some(full) = crate::session::full_file(file, model.store()) {

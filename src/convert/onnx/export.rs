@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::import::{assets, sub_model};
+use super::join::Joined;
 use super::proto::{
     Dimension, GraphProto, ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, dimension,
     type_proto,
@@ -61,12 +62,7 @@ pub fn export(
     if file.contents().manifest.full.is_some() {
         return Err(Error::Mismatch(format!("{}: this is a mini; export its full file", file.name())));
     }
-    let mut merged = Merged::new(head);
-    for capsule in &file.contents().manifest.capsules {
-        merged.add(graph_of(&file, capsule)?);
-    }
-    let model = merged.model();
-    written(&file, model, target, options, progress)
+    written(&file, whole(head, &file)?, target, options, progress)
 }
 
 /// Writes capsule `id` of `file`, a full one, as a model of its own, its shared weights included.
@@ -203,59 +199,26 @@ fn part(file: &MappedFile, mut tensor: TensorProto) -> Result<Part<'_>> {
     Ok(Part { tensor, len: plane.len, data: Box::new(data) })
 }
 
-/// The graphs of all capsules put together.
-struct Merged {
-    head: ModelProto,
-    graph: GraphProto,
-    /// Names of what the graph has already.
-    made: HashSet<String>,
-    initializers: HashSet<String>,
-    described: HashSet<String>,
-}
-
-impl Merged {
-    fn new(mut head: ModelProto) -> Self {
-        let graph = head.graph.take().unwrap_or_default();
-        let ports = graph.input.iter().chain(&graph.output);
-        let described = ports.map(|port| port.name().to_owned()).collect();
-        Self { head, graph, made: HashSet::new(), initializers: HashSet::new(), described }
+/// The whole model of all capsules' graphs together.
+fn whole(mut head: ModelProto, file: &MappedFile) -> Result<ModelProto> {
+    let mut joined = Joined::new(head.graph.take().unwrap_or_default());
+    for capsule in &file.contents().manifest.capsules {
+        let twice = |name| {
+            Error::malformed(
+                file.name(),
+                format!("two capsules have different things named {name}; convert the model again"),
+            )
+        };
+        joined.add(graph_of(file, capsule)?).map_err(twice)?;
     }
-
-    fn add(&mut self, part: GraphProto) {
-        for node in part.node {
-            // Constant nodes are in every capsule that needs them.
-            let name = node.output.iter().find(|name| !name.is_empty());
-            if name.is_none_or(|name| self.made.insert(name.clone())) {
-                self.graph.node.push(node);
-            }
-        }
-        for tensor in part.initializer {
-            if self.initializers.insert(tensor.name().to_owned()) {
-                self.graph.initializer.push(tensor);
-            }
-        }
-        for sparse in part.sparse_initializer {
-            let name = sparse.values.as_ref().map(|v| v.name().to_owned()).unwrap_or_default();
-            if self.initializers.insert(name) {
-                self.graph.sparse_initializer.push(sparse);
-            }
-        }
-        for info in part.value_info.into_iter().chain(part.input).chain(part.output) {
-            if info.r#type.is_some() && self.described.insert(info.name().to_owned()) {
-                self.graph.value_info.push(info);
-            }
-        }
+    let mut graph = joined.graph();
+    if head.ir_version() < 4 {
+        // There every initializer is listed as an input, and no input that is none was dropped.
+        let listed: HashSet<String> = graph.input.iter().map(|input| input.name().to_owned()).collect();
+        let missing = graph.initializer.iter().filter(|tensor| !listed.contains(tensor.name()));
+        graph.input.extend(missing.map(described).collect::<Vec<_>>());
     }
-
-    fn model(mut self) -> ModelProto {
-        if self.head.ir_version() < 4 {
-            // There every initializer is listed as an input, and no input that is none was dropped.
-            for tensor in self.graph.initializer.iter().filter(|t| !self.described.contains(t.name())) {
-                self.graph.input.push(described(tensor));
-            }
-        }
-        ModelProto { graph: Some(self.graph), ..self.head }
-    }
+    Ok(ModelProto { graph: Some(graph), ..head })
 }
 
 /// An initializer as an input.

@@ -8,6 +8,7 @@ pub mod export;
 mod functions;
 pub mod graph;
 pub mod import;
+pub mod join;
 mod ports;
 pub mod proto;
 pub mod segment;

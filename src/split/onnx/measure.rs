@@ -152,7 +152,9 @@ fn open(origin: Origin, mode: Mode, options: &SplitOptions) -> Result<OnnxModel>
     // need them.
     let prepack = if mode == Mode::Exact { Prepack::Off } else { Prepack::Auto };
     let runtime = options.runtime.clone();
-    OnnxModel::open(&origin, &OnnxOptions { store, runtime, prepack, ..OnnxOptions::default() })
+    // Each capsule for itself, as they are compared one by one.
+    let options = OnnxOptions { store, runtime, prepack, joined_bytes: 0, ..OnnxOptions::default() };
+    OnnxModel::open(&origin, &options)
 }
 
 /// Inputs from lines of `NAME=FILE.npy`. A name that comes again begins another set, which takes from the one before what it
