@@ -142,7 +142,10 @@ fn small_neighbours_are_computed_by_one_session() {
     let run = |model: &OnnxModel| bytes_of(&model.run(&[("x", x.input())], &[], None).unwrap());
     assert_eq!(run(&limited), run(&free));
     let memory = limited.memory();
-    assert!(memory.pinned_capsules % 2 == 0 && (2..8).contains(&memory.pinned_capsules), "{memory:?}");
+    assert!(
+        memory.pinned_capsules.is_multiple_of(2) && (2..8).contains(&memory.pinned_capsules),
+        "{memory:?}"
+    );
     assert!(memory.streamed > 0, "{memory:?}");
 }
 

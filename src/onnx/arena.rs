@@ -62,10 +62,10 @@ impl Arena {
         let table = unsafe {
             let mut table = sys::OrtAllocator::default();
             table.version = VERSION;
-            table.Alloc = Some(std::mem::transmute::<Alloc, _>(alloc));
+            table.Alloc = Some(std::mem::transmute::<Alloc, PlainAlloc>(alloc));
             table.Free = Some(free);
             table.Info = Some(info_of);
-            table.Reserve = Some(std::mem::transmute::<Reserve, _>(reserve));
+            table.Reserve = Some(std::mem::transmute::<Reserve, PlainReserve>(reserve));
             table
         };
         Box::leak(Box::new(Self {
@@ -124,8 +124,7 @@ impl Arena {
         // on the way hold nothing that would have to be dropped.
         unsafe {
             let Some(alloc) = (*self.source).Alloc else { return std::ptr::null_mut() };
-            let alloc: unsafe extern "system-unwind" fn(*mut sys::OrtAllocator, usize) -> *mut c_void =
-                std::mem::transmute(alloc);
+            let alloc = std::mem::transmute::<PlainAlloc, Alloc>(alloc);
             alloc(self.source, len).cast()
         }
     }
@@ -237,6 +236,8 @@ fn begin(block: *mut u8, len: usize, kind: Kind) -> *mut c_void {
 
 type Alloc = unsafe extern "system-unwind" fn(*mut sys::OrtAllocator, usize) -> *mut c_void;
 type Reserve = unsafe extern "system-unwind" fn(*const sys::OrtAllocator, usize) -> *mut c_void;
+type PlainAlloc = unsafe extern "system" fn(*mut sys::OrtAllocator, usize) -> *mut c_void;
+type PlainReserve = unsafe extern "system" fn(*const sys::OrtAllocator, usize) -> *mut c_void;
 
 /// # Safety
 /// `this` is the table of an arena.
