@@ -4,7 +4,7 @@ import ctypes
 import json
 import threading
 from ctypes import byref
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
 
 from . import _native
 from ._handles import (
@@ -17,6 +17,7 @@ from ._handles import (
     call,
     choice,
     decoded,
+    failure,
     ids_array,
     interruptible,
     number,
@@ -56,6 +57,9 @@ class Session(Resource):
         call(lib.capg_session_new, model._use(), options.ref(), byref(handle))
         self._handle = handle
         self._lock = threading.Lock()
+        # Outputs of `_held`, used under the lock alone: they are not made anew for each call.
+        self._ids, self._count, self._error = ctypes.POINTER(ctypes.c_uint32)(), ctypes.c_size_t(), ctypes.c_void_p()
+        self._held_outputs = byref(self._ids), byref(self._count), byref(self._error)
         self._generation: Optional["Generation"] = None
         self.model = model
         # The conversation of `chat`.
@@ -65,7 +69,7 @@ class Session(Resource):
         """The handle, for one call at a time. The library has such a lock too; this one covers views, which are read after
         the call that gave them."""
         handle = self._use()
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False):
             raise BusyError("the session is in use by another call; wait for it, or make a session for each thread")
         return handle
 
@@ -168,8 +172,8 @@ class Session(Resource):
         """The tokens that the session holds."""
         handle = self._enter()
         try:
-            ids, count = _tokens(handle)
-            return ids[:count]
+            count = self._held(handle)
+            return self._ids[:count]
         finally:
             self._lock.release()
 
@@ -177,9 +181,16 @@ class Session(Resource):
         """How many tokens it holds."""
         handle = self._enter()
         try:
-            return _tokens(handle)[1]
+            return self._held(handle)
         finally:
             self._lock.release()
+
+    def _held(self, handle: Handle) -> int:
+        """How many tokens there are; `_ids` points to them until the lock is given back."""
+        status = lib.capg_session_tokens(handle, *self._held_outputs)
+        if status:
+            raise failure(status, self._error)
+        return self._count.value
 
     def __bool__(self) -> bool:
         return True
@@ -302,12 +313,6 @@ class Generation:
         if self._messages is not None:
             answer = {"role": "assistant", "content": self.text}
             self._session.messages = [*self._messages, answer]
-
-
-def _tokens(handle: Handle) -> Tuple[Any, int]:
-    ids, count = ctypes.POINTER(ctypes.c_uint32)(), ctypes.c_size_t()
-    call(lib.capg_session_tokens, handle, byref(ids), byref(count))
-    return ids, count.value
 
 
 def _logits(handle: Handle) -> Any:
