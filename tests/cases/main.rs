@@ -21,7 +21,7 @@ use capsulegraph::split::{SplitOptions, split};
 use capsulegraph::store::budget::Budget;
 use capsulegraph::store::fetch::FetchLayout;
 use capsulegraph::store::{Mode, OpenOptions, Origin, Store};
-use capsulegraph::text::template::ChatMessage;
+use capsulegraph::text::ChatMessage;
 use table::Case;
 
 /// How a case failed.

@@ -5,7 +5,7 @@ from ctypes import byref
 from typing import List, Tuple
 
 from . import _native
-from ._handles import BudgetHandle, LogHandle, Resource, call, choice, decoded, whole
+from ._handles import BudgetHandle, LogHandle, Resource, call, choice, decoded, interruptible, whole
 from ._library import lib
 
 LEVELS = {"error": 1, "warning": 2, "info": 3, "debug": 4}
@@ -29,7 +29,9 @@ class Log(Resource):
         def line(_: object, level: int, data: int, length: int) -> None:
             lines.append((_LEVEL_NAMES.get(level, str(level)), decoded(data, length)))
 
-        call(lib.capg_log_deliver, self._use(), _native.LogCallback(line), None)
+        handle, callback = self._use(), _native.LogCallback(line)
+        # On the main thread Ctrl-C could come into the callback, and would be lost there.
+        interruptible(lambda _: call(lib.capg_log_deliver, handle, callback, None), None)
         return lines
 
 

@@ -6,7 +6,19 @@ from os import PathLike
 from typing import Any, Callable, Dict, Optional, Union
 
 from . import _native
-from ._handles import Cancel, Options, TextHandle, call, choice, encoded, optional, path_bytes, text_of, whole
+from ._handles import (
+    Cancel,
+    Options,
+    TextHandle,
+    call,
+    choice,
+    encoded,
+    interruptible,
+    optional,
+    path_bytes,
+    text_of,
+    whole,
+)
 from ._library import lib
 from ._library import onnxruntime as installed_runtime
 from ._shared import Log
@@ -45,8 +57,8 @@ class _Bars:
 
 
 class _Job:
-    """The cancel token and the progress callback of a job. An exception of the callback, KeyboardInterrupt too, cancels the
-    job and is raised when that has ended; so a callback is always set."""
+    """A call that lasts and tells its progress. An exception of the callback cancels it and is raised when that has ended; so
+    does Ctrl-C, for which the callback is on another thread than the main one."""
 
     def __init__(self, options: Options, cancel: Optional[Cancel], log: Optional[Log], progress: Optional[Progress]) -> None:
         self._given = cancel is not None
@@ -60,14 +72,14 @@ class _Job:
         self._report = progress
         options.handle("cancel", optional(self._cancel, Cancel))
         options.handle("log", optional(log, Log))
-        options.keep("progress", _native.ProgressCallback(self._progress))
+        if progress is not None:
+            options.keep("progress", _native.ProgressCallback(self._progress))
 
     def _progress(self, _: Any, phase: int, done: int, total: int) -> None:
-        if self._failure is not None:
+        if self._failure is not None or self._report is None:
             return
         try:
-            if self._report is not None:
-                self._report(_PHASES.get(phase, str(phase)), done, total)
+            self._report(_PHASES.get(phase, str(phase)), done, total)
         except BaseException as error:
             self._failure = error
             self._cancel.trigger()
@@ -75,7 +87,7 @@ class _Job:
     def run(self, function: Any, *args: Any) -> None:
         """Calls the function; what the callback raised comes before what the call says of being cancelled."""
         try:
-            call(function, *args)
+            interruptible(lambda _: call(function, *args), self._cancel)
         except Exception:
             if self._failure is None:
                 raise
@@ -127,7 +139,7 @@ def convert(
     """Converts a GGUF or ONNX model to a .cgraph file, and derives its mini; tells what was written.
 
     target: by default the source's name with .cgraph. mini: False for none, or its path. progress: a function that gets the
-    phase, bytes done and bytes in all, or tqdm.
+    phase, bytes done and bytes in all, or tqdm; called on a thread of its own where the main thread converts.
     """
     options = Options(_native.ConvertOptions)
     _mini_options(options, light, mini_bytes, calibrate, max_error, onnxruntime)

@@ -2,7 +2,7 @@
 
 import ctypes
 from ctypes import byref
-from typing import TYPE_CHECKING, Any, Iterable, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Optional, Sequence
 
 from . import _native
 from ._handles import (
@@ -20,12 +20,13 @@ from ._handles import (
     whole,
 )
 from ._library import lib
-from .errors import BusyError
+from .errors import InvalidArgumentError
 from .model import KV_TYPES
 from .session import FINISH, Generation
 
 if TYPE_CHECKING:
     from .model import Model
+    from .session import Session
 
 
 class Group(Resource):
@@ -49,25 +50,32 @@ class Group(Resource):
         """Goes on with these generations, of a session each, for about so long and so many tokens of each; gives the text that
         became complete in each. At the end of one its `finish_reason` is no longer "none"."""
         running = [g for g in generations if g.finish_reason == "none"]
-        entered: List[Any] = []
-        handles: List[Handle] = []
-        try:
-            for generation in running:
-                session = generation._session
-                handles.append(session._enter())
-                entered.append(session)
-                if session._generation is not generation:
-                    raise BusyError("a session has gone on with something else than its generation; generate again")
+        handles = [g._session._enter() for g in running]
+        token, group = optional(cancel, Cancel), self._use()
+        limits = whole(max_microseconds, "max_microseconds"), whole(max_tokens, "max_tokens")
+
+        def work() -> List[str]:
+            if any(g._session._generation is not g for g in running):
+                raise InvalidArgumentError("a session has gone on with something else than its generation; generate again")
             array = (ctypes.c_void_p * len(running))(*[handle.value for handle in handles])
-            limits = whole(max_microseconds, "max_microseconds"), whole(max_tokens, "max_tokens")
-            if running:
-                token = optional(cancel, Cancel)
-                call(lib.capg_group_advance, self._use(), array, len(running), *limits, token, None)
-            texts = {id(g): _slice(g, handle) for g, handle in zip(running, handles)}
-        finally:
-            for session in entered:
-                session._lock.release()
-        return [texts.get(id(g), "") for g in generations]
+            call(lib.capg_group_advance, group, array, len(running), *limits, token, None)
+            return [_slice(g, handle) for g, handle in zip(running, handles)]
+
+        sessions = {id(g._session): g._session for g in running}
+        if len(sessions) < len(running):
+            raise InvalidArgumentError("a session is there twice; a group steps one generation of each")
+        # In one order everywhere, so that two groups do not wait for each other.
+        texts = _locked([sessions[key] for key in sorted(sessions)], work) if running else []
+        found = {id(g): text for g, text in zip(running, texts)}
+        return [found.get(id(g), "") for g in generations]
+
+
+def _locked(sessions: List["Session"], work: Callable[[], List[str]]) -> List[str]:
+    """Does work while nothing else uses these sessions."""
+    if not sessions:
+        return work()
+    with sessions[0]._lock:
+        return _locked(sessions[1:], work)
 
 
 def _slice(generation: Generation, handle: Handle) -> str:

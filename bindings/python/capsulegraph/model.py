@@ -60,6 +60,7 @@ class _File:
 
     def __init__(self, file: Any) -> None:
         self._file = file
+        self.cancel = Cancel()
         self.failure: Optional[BaseException] = None
         self.options = Options(_native.Reader)
         self.options.keep("read", _native.ReadCallback(self._read))
@@ -68,6 +69,8 @@ class _File:
         self.options.text("name", name.encode() if isinstance(name, str) else None)
 
     def _read(self, _: Any, offset: int, buffer: int, length: int) -> int:
+        if self.cancel.triggered:
+            return 1
         try:
             self._file.seek(offset)
             at = 0
@@ -285,6 +288,8 @@ class Model(Resource):
         where they are contiguous; numbers and lists take the type that the model asks for. Outputs are arrays that cannot be
         written and are not copied, lists of them (sequences), dicts (maps), or None (an absent optional value)."""
         handle = self._use()
+        if not isinstance(inputs, Mapping):
+            raise TypeError(f"inputs must be a dict of names and values, not {type(inputs).__name__}")
         ports = {port.name: port for port in self._ports_of(0)}
         values = Values()
         for name, value in inputs.items():
@@ -346,7 +351,9 @@ def _open(path: Any, options: Options) -> ModelHandle:
     if hasattr(path, "read") and hasattr(path, "seek"):
         file = _File(path)
         try:
-            call(lib.capg_model_open_reader, file.options.ref(), options.ref(), byref(handle))
+            # On the main thread Ctrl-C could come into the callback before it can catch anything.
+            given = file.options.ref(), options.ref(), byref(handle)
+            interruptible(lambda _: call(lib.capg_model_open_reader, *given), file.cancel)
         except Exception:
             if file.failure is not None:
                 raise file.failure from None

@@ -66,10 +66,12 @@ class Session(Resource):
         self.messages: List[Dict[str, str]] = []
 
     def _enter(self) -> Handle:
-        """The handle, for one call at a time. The library has such a lock too; this one covers views, which are read after
-        the call that gave them."""
+        """The handle, where no other call uses the session. `with self._lock` follows, which Ctrl-C cannot come between, as it
+        can behind `acquire`: two threads that get here at the same moment have their turns one after the other.
+
+        The library has such a lock too; this one covers views, which are read after the call that gave them."""
         handle = self._use()
-        if not self._lock.acquire(False):
+        if self._lock.locked():
             raise BusyError("the session is in use by another call; wait for it, or make a session for each thread")
         return handle
 
@@ -143,7 +145,7 @@ class Session(Resource):
         [vocabulary], with all_logits of each [tokens, vocabulary]."""
         array = ids_array(ids)
         handle = self._enter()
-        try:
+        with self._lock:
             self._generation = None
 
             def work(token: Optional[Handle]) -> None:
@@ -154,36 +156,28 @@ class Session(Resource):
             else:
                 work(optional(cancel, Cancel))
             logits = _logits(handle)
-        finally:
-            self._lock.release()
         return logits if all_logits else logits[-1]
 
     @property
     def logits(self) -> Any:
         """Logits of the last evaluation, a row a token. After a generated token those that it was chosen from."""
         handle = self._enter()
-        try:
+        with self._lock:
             return _logits(handle)
-        finally:
-            self._lock.release()
 
     @property
     def tokens(self) -> List[int]:
         """The tokens that the session holds."""
         handle = self._enter()
-        try:
+        with self._lock:
             count = self._held(handle)
             return self._ids[:count]
-        finally:
-            self._lock.release()
 
     def __len__(self) -> int:
         """How many tokens it holds."""
         handle = self._enter()
-        try:
+        with self._lock:
             return self._held(handle)
-        finally:
-            self._lock.release()
 
     def _held(self, handle: Handle) -> int:
         """How many tokens there are; `_ids` points to them until the lock is given back."""
@@ -211,20 +205,16 @@ class Session(Resource):
 
     def _change(self, function: Any, *args: Any) -> None:
         handle = self._enter()
-        try:
+        with self._lock:
             self._generation = None
             call(function, handle, *args)
-        finally:
-            self._lock.release()
 
     def report(self) -> Dict[str, Any]:
         """What the session did and cost: mode and why, times, memory, text and tokens of the last generation."""
         report = TextHandle()
         handle = self._enter()
-        try:
+        with self._lock:
             call(lib.capg_session_report, handle, byref(report))
-        finally:
-            self._lock.release()
         return json.loads(text_of(report))
 
 
@@ -244,11 +234,9 @@ class Generation:
         # Why it ended: "end", "stop", "length", "context" or "callback"; "none" before.
         self.finish_reason = "none"
         handle = session._enter()
-        try:
+        with session._lock:
             call(lib.capg_session_start, handle, prompt, len(prompt), options.ref())
             session._generation = self
-        finally:
-            session._lock.release()
 
     @property
     def text(self) -> str:
@@ -285,7 +273,7 @@ class Generation:
         session, found = self._session, self._slice
         cancel = optional(self._cancel, Cancel)
         handle = session._enter()
-        try:
+        with session._lock:
             if session._generation is not self:
                 raise InvalidArgumentError(
                     "this generation is over: its session has gone on with something else; generate again"
@@ -294,8 +282,6 @@ class Generation:
             count, more, reason = found.token_count, found.more, found.finish_reason
             tokens = found.tokens[:count] if count else []
             text = decoded(found.text, found.text_len)
-        finally:
-            session._lock.release()
         self.tokens += tokens
         if text:
             self._pieces.append(text)

@@ -25,7 +25,7 @@ class Running(unittest.TestCase):
         self.assertEqual(inputs["list"], ("list", "sequence", "float32", None, False))
         self.assertEqual(inputs["rounds"].shape, ())
         outputs = {port.name: port.kind for port in self.small.outputs}
-        self.assertEqual((outputs["maps"], outputs["nothing"]), ("sequence of maps", "optional"))
+        self.assertEqual((outputs["rows"], outputs["nothing"]), ("sequence", "optional"))
         self.assertTrue(self.small.is_onnx)
 
     def test_tensors_lists_maps_strings_and_nothing(self):
