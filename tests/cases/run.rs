@@ -88,8 +88,7 @@ pub fn run(case: &mut Case, folder: &Path) -> Result<Work, String> {
     let outputs: Result<Vec<Tensor>, String> = tensors(case.all("output"));
     let (inputs, outputs) = (inputs?, outputs?);
     Ok(Box::new(move || -> Result<(), Failure> {
-        let model =
-            OnnxModel::open(&Origin::Path(file), &OnnxOptions { store, ..OnnxOptions::default() })?;
+        let model = OnnxModel::open(&Origin::Path(file), &OnnxOptions { store, ..OnnxOptions::default() })?;
         let strings: Vec<Vec<&[u8]>> =
             inputs.iter().map(|t| t.values.iter().map(String::as_bytes).collect()).collect();
         let given: Vec<(&str, Input<'_>)> = inputs

@@ -58,8 +58,7 @@ fn unescaped(value: &str) -> String {
 /// All cases, in order.
 pub fn read() -> Result<Vec<Case>, String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/cases.txt");
-    let text =
-        std::fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     let model = variable("CAPSULEGRAPH_TEST_MODEL")?;
     let onnx = format!("{}/models", variable("CAPSULEGRAPH_TEST_ONNX")?);
     let mut cases: Vec<Case> = Vec::new();

@@ -43,7 +43,8 @@ pub fn tests() -> Outcome<Vec<(&'static str, Command)>> {
 pub fn dist(folder: &Path) -> Outcome {
     let mut hooks = python()?;
     hooks.current_dir(root().join("bindings/python")).env("CAPSULEGRAPH_BUILT", target().join("release"));
-    let code = "import sys, build_backend as b; b.build_sdist(sys.argv[1]); print(b.build_wheel(sys.argv[1]))";
+    let code =
+        "import sys, build_backend as b; b.build_sdist(sys.argv[1]); print(b.build_wheel(sys.argv[1]))";
     let name = capture(hooks.args(["-c", code]).arg(folder))?;
     let wheel = folder.join(name.trim());
     let said = capture(python()?.args(["-m", "auditwheel", "show"]).arg(&wheel))?;
