@@ -4,7 +4,7 @@
 
     capsulegraph.convert("model.gguf")
     with capsulegraph.Model("model.cgraph") as model, model.session() as session:
-        for text in session.chat("What is the capital of France?"):
+        for text in session.chat("What is the capital of France?", max_tokens=100):
             print(text, end="", flush=True)
 """
 
