@@ -299,7 +299,7 @@ def strings(values: Any, what: str) -> Any:
     if isinstance(values, (str, bytes)):
         raise TypeError(f"{what} must be a sequence of str, not {type(values).__name__}")
     encoded_values = [encoded(value, what) for value in values]
-    array = (_native.String * len(encoded_values))()
+    array: Any = (_native.String * len(encoded_values))()
     for item, value in zip(array, encoded_values):
         item.data = ctypes.cast(ctypes.c_char_p(value), ctypes.c_void_p)
         item.len = len(value)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Iterator, List, Optional, Tuple
 
 from . import _native
-from ._handles import CapsuleHandle, FetchHandle, Resource, call, decoded, number, view_text, whole
+from ._handles import CapsuleHandle, Handle, Resource, call, decoded, number, view_text, whole
 from ._library import lib
 from .errors import NotFoundError
 from .tensors import BY_NAME, ELEMENTS, STRING, view
@@ -26,7 +26,7 @@ class Tensor:
     layout: str
     shape: Tuple[int, ...]
     nbytes: int
-    _owner: CapsuleHandle = field(repr=False)
+    _owner: Handle = field(repr=False)
     _data: Optional[int] = field(repr=False)
 
     @property
@@ -52,7 +52,7 @@ class Capsule(Resource):
 
     _kind = "capsule"
 
-    def __init__(self, handle: CapsuleHandle, name: str) -> None:
+    def __init__(self, handle: Handle, name: str) -> None:
         self._handle = handle
         self.name = name
 
@@ -106,7 +106,7 @@ class Fetch(Resource):
 
     _kind = "fetch"
 
-    def __init__(self, handle: FetchHandle, names: List[str]) -> None:
+    def __init__(self, handle: Handle, names: List[str]) -> None:
         self._handle = handle
         self._names = names
 

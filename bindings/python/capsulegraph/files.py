@@ -36,7 +36,7 @@ class _Bars:
 
     def __init__(self, tqdm: Any) -> None:
         self._make = tqdm if isinstance(tqdm, type) else None
-        self._bar = None if self._make else tqdm
+        self._bar: Any = None if self._make else tqdm
         self._phase = ""
 
     def __call__(self, phase: str, done: int, total: int) -> None:

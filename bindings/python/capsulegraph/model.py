@@ -346,7 +346,7 @@ class Model(Resource):
         call(lib.capg_model_prefetch, self._use(), array, len(numbers))
 
 
-def _open(path: Any, options: Options) -> ModelHandle:
+def _open(path: Any, options: Options) -> Handle:
     handle = ModelHandle()
     if hasattr(path, "read") and hasattr(path, "seek"):
         file = _File(path)
@@ -368,7 +368,8 @@ def _messages(messages: Sequence[Message]) -> Any:
     """Messages of a conversation as the library takes them; the array holds their text."""
     if isinstance(messages, (str, bytes, Mapping)):
         raise TypeError('messages must be a list of {"role": ..., "content": ...}')
-    array, kept = (_native.ChatMessage * len(messages))(), []
+    array: Any = (_native.ChatMessage * len(messages))()
+    kept = []
     for item, message in zip(array, messages):
         for field in ("role", "content"):
             try:
@@ -400,7 +401,7 @@ def _port(handle: Handle, direction: int, index: int) -> Port:
     )
 
 
-def _outputs(values: ValuesHandle) -> Dict[str, Any]:
+def _outputs(values: Handle) -> Dict[str, Any]:
     result = {}
     for index in range(number(lib.capg_values_count, ctypes.c_size_t, values)):
         value = _native.Value()

@@ -241,7 +241,7 @@ def _tensor_of(owner: Handle, tensor: _native.Tensor) -> Any:
     element = ELEMENTS[tensor.element]
     if tensor.element == STRING:
         items = np.empty(tensor.data_len, object)
-        source = ctypes.cast(tensor.data, ctypes.POINTER(_native.String)) if tensor.data_len else []
+        source: Any = ctypes.cast(tensor.data, ctypes.POINTER(_native.String)) if tensor.data_len else []
         for i in range(tensor.data_len):
             data = ctypes.string_at(source[i].data, source[i].len) if source[i].len else b""
             try:

@@ -35,6 +35,20 @@ def native(session, prompt):
     assert status == 0, status
 
 
+def step_seconds(session, ids):
+    """What a step costs that has nothing to compute: of a generation at its end, with a callback for a token."""
+    seen = []
+    generation = session.generate(ids, max_tokens=1, on_token=lambda token, text: seen.append(token))
+    generation.read()
+
+    def step():
+        generation.finish_reason = "none"
+        generation._step()
+        generation._on_token(0, "")
+
+    return 1 / calls_a_second(step, 20_000)
+
+
 def main():
     with cg.Model(sys.argv[1]) as model, model.session() as session:
         ids = model.tokenize(PROMPT)
@@ -61,8 +75,11 @@ def main():
         for name, spent in best.items():
             extra = (spent - base) / TOKENS * 1e6
             print(f"{name}: {TOKENS / spent:.1f} tokens a second, {extra:+.1f} us a token, {(spent / base - 1) * 100:+.2f} %")
-        good = min(version, count) >= 300_000 and best["on_token"] / base < 1.01
-        print("within the marks (300,000 calls a second, 1 %)" if good else "outside of the marks (300,000 calls a second, 1 %)")
+        step = step_seconds(session, ids)
+        share = step / (base / TOKENS)
+        print(f"a step and callback without computing: {step * 1e6:.1f} us, {share * 100:.2f} % of a token's time")
+        good = min(version, count) >= 300_000 and share < 0.01
+        print(f"{'within' if good else 'outside of'} the marks: 300,000 calls a second, 1 %")
     return 0 if good else 1
 
 
