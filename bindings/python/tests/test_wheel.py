@@ -15,10 +15,12 @@ from support import PACKAGE, ROOT, language, onnx, variable
 import capsulegraph as cg
 
 BUILT = Path(variable("CAPSULEGRAPH_LIBRARY"))
+# Seconds that any program may take: cargo's first check of all crates, on a busy machine.
+LONGEST = 1800
 
 
 def run(*command, **options):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, **options)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=LONGEST, **options)
     if done.returncode:
         raise AssertionError(f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
