@@ -60,6 +60,7 @@ pub fn run() -> Outcome {
     let archive = format!("{name}.tar.gz");
     shell::run(Command::new("tar").current_dir(&dist).args(["czf", &archive, &name]))?;
     println!("{}", dist.join(archive).display());
+    crate::wheel::dist(&dist)?;
     Ok(())
 }
 

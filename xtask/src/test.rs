@@ -8,6 +8,11 @@ use crate::instructions;
 use crate::onnx;
 use crate::setup;
 use crate::shell::{self, Outcome, cargo, root};
+use crate::soak;
+use crate::wheel;
+
+/// How long each soak lasts here; `cargo xtask soak` takes ten minutes.
+const SOAK_SECONDS: u32 = 20;
 
 /// Tests passed and failed.
 #[derive(Clone, Copy, Default)]
@@ -45,6 +50,12 @@ pub fn run() -> Outcome {
     count("cargo test", &mut tests, &mut total, &mut failures)?;
     for mut tests in aarch64::tests(&sysroot)? {
         count("cargo test for aarch64", &mut tests, &mut total, &mut failures)?;
+    }
+    for (name, mut tests) in wheel::tests()? {
+        count(name, &mut tests, &mut total, &mut failures)?;
+    }
+    for mut soak in soak::runners(SOAK_SECONDS)? {
+        count(soak.name, &mut soak.command, &mut total, &mut failures)?;
     }
     count_instructions(&mut total, &mut failures);
     println!();
