@@ -224,6 +224,7 @@ class ModelOptions(Structure):
         ("onnxruntime_path_len", size),
         ("prepack", u32),
         ("optimization", u32),
+        ("joined_bytes", u64),
     ]
 
 

@@ -93,7 +93,8 @@ class Model(Resource):
     bytes that the model and its sessions may take, or a Budget that models share. full: a mini's full file, where it is not
     beside it. threads, processors, priority: what computes. offset, length: where the model is in a larger file. capsules: the
     first and the end of a range of capsules, where other processes have the others. context, kv_type: the session that a
-    budget leaves room for. onnxruntime, prepack, optimization: of an ONNX model.
+    budget leaves room for. onnxruntime, prepack, optimization: of an ONNX model; joined_bytes: weights up to which
+    neighbouring capsules of one share a session of ONNX Runtime (0: the default).
     """
 
     _kind = "model"
@@ -118,6 +119,7 @@ class Model(Resource):
         onnxruntime: Optional[Path] = None,
         prepack: str = "auto",
         optimization: str = "default",
+        joined_bytes: int = 0,
         log: Optional[Log] = None,
     ) -> None:
         options = Options(_native.ModelOptions)
@@ -146,6 +148,7 @@ class Model(Resource):
         options.text("onnxruntime_path", None if runtime is None else path_bytes(runtime))
         struct.prepack = choice(prepack, "prepack", PREPACK)
         struct.optimization = choice(optimization, "optimization", OPTIMIZATION)
+        struct.joined_bytes = whole(joined_bytes, "joined_bytes")
         options.handle("log", optional(log, Log))
         self._handle = _open(path, options)
         self._ports: Dict[int, List[Port]] = {}
