@@ -118,7 +118,9 @@ fn headers_compile_without_a_warning_each_alone_and_in_every_dialect() {
             }
             _ => &[&["-std=c++17"]],
         };
-        for (dialect, mut compiler) in dialects.iter().flat_map(|d| compilers().into_iter().map(move |c| (d, c))) {
+        for (dialect, mut compiler) in
+            dialects.iter().flat_map(|d| compilers().into_iter().map(move |c| (d, c)))
+        {
             compiler.args(*dialect).args(WARNINGS).arg("-fsyntax-only").arg(include());
             let (code, _, errors) = output_of(compiler.arg("-I").arg(root().join("include")).arg(&source));
             assert_eq!(code, Some(0), "{} {dialect:?}: {errors}", header.display());
@@ -153,7 +155,10 @@ fn without_exceptions() {
     check(Command::new(&program), "without exceptions");
     // Asking for a value that is not there says why, and ends the program.
     let (code, out, err) = output_of(Command::new(&program).arg("misuse"));
-    assert!(code.is_none() && out.is_empty() && err.contains("cannot open absent.cgraph"), "{code:?} {out}{err}");
+    assert!(
+        code.is_none() && out.is_empty() && err.contains("cannot open absent.cgraph"),
+        "{code:?} {out}{err}"
+    );
 }
 
 #[test]
@@ -181,7 +186,11 @@ fn the_example_that_the_readme_prints() {
     let source = "examples/cmake_consumer/answer.cpp";
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     let printed = readme.split_once("```cpp\n").unwrap().1.split_once("```").unwrap().0;
-    assert_eq!(std::fs::read_to_string(root().join(source)).unwrap(), printed, "README.md differs from {source}");
+    assert_eq!(
+        std::fs::read_to_string(root().join(source)).unwrap(),
+        printed,
+        "README.md differs from {source}"
+    );
     let plain = compile_cpp(source, Link::Shared, &[], "answer");
     let (code, out, err) = output_of(Command::new(&plain).arg(cgraph()));
     assert!(code == Some(0) && out.len() > 1 && err.is_empty(), "{code:?} {out} {err}");
@@ -261,6 +270,9 @@ fn runners_refuse_what_they_do_not_know_and_fail_what_is_wrong() {
         let mut command = Command::new(&program);
         let (code, out, _) = output_of(command.arg(&table).args(["model", "onnx"]).arg(directory("wrong")));
         assert!(code == Some(1) && out.ends_with("test result: FAILED. 0 passed; 4 failed\n"), "{out}");
-        assert!(out.contains("does not know the key other") && out.contains("does not know how to dance"), "{out}");
+        assert!(
+            out.contains("does not know the key other") && out.contains("does not know how to dance"),
+            "{out}"
+        );
     }
 }

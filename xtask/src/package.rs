@@ -89,7 +89,13 @@ impl Package {
         let build = self.work.join(name);
         let source = self.tree.join("share/doc/capsulegraph/examples/cmake_consumer");
         let mut configure = Command::new("cmake");
-        configure.arg("-S").arg(source).arg("-B").arg(&build).arg("-DCMAKE_BUILD_TYPE=Release").args(settings);
+        configure
+            .arg("-S")
+            .arg(source)
+            .arg("-B")
+            .arg(&build)
+            .arg("-DCMAKE_BUILD_TYPE=Release")
+            .args(settings);
         run(&mut configure)?;
         run(Command::new("cmake").arg("--build").arg(&build))?;
         Ok(build)
@@ -181,9 +187,13 @@ fn pkg_config(package: &Package) -> Outcome {
     ] {
         for (name, libraries) in [
             ("shared", "$(pkg-config --libs capsulegraph)"),
-            ("static", "-Wl,-Bstatic $(pkg-config --static --libs capsulegraph | sed 's/-lcapsulegraph/& -Wl,-Bdynamic/')"),
+            (
+                "static",
+                "-Wl,-Bstatic $(pkg-config --static --libs capsulegraph | sed 's/-lcapsulegraph/& -Wl,-Bdynamic/')",
+            ),
         ] {
-            let program = package.work.join(format!("{name} {}", compiler.split(' ').next().unwrap_or_default()));
+            let program =
+                package.work.join(format!("{name} {}", compiler.split(' ').next().unwrap_or_default()));
             // pkg-config escapes what the shell would divide.
             let line = format!(
                 "eval {compiler} '\"$1\"' $(pkg-config --cflags capsulegraph) -o '\"$2\"' {libraries} -Wl,-rpath,'\"$3\"'"
