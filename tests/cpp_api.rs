@@ -207,7 +207,7 @@ fn the_game_loop_holds_its_budget_and_generates_the_same() {
     let plain = compile_cpp(source, Link::Shared, &[], "game loop");
     // The text, the number of frames, and of those that held the budget.
     let run = |mut command: Command, milliseconds: &str| {
-        command.arg(cgraph()).args(["Hello, how are you?", "24", milliseconds]);
+        command.arg(cgraph()).args(["Hello, how are you?", "96", milliseconds]);
         let (code, out, err) = output_of(&mut command);
         assert!(code == Some(0) && err.is_empty(), "{code:?} {out}{err}");
         let (text, report) = out.split_once("\n--- ").unwrap();
@@ -221,7 +221,7 @@ fn the_game_loop_holds_its_budget_and_generates_the_same() {
     assert!(held + 1 + frames / 5 >= frames, "{held} of {frames} slices held the budget");
     let other = compile_cpp(source, Link::Shared, SANITIZERS, "game loop asan");
     assert_eq!(run(sanitized(&other), "4").0, text);
-    assert_eq!(run(valgrind(&plain), "4").0, text);
+    assert_eq!(run(valgrind(&plain), "100").0, text);
     // Sliced or not, the tokens are the same.
     let (whole, frames, _) = run(Command::new(&plain), "0");
     assert_eq!((whole, frames), (text, 1));
@@ -240,7 +240,6 @@ fn run_table(program: &Path, name: &str) {
     let mut command = Command::new(program);
     command.arg(table).arg(model).arg(onnx::folder().join("models")).arg(&work);
     let (code, out, err) = output_of(command.env("CAPSULEGRAPH_ONNXRUNTIME", onnx::runtime()));
-    print!("{out}");
     let last = out.lines().last().unwrap_or_default();
     let wanted = format!("test result: ok. {cases} passed; 0 failed");
     assert!(code == Some(0) && cases > 10 && last == wanted && err.is_empty(), "{name}: {code:?} {out}{err}");
