@@ -66,23 +66,8 @@ void files(const std::string &gguf, const std::string &onnx, const std::string &
     cg::convert(onnx, at(folder, "onnx.cgraph"), plain);
 }
 
-void models(const std::string &folder) {
-    const std::string full = at(folder, "full.cgraph"), mini = at(folder, "full.mini.cgraph");
-    const cg::Model model = cg::Model::open(full);
-    CHECK(model && model.mode() == cg::Mode::exact && !model.mode_reason().empty() && !model.name().empty());
-    CHECK(model.vocab_size() > 0 && model.embedding_length() == 128 && model.context_length() > 0 && model.threads() > 0);
-    CHECK(model.held_bytes() > 0 && model.inspect(true).size() > model.inspect().size());
-    CHECK(model.has_chat_template());
-    const auto ids = model.tokenize("Hello", cg::add_special);
-    CHECK(!ids.empty() && model.detokenize(ids).find("Hello") != std::string::npos && !model.is_end_token(ids.back()));
-    CHECK(model.chat_prompt({{"user", "Hi"}}).size() > model.chat_prompt({{"user", "Hi"}}, cg::no_reply).size());
-    CHECK(throws(cg::Status::invalid_argument, [&] { model.tokenize("\xff"); }));
-    CHECK(throws(cg::Status::invalid_argument, [&] { model.tokenize("a", 1u << 20); }));
-    const cg::Token wrong[] = {0xffffffff};
-    CHECK(throws(cg::Status::invalid_argument, [&] { model.detokenize(wrong); }));
-    CHECK(throws(cg::Status::unsupported, [&] { model.inputs(); }) && throws(cg::Status::unsupported, [&] { model.report(); }));
-
-    // The file through the host.
+/// Files through the host, and as a part of a larger one.
+void readers(const std::string &full, const std::string &mini, const std::vector<cg::Token> &ids) {
     std::ifstream in(full, std::ios::binary);
     const std::string bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
     cg::Reader reader;
@@ -106,14 +91,16 @@ void models(const std::string &folder) {
     CHECK(failed(cg::Model::try_open(reader), cg::Status::invalid_argument));
 
     // A part of a larger file.
-    const std::string archive = at(folder, "archive.bin");
+    const std::string archive = mini + ".archive";
     std::ofstream(archive, std::ios::binary) << "before" << bytes << "after";
     cg::ModelOptions part;
     part.offset = 6;
     part.length = bytes.size();
     CHECK(cg::Model::open(archive, part).tokenize("Hello", cg::add_special) == ids);
+}
 
-    // Budgets, and options that contradict each other.
+/// Budgets, and options that contradict each other.
+void budgets(const std::string &full, const std::string &mini) {
     const cg::Budget budget = cg::Budget::make(64 << 20);
     cg::ModelOptions bounded;
     bounded.budget = &budget;
@@ -133,6 +120,26 @@ void models(const std::string &folder) {
     CHECK(failed(cg::Model::try_open(full, fast), cg::Status::mismatch));
     CHECK(cg::Model::open(mini, fast).mode() == cg::Mode::fast);
     CHECK(throws(cg::Status::io, [] { cg::Model::open("absent.cgraph"); }));
+}
+
+void models(const std::string &folder) {
+    const std::string full = at(folder, "full.cgraph"), mini = at(folder, "full.mini.cgraph");
+    const cg::Model model = cg::Model::open(full);
+    CHECK(model && model.mode() == cg::Mode::exact && !model.mode_reason().empty() && !model.name().empty());
+    CHECK(model.vocab_size() > 0 && model.embedding_length() == 128 && model.context_length() > 0 && model.threads() > 0);
+    CHECK(model.held_bytes() > 0 && model.inspect(true).size() > model.inspect().size());
+    CHECK(model.has_chat_template());
+    const auto ids = model.tokenize("Hello", cg::add_special);
+    CHECK(!ids.empty() && model.detokenize(ids).find("Hello") != std::string::npos && !model.is_end_token(ids.back()));
+    CHECK(model.chat_prompt({{"user", "Hi"}}).size() > model.chat_prompt({{"user", "Hi"}}, cg::no_reply).size());
+    CHECK(throws(cg::Status::invalid_argument, [&] { model.tokenize("\xff"); }));
+    CHECK(throws(cg::Status::invalid_argument, [&] { model.tokenize("a", 1u << 20); }));
+    const cg::Token wrong[] = {0xffffffff};
+    CHECK(throws(cg::Status::invalid_argument, [&] { model.detokenize(wrong); }));
+    CHECK(throws(cg::Status::unsupported, [&] { model.inputs(); }) && throws(cg::Status::unsupported, [&] { model.report(); }));
+
+    readers(full, mini, ids);
+    budgets(full, mini);
 }
 
 void capsules(const std::string &folder) {
@@ -161,6 +168,29 @@ void capsules(const std::string &folder) {
     for (std::size_t i = 0; i < count; i++) CHECK(fetch.take(i).size() > 0);
     CHECK(failed(fetch.try_take(0), cg::Status::not_found) && failed(fetch.try_take(count), cg::Status::not_found));
     CHECK(failed(model.try_fetch_begin({"absent"}), cg::Status::not_found));
+}
+
+/// Wrong names, types, shapes, lengths.
+void wrong_tensors(const cg::Model &model, const std::vector<float> &x) {
+    const std::vector<std::int32_t> ints = {1, 2, 3, 4};
+    const std::int64_t keys[] = {1, 2};
+    using cg::Status;
+    CHECK(throws(Status::invalid_argument, [&] { model.run({{"x", cg::Tensor::of(ints, {1, 4})}}, {"product"}); }));
+    CHECK(throws(Status::invalid_argument, [&] { model.run({{"x", cg::Tensor::of(x, {1, 4})}}, {"product"}); }));
+    CHECK(throws(Status::invalid_argument, [&] { model.run({{"x", cg::Tensor::of(x, {8})}}, {"product"}); }));
+    CHECK(throws(Status::invalid_argument, [&] { model.run({{"y", cg::Tensor::of(x, {2, 4})}}, {"product"}); }));
+    CHECK(throws(Status::invalid_argument, [&] { model.run({}, {"product"}); }));
+    CHECK(throws(Status::invalid_argument, [&] { model.run({cg::Input::none("x")}, {"product"}); }));
+    CHECK(throws(Status::invalid_argument, [&] {
+        model.run({cg::Input::map("x", cg::Tensor::of(keys, {2}), cg::Tensor::of(keys, {2}))}, {"product"});
+    }));
+    CHECK(failed(model.try_run({{"x", cg::Tensor::of(x, {2, 4})}}, {"absent"}), Status::invalid_argument));
+    CHECK(failed(model.try_run({{"x", cg::Tensor::raw(cg::Element::none, nullptr, 0, {})}}), Status::invalid_argument));
+    CHECK(failed(model.try_run({cg::Input::maps("x", {}, cg::Element::float32)}, {"product"}), Status::invalid_argument));
+    const cg::Cancel cancel = cg::Cancel::make();
+    cancel.trigger();
+    CHECK(throws(Status::cancelled, [&] { model.run({{"x", cg::Tensor::of(x, {2, 4})}}, {"product"}, &cancel); }));
+    CHECK(throws(Status::unsupported, [&] { model.session(); }) && throws(Status::unsupported, [&] { model.vocab_size(); }));
 }
 
 void tensors(const std::string &folder) {
@@ -195,26 +225,7 @@ void tensors(const std::string &folder) {
     CHECK(longer.at(0).kind() == cg::Kind::sequence && longer.at(0).size() > list.size());
     CHECK(model.report().find("capsulegraph.report/1") != std::string::npos);
 
-    // Wrong names, types, shapes, lengths.
-    const std::vector<std::int32_t> ints = {1, 2, 3, 4};
-    const std::int64_t keys[] = {1, 2};
-    using cg::Status;
-    CHECK(throws(Status::invalid_argument, [&] { model.run({{"x", cg::Tensor::of(ints, {1, 4})}}, {"product"}); }));
-    CHECK(throws(Status::invalid_argument, [&] { model.run({{"x", cg::Tensor::of(x, {1, 4})}}, {"product"}); }));
-    CHECK(throws(Status::invalid_argument, [&] { model.run({{"x", cg::Tensor::of(x, {8})}}, {"product"}); }));
-    CHECK(throws(Status::invalid_argument, [&] { model.run({{"y", cg::Tensor::of(x, {2, 4})}}, {"product"}); }));
-    CHECK(throws(Status::invalid_argument, [&] { model.run({}, {"product"}); }));
-    CHECK(throws(Status::invalid_argument, [&] { model.run({cg::Input::none("x")}, {"product"}); }));
-    CHECK(throws(Status::invalid_argument, [&] {
-        model.run({cg::Input::map("x", cg::Tensor::of(keys, {2}), cg::Tensor::of(keys, {2}))}, {"product"});
-    }));
-    CHECK(failed(model.try_run({{"x", cg::Tensor::of(x, {2, 4})}}, {"absent"}), Status::invalid_argument));
-    CHECK(failed(model.try_run({{"x", cg::Tensor::raw(cg::Element::none, nullptr, 0, {})}}), Status::invalid_argument));
-    CHECK(failed(model.try_run({cg::Input::maps("x", {}, cg::Element::float32)}, {"product"}), Status::invalid_argument));
-    const cg::Cancel cancel = cg::Cancel::make();
-    cancel.trigger();
-    CHECK(throws(Status::cancelled, [&] { model.run({{"x", cg::Tensor::of(x, {2, 4})}}, {"product"}, &cancel); }));
-    CHECK(throws(Status::unsupported, [&] { model.session(); }) && throws(Status::unsupported, [&] { model.vocab_size(); }));
+    wrong_tensors(model, x);
 }
 
 } // namespace

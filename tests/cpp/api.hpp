@@ -43,6 +43,62 @@ inline cg::GenerateOptions at_most(std::uint64_t tokens) {
     return options;
 }
 
+/// Cancelling loses nothing.
+inline void cancelling(cg::Session &session, const std::vector<cg::Token> &prompt, const std::string &text) {
+    using std::chrono::microseconds;
+    std::vector<cg::Token> tokens;
+    const cg::Cancel cancel = cg::Cancel::make();
+    const auto trigger = [&](cg::Token token, std::string_view) {
+        tokens.push_back(token);
+        if (tokens.size() == 4) cancel.trigger();
+    };
+    CHECK(throws(cg::Status::cancelled, [&] { session.generate(prompt, trigger, at_most(12), &cancel); }));
+    CHECK(throws(cg::Status::cancelled, [&] { session.advance(microseconds(0), 0, &cancel); }));
+    CHECK(throws(cg::Status::cancelled, [&] {
+        for (std::string_view piece : session.stream(prompt, at_most(12), &cancel)) CHECK(piece.empty());
+    }));
+    auto ended = session.try_stream(prompt, at_most(12), &cancel);
+    for (std::string_view piece : *ended) CHECK(piece.empty());
+    CHECK(failed(ended->result(), cg::Status::cancelled));
+    cancel.reset();
+    CHECK(!cancel.triggered() && session.complete(prompt, at_most(12), &cancel) == text);
+}
+
+inline void ends(const cg::Model &model, cg::Session &session, const std::vector<cg::Token> &prompt) {
+    session.reset();
+    session.eval(prompt, true);
+    const cg::Rows rows = session.logits();
+    CHECK(rows.rows == prompt.size() && rows.columns == model.vocab_size() && rows.row(1).size() == rows.columns);
+    session.truncate(2);
+    CHECK(session.tokens().size() == 2);
+
+    // A stream outlives its session's object, and both forms see an end at the context.
+    cg::SessionOptions options;
+    options.context = 16;
+    options.kv_type = cg::KvType::q8_0;
+    auto orphan = cg::Session::make(model, options).stream(prompt, at_most(0));
+    for (std::string_view piece : orphan) CHECK(!piece.empty());
+    CHECK(orphan.finish() == cg::Finish::context);
+}
+
+/// Sessions together.
+inline void together(const cg::Model &model, const std::vector<cg::Token> &prompt, const std::string &text) {
+    using std::chrono::microseconds;
+    cg::Session one = model.session(), two = model.session();
+    cg::Group group = cg::Group::make();
+    one.start(prompt, at_most(12));
+    two.start(prompt, at_most(12));
+    std::string first, second;
+    for (std::size_t running = 2; running > 0;) {
+        running = group.advance({&one, &two}, microseconds(0), 2);
+        first += one.slice().text;
+        second += two.slice().text;
+    }
+    CHECK(first == text && second == text);
+    CHECK(throws(cg::Status::invalid_argument, [&] { group.advance({&one, &one}, microseconds(0)); }));
+    CHECK(throws(cg::Status::invalid_argument, [&] { group.advance({nullptr}, microseconds(0)); }));
+}
+
 inline void sessions(const std::string &path) {
     using std::chrono::microseconds;
     const cg::Model model = cg::Model::open(path);
@@ -90,53 +146,9 @@ inline void sessions(const std::string &path) {
     }));
     CHECK(session.complete(prompt, at_most(12)) == text);
 
-    // Cancelling loses nothing.
-    const cg::Cancel cancel = cg::Cancel::make();
-    tokens.clear();
-    const auto trigger = [&](cg::Token token, std::string_view) {
-        tokens.push_back(token);
-        if (tokens.size() == 4) cancel.trigger();
-    };
-    CHECK(throws(cg::Status::cancelled, [&] { session.generate(prompt, trigger, at_most(12), &cancel); }));
-    CHECK(throws(cg::Status::cancelled, [&] { session.advance(microseconds(0), 0, &cancel); }));
-    CHECK(throws(cg::Status::cancelled, [&] {
-        for (std::string_view piece : session.stream(prompt, at_most(12), &cancel)) CHECK(piece.empty());
-    }));
-    auto ended = session.try_stream(prompt, at_most(12), &cancel);
-    for (std::string_view piece : *ended) CHECK(piece.empty());
-    CHECK(failed(ended->result(), cg::Status::cancelled));
-    cancel.reset();
-    CHECK(!cancel.triggered() && session.complete(prompt, at_most(12), &cancel) == text);
-
-    session.reset();
-    session.eval(prompt, true);
-    const cg::Rows rows = session.logits();
-    CHECK(rows.rows == prompt.size() && rows.columns == model.vocab_size() && rows.row(1).size() == rows.columns);
-    session.truncate(2);
-    CHECK(session.tokens().size() == 2);
-
-    // A stream outlives its session's object, and both forms see an end at the context.
-    cg::SessionOptions options;
-    options.context = 16;
-    options.kv_type = cg::KvType::q8_0;
-    auto orphan = cg::Session::make(model, options).stream(prompt, at_most(0));
-    for (std::string_view piece : orphan) CHECK(!piece.empty());
-    CHECK(orphan.finish() == cg::Finish::context);
-
-    // Sessions together.
-    cg::Session one = model.session(), two = model.session();
-    cg::Group group = cg::Group::make();
-    one.start(prompt, at_most(12));
-    two.start(prompt, at_most(12));
-    std::string first, second;
-    for (std::size_t running = 2; running > 0;) {
-        running = group.advance({&one, &two}, microseconds(0), 2);
-        first += one.slice().text;
-        second += two.slice().text;
-    }
-    CHECK(first == text && second == text);
-    CHECK(throws(cg::Status::invalid_argument, [&] { group.advance({&one, &one}, microseconds(0)); }));
-    CHECK(throws(cg::Status::invalid_argument, [&] { group.advance({nullptr}, microseconds(0)); }));
+    cancelling(session, prompt, text);
+    ends(model, session, prompt);
+    together(model, prompt, text);
 }
 
 inline void parts(const std::string &path) {
@@ -240,8 +252,8 @@ inline void misuse(const std::string &path) {
     CHECK(!session && session.get() == nullptr);
     session.close();
     CHECK(throws(cg::Status::invalid_argument, [&] { session.complete(prompt); }));
-    CHECK(failed(session.try_advance(std::chrono::microseconds(0)), cg::Status::invalid_argument, "closed"));
-    CHECK(failed(session.try_stream(prompt), cg::Status::invalid_argument, "closed"));
+    CHECK(failed(session.try_advance(std::chrono::microseconds(0)), cg::Status::invalid_argument, "the session is closed"));
+    CHECK(failed(session.try_stream(prompt), cg::Status::invalid_argument, "the session is closed"));
 
     // Moved: the new object works, the old one says what it is.
     cg::Session moved = model.session();
@@ -268,7 +280,7 @@ inline void misuse(const std::string &path) {
     log.close();
     budget.close();
     CHECK(throws(cg::Status::invalid_argument, [&] { target.complete(prompt, {}, &cancel); }));
-    CHECK(failed(cancel.try_trigger(), cg::Status::invalid_argument));
+    CHECK(failed(cancel.try_trigger(), cg::Status::invalid_argument, "the cancel token is closed"));
     cg::ModelOptions options;
     options.log = &log;
     CHECK(failed(cg::Model::try_open(path, options), cg::Status::invalid_argument, "log"));

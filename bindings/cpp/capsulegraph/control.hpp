@@ -165,9 +165,8 @@ private:
 
 /// The handle of an object that options or parameters may leave out. A closed one counts as an error, not as left out.
 template <class O>
-Result<decltype(std::declval<const O &>().get())> optional(const O *object, const char *what) {
-    if (object && !*object)
-        return Error(Status::invalid_argument, std::string("the ") + what + " is closed or was moved from: make another one");
+Result<decltype(std::declval<const O &>().get())> optional(const O *object) {
+    if (object && !*object) return closed(name_of(object->get()));
     return object ? object->get() : nullptr;
 }
 

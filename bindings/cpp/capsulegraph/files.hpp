@@ -94,10 +94,10 @@ public:
     template <class R, class O, class W>
     R run(const JobOptions &job, O &raw, W work) {
         progress_ = &job.progress;
-        const auto log = optional(job.log, "log");
+        const auto log = optional(job.log);
         if (!log) return *log.error();
         raw.log = *log;
-        const auto cancel = optional(job.cancel, "cancel token");
+        const auto cancel = optional(job.cancel);
         if (!cancel) return *cancel.error();
         raw.cancel = cancel_ = *cancel;
         Owned own(nullptr);

@@ -20,7 +20,7 @@ public:
     /// each at most (0: no limit). Gives how many are not at their end; Session::slice gives what came of each.
     Result<std::size_t> try_advance(const std::vector<Session *> &sessions, std::chrono::microseconds limit,
                                     std::size_t max_tokens = 0, const Cancel *cancel = nullptr) {
-        const auto flag = detail::optional(cancel, "cancel token");
+        const auto flag = detail::optional(cancel);
         if (!flag) return *flag.error();
         std::vector<Session> kept;
         std::vector<const capg_session *> raw;

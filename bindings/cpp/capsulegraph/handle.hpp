@@ -33,6 +33,23 @@ inline Error other_library() {
                                        + std::to_string(CAPG_ABI_VERSION) + ": install the library that its headers came with");
 }
 
+// What errors call the objects.
+constexpr const char *name_of(const capg_budget *) noexcept { return "budget"; }
+constexpr const char *name_of(const capg_cancel *) noexcept { return "cancel token"; }
+constexpr const char *name_of(const capg_capsule *) noexcept { return "capsule"; }
+constexpr const char *name_of(const capg_fetch *) noexcept { return "fetch"; }
+constexpr const char *name_of(const capg_group *) noexcept { return "group"; }
+constexpr const char *name_of(const capg_log *) noexcept { return "log"; }
+constexpr const char *name_of(const capg_model *) noexcept { return "model"; }
+constexpr const char *name_of(const capg_part *) noexcept { return "part"; }
+constexpr const char *name_of(const capg_session *) noexcept { return "session"; }
+constexpr const char *name_of(const capg_values *) noexcept { return "object of outputs"; }
+
+inline Error closed(const char *what) {
+    return Error(Status::invalid_argument,
+                 std::string("the ") + what + " is closed or was moved from: make another one");
+}
+
 template <auto release>
 struct Free {
     template <class T>
@@ -199,7 +216,7 @@ protected:
     R with(W work) const {
         const std::shared_ptr<T> handle = handle_;
         const std::shared_ptr<Host> host = host_;
-        if (!handle) return Error(Status::invalid_argument, "the object is closed or was moved from: make another one");
+        if (!handle) return closed(name_of(handle.get()));
         R result = work(static_cast<const T *>(handle.get()));
         if (host) host->rethrow();
         return result;

@@ -164,7 +164,7 @@ public:
     /// Computes outputs of an ONNX model, those of these names (none: all), from inputs by name, which are read where they are.
     Result<Values> try_run(const std::vector<Input> &inputs, const std::vector<std::string> &outputs = {},
                            const Cancel *cancel = nullptr) const {
-        const auto flag = detail::optional(cancel, "cancel token");
+        const auto flag = detail::optional(cancel);
         if (!flag) return *flag.error();
         std::vector<std::vector<capg_tensor>> tensors(inputs.size());
         std::vector<capg_value> values(inputs.size());
@@ -283,10 +283,10 @@ private:
     template <class F>
     static Result<Model> make(const ModelOptions &options, F open) {
         auto raw = numbers(options);
-        const auto log = detail::optional(options.log, "log");
+        const auto log = detail::optional(options.log);
         if (!log) return *log.error();
         raw.log = *log;
-        const auto budget = detail::optional(options.budget, "budget");
+        const auto budget = detail::optional(options.budget);
         if (!budget) return *budget.error();
         raw.budget = *budget;
         const Reader none{};

@@ -22,13 +22,13 @@ public:
     }
     /// Appends tokens, of the part that begins with capsule 0.
     Result<void> try_eval(Span<const Token> tokens, bool all_logits = false, const Cancel *cancel = nullptr) {
-        const auto flag = detail::optional(cancel, "cancel token");
+        const auto flag = detail::optional(cancel);
         if (!flag) return *flag.error();
         return call(capg_part_eval, tokens.data(), tokens.size(), flags(all_logits), *flag);
     }
     /// Appends what the part before gave, of any other part. The output of another part may be handed in as it is.
     Result<void> try_eval(const Rows &activations, bool all_logits = false, const Cancel *cancel = nullptr) {
-        const auto flag = detail::optional(cancel, "cancel token");
+        const auto flag = detail::optional(cancel);
         if (!flag) return *flag.error();
         const std::size_t rows = activations.rows, columns = activations.columns;
         if (activations.data.size() != rows * columns)

@@ -175,7 +175,7 @@ public:
     template <class F>
     Result<Finish> try_generate(Span<const Token> prompt, F &&callable, const GenerateOptions &options = {},
                                 const Cancel *cancel = nullptr) {
-        const auto flag = detail::optional(cancel, "cancel token");
+        const auto flag = detail::optional(cancel);
         if (!flag) return *flag.error();
         const detail::Generate raw(options);
         detail::TokenCallback<std::remove_reference_t<F>> callback(callable);
@@ -200,7 +200,7 @@ public:
     }
     /// Goes on for about that long and for that many tokens at most (0: no limit).
     Result<Slice> try_advance(std::chrono::microseconds limit, std::size_t max_tokens = 0, const Cancel *cancel = nullptr) {
-        const auto flag = detail::optional(cancel, "cancel token");
+        const auto flag = detail::optional(cancel);
         if (!flag) return *flag.error();
         auto raw = detail::options<capg_slice>();
         auto done = call(capg_session_advance, detail::count_of(limit), max_tokens, *flag, &raw);
@@ -219,7 +219,7 @@ public:
 
     /// Appends tokens and computes the logits of the last, or of every one.
     Result<void> try_eval(Span<const Token> tokens, bool all_logits = false, const Cancel *cancel = nullptr) {
-        const auto flag = detail::optional(cancel, "cancel token");
+        const auto flag = detail::optional(cancel);
         if (!flag) return *flag.error();
         return call(capg_session_eval, tokens.data(), tokens.size(),
                     std::uint32_t{all_logits ? std::uint32_t{CAPG_EVAL_ALL_LOGITS} : 0u}, *flag);
