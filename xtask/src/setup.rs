@@ -37,13 +37,16 @@ pub fn all() -> Outcome {
     Ok(())
 }
 
-/// Programs of the C tests.
+/// Programs of the tests in C and C++ and of the package.
 pub fn programs() -> Outcome {
     let needed = [
         ("cc", "gcc"),
         ("c++", "g++"),
         ("valgrind", "valgrind"),
         ("nm", "binutils"),
+        ("cmake", "cmake"),
+        ("make", "make"),
+        ("pkg-config", "pkg-config"),
         ("python3", "python3-venv"),
     ];
     let missing: Vec<&str> = needed.iter().filter(|(p, _)| !exists(p)).map(|(_, package)| *package).collect();
