@@ -1,5 +1,6 @@
 //! The C++ header (bindings/cpp): its tests and examples, against the shared and the static library, under AddressSanitizer and
 //! valgrind; and the table of cases in C and C++.
+
 // The compilers and valgrind are called as Linux has them.
 #![cfg(target_os = "linux")]
 #![allow(clippy::expect_used, clippy::unwrap_used)]
