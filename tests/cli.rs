@@ -84,8 +84,18 @@ fn wrong_usage_is_2_failure_is_1_in_one_line() {
         let ran = place.cgraph(args);
         assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{args:?}: {}", ran.err);
     }
+    std::fs::write(place.path("m.bin"), "PK\x03\x04 something else").unwrap();
     for (args, named) in [
         (&["run", "none.cgraph", "-p", "x"][..], "none.cgraph"),
+        (
+            &["convert", "m.bin"],
+            "neither a GGUF model nor an ONNX model: its first bytes are [50, 4b, 03, 04]",
+        ),
+        (
+            &["run", "m.cgraph", "--input", "x=x.npy", "--prepack", "on"],
+            "no use for --input (it takes a prompt: -p TEXT)",
+        ),
+        (&["bench", "m.cgraph", "--dim", "n=1"], "no use for --dim"),
         (&["run", "m.gguf", "-p", "x"], "cgraph convert m.gguf -o m.cgraph"),
         (&["split", "m.gguf"], "cgraph convert m.gguf"),
         (&["run", "m.cgraph", "-p", "x", "--memory", "1kB"], "the smallest possible one is"),

@@ -16,7 +16,9 @@ use capsulegraph::convert::import::ConvertOptions;
 use capsulegraph::convert::onnx::cut::CutOptions;
 use capsulegraph::convert::onnx::export::{ExportOptions, export, export_capsule, graph_of, head_of};
 use capsulegraph::convert::onnx::import::{OnnxModel, sub_model};
-use capsulegraph::convert::onnx::proto::{GraphProto, ModelProto, TensorProto};
+use capsulegraph::convert::onnx::proto::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
+};
 use capsulegraph::graph::element::ElementType;
 use capsulegraph::graph::onnx::OnnxInfo;
 use capsulegraph::pool::CancelToken;
@@ -74,6 +76,61 @@ fn info(file: &MappedFile) -> &OnnxInfo {
 
 fn tensors(capsule: &Capsule) -> Vec<&str> {
     capsule.tensors.iter().map(|t| t.name.as_str()).collect()
+}
+
+/// External data in a function: of a default, in a sparse tensor of a graph in a node, and of an attribute.
+#[test]
+fn external_data_in_functions_comes_into_the_file() {
+    let bytes: Vec<u8> = (1u8..=16).collect();
+    let part = |name: &str, kind: i32, offset: u64, len: u64| {
+        external(
+            raw(name, kind, &[len as i64 / if kind == onnx::FLOAT { 4 } else { 8 }], vec![]),
+            "w",
+            offset,
+            Some(len),
+        )
+    };
+    let attribute = |name: &str| AttributeProto { name: Some(name.into()), ..AttributeProto::default() };
+    let sparse = SparseTensorProto {
+        values: Some(part("s", onnx::FLOAT, 8, 4)),
+        indices: Some(part("", 7, 0, 8)),
+        dims: vec![4],
+    };
+    let body = GraphProto { sparse_initializer: vec![sparse], ..GraphProto::default() };
+    let inner = NodeProto {
+        attribute: vec![AttributeProto { g: Some(Box::new(body.clone())), ..attribute("body") }],
+        ..node("Odd", &["a"], &["b"])
+    };
+    let function = FunctionProto {
+        name: Some("F".into()),
+        domain: Some("own".into()),
+        input: vec!["a".into()],
+        output: vec!["b".into()],
+        node: vec![inner],
+        attribute_proto: vec![
+            AttributeProto { t: Some(Box::new(part("t", onnx::FLOAT, 4, 8))), ..attribute("default") },
+            AttributeProto { g: Some(Box::new(body)), ..attribute("graph") },
+        ],
+        ..FunctionProto::default()
+    };
+    let mut source = chain(1);
+    source.functions.push(function);
+    let bench = Bench::new(&source);
+    bench.disk.put("w", bytes.clone());
+    let file = bench.convert(None).unwrap();
+    let function = &head_of(&file).unwrap().functions[0];
+    let data = |tensor: &TensorProto| {
+        assert!(!tensor.is_external() && tensor.external_data.is_empty());
+        tensor.raw_data.clone().unwrap().to_vec()
+    };
+    let sparse_of = |attribute: &AttributeProto| {
+        let sparse = &attribute.g.as_ref().unwrap().sparse_initializer[0];
+        [data(sparse.values.as_ref().unwrap()), data(sparse.indices.as_ref().unwrap())]
+    };
+    assert_eq!(data(function.attribute_proto[0].t.as_ref().unwrap()), bytes[4..12]);
+    let wanted = [bytes[8..12].to_vec(), bytes[..8].to_vec()];
+    assert_eq!(sparse_of(&function.attribute_proto[1]), wanted);
+    assert_eq!(sparse_of(&function.node[0].attribute[0]), wanted);
 }
 
 fn refused(graph: GraphProto) -> String {

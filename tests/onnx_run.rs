@@ -337,6 +337,30 @@ fn wrong_inputs_are_told_of() {
 }
 
 #[test]
+fn dimensions_of_one_name_are_held_against_each_other() {
+    needs_runtime();
+    let port = |name: &str, dims: &[i64]| info(name, tensor_type(ElementType::Float32, Some(dims)));
+    let source = model(
+        vec![node("Neg", &["a"], &["p"], vec![]), node("Neg", &["b"], &["q"], vec![])],
+        vec![port("a", &[-1, 2]), port("b", &[-1])],
+        vec![port("p", &[-1, 2]), port("q", &[-1])],
+        vec![],
+    );
+    let opened = Onnx::new(&source).open(1, plain());
+    let run = |rows: u64, others: u64| {
+        let (a, b) = (Floats::new(&[rows, 2], noise(1)), Floats::new(&[others], noise(2)));
+        opened.run(&[("a", a.input()), ("b", b.input())], &[], None).map(|out| out.len())
+    };
+    assert_eq!(run(3, 3).unwrap(), 2);
+    match run(3, 1) {
+        Err(Error::InvalidArgument(why)) => {
+            assert!(why.contains("\"n1\" is 3 in input \"a\"") && why.contains("1 in input \"b\""), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn only_what_is_wanted_is_computed() {
     needs_runtime();
     let source = model(
@@ -625,16 +649,17 @@ fn elements_at_odd_addresses_are_read() {
     let port = |name: &str| info(name, tensor_type(ElementType::Float32, Some(&[-1])));
     let source = model(vec![node("Neg", &["x"], &["y"], vec![])], vec![port("x")], vec![port("y")], vec![]);
     let opened = Onnx::new(&source).open(1, plain());
-    let mut bytes = vec![0u8];
-    bytes.extend([1.0f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()));
-    for start in [1, 0] {
-        let part = &bytes[start..start + 12];
+    // Zeros before the numbers: they begin at each distance from an address that is a multiple of 16.
+    let numbers: Vec<u8> = [1.0f32, 2.0, 3.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let mut held = [0u8; 64];
+    let base = held.as_ptr().align_offset(16);
+    for start in 0..8 {
+        let part = &mut held[base + start..][..12];
+        part.copy_from_slice(&numbers);
+        assert_eq!(part.as_ptr() as usize % 4, start % 4);
         let view = TensorView { element: ElementType::Float32, shape: &[3], data: TensorData::Bytes(part) };
         let out = opened.run(&[("x", Input::Tensor(view))], &[], None).unwrap();
-        assert_eq!(out[0].shape(), [3]);
-        if start == 1 {
-            assert_eq!(floats_of(&out[0]), [-1.0, -2.0, -3.0]);
-        }
+        assert_eq!((out[0].shape(), floats_of(&out[0])), (&[3][..], vec![-1.0, -2.0, -3.0]), "{start}");
     }
     let none = Floats::new(&[0], |_| 0.0);
     assert_eq!(opened.run(&[("x", none.input())], &[], None).unwrap()[0].shape(), [0]);

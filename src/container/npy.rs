@@ -66,7 +66,8 @@ fn header_of(descr: &str, shape: &[u64]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Malformed`] where it is no array; [`Error::Unsupported`] for elements that no tensor has;
-/// [`Error::Limit`] where there is no memory for it.
+/// [`Error::InvalidArgument`] for a value that an element of less than a byte does not have; [`Error::Limit`] where there is no
+/// memory for it.
 pub fn read(disk: &dyn Disk, path: &Path, wanted: Option<ElementType>) -> Result<Array> {
     let source = disk.open(path)?;
     let name = source.name();
@@ -238,8 +239,11 @@ fn elements(
         let bits = element.bits().unwrap_or(8);
         let raw = matches!(dict.kind, 'u' | 'V') || dict.kind == 'i' && bits < 8;
         if raw && dict.item == bits.div_ceil(8) as usize {
-            let data = if bits < 8 { packed(&data, bits) } else { data };
-            return Ok((element, ArrayData::Bytes(data)));
+            if bits >= 8 {
+                return Ok((element, ArrayData::Bytes(data)));
+            }
+            refuse_out_of_range(dict, &data, element, name)?;
+            return Ok((element, ArrayData::Bytes(packed(&data, bits))));
         }
     }
     let plain = format!("{}{}", dict.kind, dict.item);
@@ -262,6 +266,45 @@ fn text_of(bytes: &[u8]) -> Vec<u8> {
     let text: String =
         codes.into_iter().map(|c| char::from_u32(c).unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
     text.into_bytes()
+}
+
+/// Refuses values that an element of less than a byte does not have. Raw elements are bits, whose upper ones are zeros or the
+/// sign's.
+fn refuse_out_of_range(dict: &Dict, data: &[u8], element: ElementType, name: &str) -> Result<()> {
+    let bits = element.bits().unwrap_or(8);
+    let (least, most) = match element {
+        ElementType::Int4 | ElementType::Int2 => (-(1i16 << (bits - 1)), (1 << (bits - 1)) - 1),
+        _ => (0, (1i16 << bits) - 1),
+    };
+    let value = |byte: u8| if dict.kind == 'i' { i16::from(byte as i8) } else { i16::from(byte) };
+    let fits = |byte: u8| {
+        let has_sign = dict.kind == 'V' && least < 0;
+        let is_bits = has_sign && (byte < 1 << bits || i16::from(byte as i8) >= least && byte >= 0x80);
+        is_bits || (least..=most).contains(&value(byte))
+    };
+    let Some(at) = data.iter().position(|byte| !fits(*byte)) else { return Ok(()) };
+    Err(Error::InvalidArgument(format!(
+        "{name}: the value {} at {:?} is none of {}, which has {least} to {most}; scale or clip the values before they are \
+         saved",
+        value(data[at]),
+        index_of(at as u64, &dict.shape),
+        element.name()
+    )))
+}
+
+/// The index of element `at` in row-major order.
+fn index_of(mut at: u64, shape: &[u64]) -> Vec<u64> {
+    let mut index: Vec<u64> = shape
+        .iter()
+        .rev()
+        .map(|dim| {
+            let place = at % dim.max(&1);
+            at /= dim.max(&1);
+            place
+        })
+        .collect();
+    index.reverse();
+    index
 }
 
 /// Elements of `bits` from bytes that hold one each, the first in the low bits.
@@ -478,6 +521,41 @@ mod tests {
         }
         let raw = read_file(&dict("|V2", "False"), 1, &c, Some(ElementType::Bfloat16)).unwrap();
         assert_eq!((raw.element, raw.data), (ElementType::Bfloat16, wanted.data));
+    }
+
+    #[test]
+    fn values_that_elements_of_less_than_a_byte_lack_are_refused() {
+        let dict =
+            |descr: &str| format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2, 2), }}\n");
+        let bytes = |values: [i16; 4]| values.map(|value| value as u8);
+        use ElementType::{Float4e2m1, Int2, Int4, Uint2, Uint4};
+        for (element, descr, values, packed) in [
+            (Int4, "|i1", [-8, 7, 0, -1], vec![0x78, 0xf0]),
+            (Int4, "|V1", [-8, 7, 15, -1], vec![0x78, 0xff]),
+            (Uint4, "|i1", [15, 0, 1, 2], vec![0x0f, 0x21]),
+            (Uint4, "|u1", [15, 0, 1, 2], vec![0x0f, 0x21]),
+            (Int2, "|i1", [-2, 1, 0, -1], vec![0b11_00_01_10]),
+            (Uint2, "|u1", [3, 0, 1, 2], vec![0b10_01_00_11]),
+            (Float4e2m1, "|u1", [15, 0, 1, 2], vec![0x0f, 0x21]),
+        ] {
+            let array = read_file(&dict(descr), 1, &bytes(values), Some(element)).unwrap();
+            assert_eq!(array.data, ArrayData::Bytes(packed), "{descr} for {}", element.name());
+        }
+        for (element, descr, value) in [
+            (Int4, "|i1", 8),
+            (Int4, "|i1", -9),
+            (Int4, "|u1", 8),
+            (Int4, "|V1", 16),
+            (Uint4, "|i1", -1),
+            (Uint4, "|u1", 200),
+            (Uint4, "|V1", 16),
+            (Int2, "|i1", 2),
+            (Uint2, "|u1", 4),
+        ] {
+            let error = read_file(&dict(descr), 1, &bytes([0, 1, value, 1]), Some(element)).unwrap_err();
+            let wanted = format!("the value {value} at [1, 0] is none of {}", element.name());
+            assert!(error.to_string().contains(&wanted), "{error}");
+        }
     }
 
     #[test]

@@ -119,6 +119,21 @@ pub(super) struct Splitting {
     pub max_error: f32,
 }
 
+/// Takes them out of options whose fields have these names.
+macro_rules! splitting {
+    ($options:expr) => {
+        $crate::ffi::convert::Splitting {
+            light: ($options.light, $options.light_len),
+            calibrate: ($options.calibrate, $options.calibrate_len),
+            runtime: ($options.onnxruntime_path, $options.onnxruntime_path_len),
+            cancel: $options.cancel,
+            size: $options.mini_bytes,
+            max_error: $options.max_error,
+        }
+    };
+}
+pub(super) use splitting;
+
 /// Reads them.
 ///
 /// # Safety
@@ -181,14 +196,7 @@ pub unsafe extern "C" fn capg_convert(
         };
         // SAFETY: as above, for what the options point to.
         let (mini, split, log) = unsafe {
-            let split = split_options(&Splitting {
-                light: (o.light, o.light_len),
-                calibrate: (o.calibrate, o.calibrate_len),
-                runtime: (o.onnxruntime_path, o.onnxruntime_path_len),
-                cancel: o.cancel,
-                size: o.mini_bytes,
-                max_error: o.max_error,
-            })?;
+            let split = split_options(&splitting!(o))?;
             (optional_path(o.mini_path, o.mini_path_len, "options.mini_path")?, split, share_optional(o.log))
         };
         let planes = match o.planes {

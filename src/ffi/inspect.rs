@@ -1,6 +1,7 @@
 //! Facts of a file.
 
 use std::ffi::c_char;
+use std::sync::Arc;
 
 use super::convert::json;
 use super::error::capg_error;
@@ -11,12 +12,12 @@ use super::output::HandleOut;
 use super::panic::guard;
 use super::status::capg_status;
 use super::text::capg_text;
-use crate::container::disk::SystemDisk;
+use crate::container::disk::{Disk, SystemDisk};
 use crate::report::inspect::{inspect, inspect_contents};
 
-/// The facts of a .cgraph file or of a GGUF model as a JSON object, read without opening it as a model. details 1
-/// lists every capsule (of a GGUF model every tensor), 0 does not. Errors: IO, MALFORMED, UNSUPPORTED.
-/// Thread class: any.
+/// The facts of a .cgraph file, of a GGUF model or of an ONNX model as a JSON object, read without opening it as a model.
+/// details 1 lists every capsule (of a GGUF model every tensor; of an ONNX model the capsules that it would be cut into),
+/// 0 does not. Errors: IO, MALFORMED, UNSUPPORTED, LIMIT. Thread class: any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn capg_inspect(
     path: *const c_char,
@@ -31,7 +32,8 @@ pub unsafe extern "C" fn capg_inspect(
             let out = HandleOut::required(report, "report")?;
             (out, self::path(path, path_len, "path")?)
         };
-        out.set(json(&inspect(&file, &SystemDisk, flag(details, "details")?)?)?);
+        let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+        out.set(json(&inspect(&file, &disk, flag(details, "details")?)?)?);
         Ok(())
     };
     // SAFETY: as above.

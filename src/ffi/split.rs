@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_void};
 
 use super::cancel::capg_cancel;
-use super::convert::{CAPG_PHASE_SPLIT, Progress, Splitting, capg_progress_callback, json, split_options};
+use super::convert::{CAPG_PHASE_SPLIT, Progress, capg_progress_callback, json, split_options, splitting};
 use super::error::capg_error;
 use super::handle::share_optional;
 use super::input::{optional_path, path, reserved};
@@ -81,14 +81,7 @@ pub unsafe extern "C" fn capg_split(
         };
         // SAFETY: as above, for what the options point to.
         let (options, log) = unsafe {
-            let options = split_options(&Splitting {
-                light: (o.light, o.light_len),
-                calibrate: (o.calibrate, o.calibrate_len),
-                runtime: (o.onnxruntime_path, o.onnxruntime_path_len),
-                cancel: o.cancel,
-                size: o.mini_bytes,
-                max_error: o.max_error,
-            })?;
+            let options = split_options(&splitting!(o))?;
             (options, share_optional(o.log))
         };
         reserved(o.reserved, "options.reserved")?;

@@ -36,6 +36,9 @@ pub struct OnnxPort {
     pub name: String,
     /// What kind of value it is.
     pub kind: OnnxKind,
+    /// The whole type in words where the kind and the element type do not say it: `sequence of map(int64 -> float32)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub type_name: Option<String>,
     /// The element type: of a sequence or optional that of its tensors, of a map that of its values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub element: Option<ElementType>,
@@ -45,6 +48,22 @@ pub struct OnnxPort {
     /// Of an input: whether the model has a default for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+}
+
+impl OnnxPort {
+    /// The type in words: `float32`, `sequence of float32`, `sequence of map(int64 -> float32)`; of any type where the model
+    /// does not say which.
+    #[must_use]
+    pub fn type_text(&self) -> String {
+        if let Some(name) = &self.type_name {
+            return name.clone();
+        }
+        let element = self.element.map_or("any type", ElementType::name);
+        match self.kind {
+            OnnxKind::Tensor => element.to_owned(),
+            other => format!("{} of {element}", other.name()),
+        }
+    }
 }
 
 /// Kinds of values.
@@ -101,6 +120,7 @@ mod tests {
         let port = OnnxPort {
             name: "x".into(),
             kind: OnnxKind::Tensor,
+            type_name: None,
             element: Some(ElementType::Float32),
             shape: Some(vec![OnnxDim::Fixed(1), OnnxDim::Named("batch".into()), OnnxDim::Any(())]),
             optional: false,
@@ -108,5 +128,10 @@ mod tests {
         let text = serde_json::to_string(&port).unwrap();
         assert_eq!(text, r#"{"name":"x","kind":"tensor","element":"float32","shape":[1,"batch",null]}"#);
         assert_eq!(serde_json::from_str::<OnnxPort>(&text).unwrap(), port);
+        assert_eq!(port.type_text(), "float32");
+        let sequence = OnnxPort { kind: OnnxKind::Sequence, ..port };
+        assert_eq!(sequence.type_text(), "sequence of float32");
+        let named = OnnxPort { type_name: Some("map(int64 -> float32)".into()), ..sequence };
+        assert_eq!(named.type_text(), "map(int64 -> float32)");
     }
 }

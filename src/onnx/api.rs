@@ -197,7 +197,8 @@ type Started =
 fn start_environment(api: &sys::OrtApi, threads: usize) -> Answer<Started> {
     let mut options = ptr::null_mut();
     // SAFETY: every pointer that is handed over is valid for the call; the environment keeps none of them; what is made is
-    // checked before it is used and lives to the end of the process, but the threading options, which are released.
+    // checked before it is used and lives to the end of the process, but the threading options, which are released, and
+    // what a failure leaves without a use.
     unsafe {
         check(api, (api.CreateThreadingOptions)(&raw mut options))?;
         let count = c_int::try_from(threads).unwrap_or(c_int::MAX);
@@ -214,19 +215,20 @@ fn start_environment(api: &sys::OrtApi, threads: usize) -> Answer<Started> {
             });
         (api.ReleaseThreadingOptions)(options);
         made?;
-        check(api, (api.DisableTelemetryEvents)(env))?;
-        let mut memory = ptr::null_mut();
+        let (mut memory, mut allocator) = (ptr::null_mut(), ptr::null_mut());
         let (kind, place) = (sys::OrtAllocatorType::OrtDeviceAllocator, sys::OrtMemType::OrtMemTypeDefault);
-        check(api, (api.CreateCpuMemoryInfo)(kind, place, &raw mut memory))?;
-        let mut allocator = ptr::null_mut();
-        check(api, (api.GetAllocatorWithDefaultOptions)(&raw mut allocator))?;
-        match (NonNull::new(env), NonNull::new(memory), NonNull::new(allocator)) {
-            (Some(env), Some(memory), Some(allocator)) => {
-                let arena = Arena::leaked(memory.as_ptr(), allocator.as_ptr());
-                check(api, (api.RegisterAllocator)(env.as_ptr(), arena.as_ptr()))?;
-                Ok((env, memory, allocator, arena))
+        let made = check(api, (api.DisableTelemetryEvents)(env))
+            .and_then(|()| check(api, (api.CreateCpuMemoryInfo)(kind, place, &raw mut memory)))
+            .and_then(|()| check(api, (api.GetAllocatorWithDefaultOptions)(&raw mut allocator)));
+        let arena = Arena::leaked(memory, allocator);
+        let made = made.and_then(|()| check(api, (api.RegisterAllocator)(env, arena.as_ptr())));
+        match (made, NonNull::new(env), NonNull::new(memory), NonNull::new(allocator)) {
+            (Ok(()), Some(env), Some(memory), Some(allocator)) => Ok((env, memory, allocator, arena)),
+            (made, env, memory, _) => {
+                memory.into_iter().for_each(|memory| (api.ReleaseMemoryInfo)(memory.as_ptr()));
+                env.into_iter().for_each(|env| (api.ReleaseEnv)(env.as_ptr()));
+                Err(made.err().unwrap_or_else(nothing))
             }
-            _ => Err(nothing()),
         }
     }
 }

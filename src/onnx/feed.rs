@@ -160,6 +160,7 @@ mod tests {
             let port = OnnxPort {
                 name: "x".into(),
                 kind: OnnxKind::Tensor,
+                type_name: None,
                 element: Some(element),
                 shape: shape.clone(),
                 optional: false,
@@ -176,6 +177,7 @@ mod tests {
         let float = OnnxPort {
             name: "x".into(),
             kind: OnnxKind::Tensor,
+            type_name: None,
             element: Some(ElementType::Float32),
             shape,
             optional: false,

@@ -55,7 +55,7 @@ pub fn load(named: Option<&Path>) -> Result<Loaded> {
     let mut tried = Tried::default();
     for place in places(named) {
         let Some(path) = library_at(&place) else {
-            tried.note(&place, &place.path, "not there");
+            tried.note(&place, &place.path, &absence(&place.path));
             continue;
         };
         match load_file(&path) {
@@ -119,12 +119,25 @@ impl Tried {
     fn error(self) -> Error {
         let text = format!(
             "ONNX models run by ONNX Runtime 1.{OLDEST_MINOR} or later ({}; 1.{ZERO_COPY_MINOR} or later to compute with \
-             weights where they lie), and none was found. Looked at {}. Install it (pip install onnxruntime), or name the \
-             library with the option (--onnxruntime PATH) or the environment variable {VARIABLE}",
+             weights where they lie), and none was found. Looked at {}. Get it with: pip install \"onnxruntime>=1.{OLDEST_MINOR}\" \
+             (on Linux the packages hold the library from 1.19 on), or from the releases of ONNX Runtime; it is found in the \
+             package, beside the program, or where the option (--onnxruntime PATH) or the environment variable {VARIABLE} \
+             says",
             file_name(),
             self.lines
         );
         if self.too_old { Error::Unsupported(text) } else { Error::NotFound(text) }
+    }
+}
+
+/// Why there is no library at a path.
+fn absence(path: &Path) -> String {
+    if path.is_dir() {
+        format!("no {} in it", file_name())
+    } else if path.is_relative() {
+        "of no Python on the path, of no active environment and not of the user".to_owned()
+    } else {
+        "not there".to_owned()
     }
 }
 

@@ -13,6 +13,7 @@ pub mod library;
 mod measure;
 pub mod model;
 mod options;
+pub mod plan;
 mod ports;
 mod raw;
 mod residency;

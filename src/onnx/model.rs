@@ -7,6 +7,7 @@ use ort::sys;
 
 use super::api::{RunOptions, Runtime};
 pub use super::options::{JOINED_BYTES, OnnxOptions, Prepack};
+use super::plan::OnnxPlanChoice;
 use super::ports;
 use super::raw::{RawType, RawValue, TypeInfo};
 use super::residency::{OnnxMemory, Residency};
@@ -213,6 +214,11 @@ impl OnnxModel {
         self.residency.memory()
     }
 
+    /// What a budget of `total` bytes would do, with nothing else in it.
+    pub(super) fn forecast(&self, total: u64) -> OnnxPlanChoice {
+        self.residency.forecast(total)
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> OnnxStats {
@@ -397,6 +403,7 @@ impl OnnxModel {
             ports::check(file, port, input)?;
             given[number] = Some(*input);
         }
+        ports::check_names(file, &self.info.inputs, &given)?;
         Ok(given)
     }
 

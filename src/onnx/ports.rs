@@ -1,5 +1,7 @@
 //! Holding what a caller feeds and asks for against what the model takes and gives.
 
+use std::collections::HashMap;
+
 use super::value::{Input, Value, check_view};
 use crate::error::{Error, Result};
 use crate::graph::element::ElementType;
@@ -39,11 +41,8 @@ pub(super) fn listed(names: impl Iterator<Item = String>) -> String {
 
 /// A port for a message: its name, type and shape.
 pub(super) fn described(port: &OnnxPort) -> String {
-    let kind =
-        if port.kind == OnnxKind::Tensor { String::new() } else { format!("{} of ", port.kind.name()) };
-    let element = port.element.map_or("any type", |element| element.name());
     let shape = port.shape.as_deref().map(shape_text).unwrap_or_default();
-    format!("{} ({kind}{element}{shape})", port.name)
+    format!("{} ({}{shape})", port.name, port.type_text())
 }
 
 fn shape_text(shape: &[OnnxDim]) -> String {
@@ -112,6 +111,34 @@ fn check_tensor(port: &OnnxPort, element: &str, shape: &[u64]) -> std::result::R
     Ok(())
 }
 
+/// Holds dimensions that the model gives one name against each other, over all that is given of `ports`.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] with both inputs and lengths.
+pub(super) fn check_names(file: &str, ports: &[OnnxPort], given: &[Option<Input<'_>>]) -> Result<()> {
+    let mut known: HashMap<&str, (&OnnxPort, usize, u64)> = HashMap::new();
+    for (port, input) in ports.iter().zip(given) {
+        let Some(wanted) = port.shape.as_deref().filter(|_| port.kind == OnnxKind::Tensor) else { continue };
+        let shape = match input {
+            Some(Input::Tensor(view)) => view.shape,
+            Some(Input::Value(value)) => value.shape(),
+            None => continue,
+        };
+        for (place, (dim, len)) in wanted.iter().zip(shape).enumerate() {
+            let OnnxDim::Named(name) = dim else { continue };
+            let (first, first_place, wanted) = *known.entry(name).or_insert((port, place, *len));
+            if wanted != *len {
+                return Err(Error::InvalidArgument(format!(
+                    "{file}: dimension \"{name}\" is {wanted} in input \"{}\" (its dimension {first_place}) and {len} in \
+                     input \"{}\" (its dimension {place}); dimensions of one name have one length",
+                    first.name, port.name
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Rows that a tensor has: what kernels compute at once with the same weights. Numbers of tokens are not rows of features
 /// yet: each becomes one.
 pub(super) fn rows(element: Option<ElementType>, shape: &[u64]) -> u64 {
@@ -129,7 +156,35 @@ mod tests {
 
     fn port(shape: Option<Vec<OnnxDim>>) -> OnnxPort {
         let element = Some(ElementType::Float32);
-        OnnxPort { name: "x".into(), kind: OnnxKind::Tensor, element, shape, optional: false }
+        OnnxPort {
+            name: "x".into(),
+            kind: OnnxKind::Tensor,
+            type_name: None,
+            element,
+            shape,
+            optional: false,
+        }
+    }
+
+    #[test]
+    fn dimensions_of_one_name_have_one_length() {
+        let named = |name: &str, dims: &[&str]| OnnxPort {
+            name: name.into(),
+            ..port(Some(dims.iter().map(|dim| OnnxDim::Named((*dim).into())).collect()))
+        };
+        let ports = [named("x", &["batch", "n"]), named("mask", &["n"]), named("y", &["batch"])];
+        let check_them = |shapes: [Option<&[u64]>; 3]| {
+            let data = TensorData::Bytes(&[]);
+            let view = |shape| Input::Tensor(TensorView { element: ElementType::Float32, shape, data });
+            check_names("m.cgraph", &ports, &shapes.map(|shape| shape.map(view)))
+        };
+        assert!(check_them([Some(&[2, 5]), Some(&[5]), Some(&[2])]).is_ok());
+        assert!(check_them([None, Some(&[5]), Some(&[2])]).is_ok());
+        let why = check_them([Some(&[2, 5]), Some(&[5]), Some(&[3])]).unwrap_err().to_string();
+        let wanted = "dimension \"batch\" is 2 in input \"x\" (its dimension 0) and 3 in input \"y\" (its dimension 0)";
+        assert!(why.contains(wanted), "{why}");
+        let why = check_them([Some(&[5, 4]), Some(&[5]), None]).unwrap_err().to_string();
+        assert!(why.contains("\"n\" is 4 in input \"x\" (its dimension 1) and 5 in input \"mask\""), "{why}");
     }
 
     #[test]

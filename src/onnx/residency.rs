@@ -12,6 +12,7 @@ use super::api::Runtime;
 use super::arena::Arena;
 use super::measure::return_free_memory;
 use super::options::Prepack;
+use super::plan::OnnxPlanChoice;
 use super::slot::{Change, Ready, Slot};
 use super::submodel::Part;
 use super::wiring::{Unit, Wiring};
@@ -174,6 +175,33 @@ impl Residency {
             *locked(&residency.claim) = Some(claim);
         }
         Ok(residency)
+    }
+
+    /// What a budget of `total` bytes would do, with nothing else in it.
+    pub fn forecast(&self, total: u64) -> OnnxPlanChoice {
+        let claimed = self.tables.saturating_add(ACTIVATIONS);
+        let smallest = claimed.saturating_add(self.share.least());
+        let sizes = &self.share.sizes;
+        let mut choice = OnnxPlanChoice {
+            smallest_budget_bytes: smallest,
+            whole_budget_bytes: claimed.saturating_add(self.share.most()),
+            claimed_bytes: claimed,
+            fits: total >= smallest,
+            copy_bytes: if self.share.may_copy { sizes.iter().copied().max().unwrap_or(0) } else { 0 },
+            ..OnnxPlanChoice::default()
+        };
+        if choice.fits {
+            let layout = self.share.layout(total - claimed);
+            for (index, size) in sizes.iter().enumerate() {
+                if layout.keeps(index) {
+                    choice.pinned_bytes += size;
+                    choice.pinned_capsules += self.share.capsules[index];
+                } else {
+                    choice.streamed_bytes += size;
+                }
+            }
+        }
+        choice
     }
 
     /// The place of a unit's session.

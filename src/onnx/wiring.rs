@@ -180,7 +180,14 @@ mod tests {
     use crate::graph::onnx::{OnnxKind, OnnxPort};
 
     fn port(name: &str) -> OnnxPort {
-        OnnxPort { name: name.into(), kind: OnnxKind::Tensor, element: None, shape: None, optional: false }
+        OnnxPort {
+            name: name.into(),
+            kind: OnnxKind::Tensor,
+            type_name: None,
+            element: None,
+            shape: None,
+            optional: false,
+        }
     }
 
     fn capsule(id: &str, inputs: &[&str], outputs: &[&str]) -> Capsule {

@@ -1,15 +1,19 @@
-//! What a file holds, read without opening it as a model: `.cgraph` files and GGUF models.
+//! What a file holds, read without opening it as a model: `.cgraph` files, GGUF models and ONNX models.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::inspect_onnx;
+pub use super::inspect_onnx::{OnnxCapsule, OnnxFacts, OnnxTensor};
 use crate::container::disk::Disk;
 use crate::container::manifest::{Asset, Capsule, FullReference, LineageStep, ModelInfo, Residence};
 use crate::container::reader::Contents;
 use crate::convert::gguf::{Gguf, Value, is_gguf};
 use crate::convert::metadata;
+use crate::convert::onnx::is_onnx;
 use crate::error::Result;
 
 /// Elements of a metadata array that are shown.
@@ -23,6 +27,8 @@ pub enum Inspection {
     Graph(Box<GraphFacts>),
     /// Of a GGUF model.
     Gguf(Box<GgufFacts>),
+    /// Of an ONNX model that is not converted.
+    Onnx(Box<OnnxFacts>),
 }
 
 /// Facts of a `.cgraph` file.
@@ -120,20 +126,24 @@ pub struct Group {
 }
 
 impl Group {
-    fn add(&mut self, bytes: u64) {
+    pub(super) fn add(&mut self, bytes: u64) {
         self.count += 1;
         self.bytes += bytes;
     }
 }
 
-/// The facts of the file at `path`; `details` lists every capsule (of a GGUF model, every tensor).
+/// The facts of the file at `path`; `details` lists every capsule (of a GGUF model, every tensor; of an ONNX model, the capsules
+/// that it would be cut into).
 ///
 /// # Errors
 /// Those of reading the file's structure.
-pub fn inspect(path: &Path, disk: &dyn Disk, details: bool) -> Result<Inspection> {
-    if is_gguf(path, disk)? {
-        let gguf = Gguf::open(disk, path)?;
+pub fn inspect(path: &Path, disk: &Arc<dyn Disk>, details: bool) -> Result<Inspection> {
+    if is_gguf(path, disk.as_ref())? {
+        let gguf = Gguf::open(disk.as_ref(), path)?;
         return Ok(Inspection::Gguf(Box::new(gguf_facts(&gguf, details))));
+    }
+    if is_onnx(path, disk.as_ref())? {
+        return Ok(Inspection::Onnx(Box::new(inspect_onnx::facts(path, disk, details)?)));
     }
     Ok(inspect_contents(Contents::read(disk.open(path)?.as_ref())?, details))
 }

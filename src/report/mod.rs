@@ -5,6 +5,7 @@
 //! `cgraph`. Must not know: the command line's options.
 
 pub mod inspect;
+mod inspect_onnx;
 pub mod memory;
 pub mod onnx;
 
@@ -19,8 +20,8 @@ use crate::container::manifest::{Capsule, Residence};
 use crate::error::{Error, Result};
 use crate::generate::bench::{Bench, BenchRow};
 use crate::generate::eval::Evaluation;
-use crate::generate::model::Model;
 use crate::generate::session::{FinishReason, Session};
+use crate::store::Store;
 use memory::MemorySampler;
 
 /// Name and version of the report's form.
@@ -191,12 +192,12 @@ impl Report {
     pub fn new(command: &str, session: &Session, sampler: &MemorySampler) -> Self {
         let model = session.model().as_ref();
         let (store, backend) = (model.store(), model.decoder().backend());
-        let (counts, weights) = (store.counts(), store.weight_memory());
+        let weights = store.weight_memory();
         Self {
             schema: SCHEMA.to_owned(),
             command: command.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            model: model_report(model),
+            model: model_report(store),
             mode: store.mode().name().to_owned(),
             mode_reason: store.mode_reason().to_owned(),
             threads: backend.threads(),
@@ -204,17 +205,11 @@ impl Report {
             open_ms: millis(model.open_time()),
             memory: memory_report(session, sampler),
             capsules: CapsuleReport {
-                total: counts.total,
-                pinned: counts.pinned,
-                light: counts.light,
-                nested: counts.nested,
-                linked: counts.linked,
-                fetches: store.fetches(),
-                hits: Some(store.hits()),
                 streamed_bytes: weights.map(|weights| weights.streamed),
                 stall_ms: weights.map(|weights| millis(weights.stalled)),
                 reads_in_flight: weights.and_then(|weights| weights.reads_in_flight),
                 read_bytes: weights.filter(|w| w.reads_in_flight.is_some()).map(|w| w.read_bytes),
+                ..capsule_report(store)
             },
             speculation: session.speculation().map(|stats| SpeculationReport {
                 drafted: stats.drafted,
@@ -293,8 +288,7 @@ impl Report {
     }
 }
 
-fn model_report(model: &Model) -> ModelReport {
-    let store = model.store();
+fn model_report(store: &Store) -> ModelReport {
     let contents = store.primary().contents();
     let recorded = || contents.manifest.full.as_ref().map(|f| f.len);
     ModelReport {
@@ -306,27 +300,50 @@ fn model_report(model: &Model) -> ModelReport {
     }
 }
 
+/// How capsules are held, and where their uses went.
+fn capsule_report(store: &Store) -> CapsuleReport {
+    let counts = store.counts();
+    CapsuleReport {
+        total: counts.total,
+        pinned: counts.pinned,
+        light: counts.light,
+        nested: counts.nested,
+        linked: counts.linked,
+        fetches: store.fetches(),
+        hits: Some(store.hits()),
+        ..CapsuleReport::default()
+    }
+}
+
+/// What the system says of the process.
+fn process_report(sampler: &MemorySampler) -> MemoryReport {
+    let peak = sampler.peak();
+    MemoryReport {
+        peak_rss_bytes: peak.rss,
+        peak_anonymous_bytes: peak.anonymous,
+        start_anonymous_bytes: sampler.start(),
+        ..MemoryReport::default()
+    }
+}
+
 fn memory_report(session: &Session, sampler: &MemorySampler) -> MemoryReport {
     let model = session.model();
     let (kv_bytes, buffers_bytes) = (session.kv_bytes(), session.buffer_bytes());
     let capsules = &model.store().manifest().capsules;
     let pinned = capsules.iter().filter(|c| matches!(c.residence, None | Some(Residence::Pinned)));
     let weights = model.store().weight_memory();
-    let peak = sampler.peak();
     MemoryReport {
         budget_bytes: weights.map(|weights| weights.budget),
         peak_bytes: model.held_bytes()
             + weights.map_or(0, |weights| weights.peak)
             + session.kv_touched_bytes()
             + buffers_bytes,
-        peak_rss_bytes: peak.rss,
-        peak_anonymous_bytes: peak.anonymous,
-        start_anonymous_bytes: sampler.start(),
         pinned_bytes: weights
             .map_or_else(|| pinned.map(Capsule::stored_bytes).sum(), |weights| weights.pinned),
         kv_bytes,
         kv_type: session.kv_format().name().to_owned(),
         buffers_bytes,
+        ..process_report(sampler)
     }
 }
 

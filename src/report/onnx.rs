@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::memory::MemorySampler;
-use super::{CapsuleReport, MemoryReport, ModelReport, Report, SCHEMA, millis};
-use crate::container::header::Kind;
+use super::{
+    CapsuleReport, MemoryReport, Report, SCHEMA, capsule_report, millis, model_report, process_report,
+};
 use crate::onnx::model::OnnxModel;
 use crate::onnx::value::Value;
 
@@ -91,22 +92,12 @@ impl Report {
     #[must_use]
     pub fn of_onnx(command: &str, model: &OnnxModel, sampler: &MemorySampler) -> Self {
         let (store, memory, stats) = (model.store(), model.memory(), model.stats());
-        let contents = store.primary().contents();
-        let recorded = || contents.manifest.full.as_ref().map(|full| full.len);
-        let counts = store.counts();
         let runtime = model.runtime_if_loaded();
-        let peak = sampler.peak();
         Self {
             schema: SCHEMA.to_owned(),
             command: command.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            model: ModelReport {
-                name: contents.manifest.model.name.clone(),
-                arch: contents.manifest.model.arch.clone(),
-                file: contents.name.clone(),
-                full_bytes: store.full().map(|full| full.contents().header.file_len).or_else(recorded),
-                mini_bytes: (contents.header.kind == Kind::Mini).then_some(contents.header.file_len),
-            },
+            model: model_report(store),
             mode: store.mode().name().to_owned(),
             mode_reason: store.mode_reason().to_owned(),
             threads: runtime.map_or(0, |runtime| runtime.threads()),
@@ -116,24 +107,15 @@ impl Report {
             memory: MemoryReport {
                 budget_bytes: memory.budget,
                 peak_bytes: memory.peak,
-                peak_rss_bytes: peak.rss,
-                peak_anonymous_bytes: peak.anonymous,
-                start_anonymous_bytes: sampler.start(),
                 pinned_bytes: memory.pinned,
                 kv_bytes: 0,
                 kv_type: "none".to_owned(),
                 buffers_bytes: memory.activations,
+                ..process_report(sampler)
             },
             capsules: CapsuleReport {
-                total: counts.total,
-                pinned: counts.pinned,
-                light: counts.light,
-                nested: counts.nested,
-                linked: counts.linked,
-                fetches: store.fetches(),
-                hits: Some(store.hits()),
                 streamed_bytes: memory.budget.map(|_| memory.streamed),
-                ..CapsuleReport::default()
+                ..capsule_report(store)
             },
             onnx: Some(OnnxReport {
                 runtime_version: runtime.map(|runtime| runtime.version().to_owned()),

@@ -8,8 +8,9 @@ use super::options::SplitOptions;
 use super::plan::Light;
 use super::write::{SplitSummary, split};
 use crate::container::paths::refuse_overwriting;
+use crate::convert::Format;
 use crate::convert::import::{ConvertOptions, Converted, Planes, ProgressFn, convert_opened, open_source};
-use crate::convert::onnx::{import::OnnxModel, is_onnx};
+use crate::convert::onnx::import::OnnxModel;
 use crate::error::{Error, Result};
 
 /// What a conversion with split wrote.
@@ -71,7 +72,7 @@ pub fn produce(
         [Some(&targets.full), targets.mini.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
     // Before the source is looked at.
     refuse_overwriting(&[source], &files)?;
-    let is_onnx = is_onnx(source, convert_options.disk.as_ref())?;
+    let is_onnx = Format::of(source, convert_options.disk.as_ref())? == Format::Onnx;
     let full = {
         let mut sink: Box<ProgressFn<'_>> = Box::new(|done, total| progress(Phase::Convert, done, total));
         if is_onnx {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod compute;
+mod given;
 mod onnx;
 mod tensors;
 
@@ -20,6 +21,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::size;
 pub use bench::BenchArgs;
 pub use compute::ComputeArgs;
+pub use given::Given;
 pub use onnx::{CutArgs, ExportArgs};
 pub use tensors::{Binding, OnnxArgs, Switch};
 
@@ -436,9 +438,10 @@ Examples:
   cgraph inspect model.cgraph
   cgraph inspect model.mini.cgraph --capsules
   cgraph inspect model.gguf --json
+  cgraph inspect model.onnx                       # what it would be cut into
   cgraph inspect model.cgraph --yaml")]
 pub struct InspectArgs {
-    /// A .cgraph file or a GGUF model, one without tensors too
+    /// A .cgraph file, a GGUF model, one without tensors too, or an ONNX model
     pub file: PathBuf,
     /// Print JSON
     #[arg(long, conflicts_with = "yaml")]
@@ -446,7 +449,7 @@ pub struct InspectArgs {
     /// Print YAML
     #[arg(long)]
     pub yaml: bool,
-    /// List every capsule (of a GGUF model, every tensor)
+    /// List every capsule (of a GGUF model, every tensor; of an ONNX model, what it would be cut into)
     #[arg(long)]
     pub capsules: bool,
 }
@@ -497,11 +500,15 @@ fn ids(text: &str) -> Result<Ids, String> {
 /// disk, and the tokens that are expected of a pass and of a second on this machine, whose disk and memory are measured; what
 /// mode auto takes, and why; and how long a mini may be. It is about one session with --ctx positions. --mode changes
 /// nothing: all are shown. A budget that is too small for auto is no error: the last line says so, and in JSON taken is null.
+///
+/// Of an ONNX model it prints for each choice of --prepack the smallest budget, what stays of the weights, what each run reads
+/// again, and the budget in which all stays; --mode counts.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   cgraph plan model.mini.cgraph --memory 1GiB
-  cgraph plan model.cgraph --memory 600MB --disk 3.5 --ctx 8192 --json")]
+  cgraph plan model.cgraph --memory 600MB --disk 3.5 --ctx 8192 --json
+  cgraph plan classifier.cgraph --memory 64MiB           # an ONNX model")]
 pub struct ForecastArgs {
     /// A mini or a full file
     pub file: PathBuf,

@@ -7,18 +7,19 @@ use capsulegraph::pool::CancelToken;
 use capsulegraph::report::Report;
 use capsulegraph::report::memory::MemorySampler;
 
-use crate::args::BenchArgs;
+use crate::args::{BenchArgs, Given};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
 use crate::size::human;
 use crate::tensors;
 use crate::ui::{self, Ui};
 
-pub fn bench(args: &BenchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
+pub fn bench(args: &BenchArgs, given: &Given, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     if tensors::is_onnx(&args.file)? {
+        given.refuse_for_onnx(&args.file)?;
         return tensors::bench(args, ui, cancel);
     }
-    tensors::refuse_tensors(&args.file, !args.onnx.input.is_empty() || !args.dim.is_empty())?;
+    given.refuse_for_language(&args.file)?;
     let inputs = [Some(args.file.as_path()), args.compute.file.full.as_deref()];
     let outputs = Outputs::checked(&[args.report.report.as_deref()], &inputs)?;
     let sampler = MemorySampler::new();

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::outputs::Outputs;
 use crate::size::human;
 use crate::split;
-use crate::ui::{self, Ui};
+use crate::ui::{self, Ui, counted};
 
 pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     let targets = Targets::new(&args.source, args.output.as_deref(), args.mini.as_deref(), args.no_mini);
@@ -51,11 +51,11 @@ pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), F
     }
     let full = &produced.full;
     ui::print(&format!(
-        "full  {}  {}, {} capsules, {} tensors\n",
+        "full  {}  {}, {}, {}\n",
         name(&full.path),
         human(full.bytes),
-        full.capsules,
-        full.tensors
+        counted(full.capsules, "capsule"),
+        counted(full.tensors, "tensor")
     ))?;
     match &produced.mini {
         Some(mini) => split::print_summary(mini, ui),

@@ -2,22 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use capsulegraph::Error;
-use capsulegraph::container::disk::SystemDisk;
+use capsulegraph::container::disk::{Disk, SystemDisk};
 use capsulegraph::container::manifest::{Capsule, Residence};
 use capsulegraph::convert::onnx::import::KIND;
-use capsulegraph::graph::element::ElementType;
-use capsulegraph::graph::onnx::{OnnxDim, OnnxInfo, OnnxKind};
-use capsulegraph::report::inspect::{GgufFacts, GraphFacts, Group, Inspection};
+use capsulegraph::graph::onnx::{OnnxDim, OnnxInfo};
+use capsulegraph::report::inspect::{GgufFacts, GraphFacts, Group, Inspection, OnnxFacts};
 
 use crate::args::InspectArgs;
 use crate::failure::Failure;
 use crate::size::human;
-use crate::ui;
+use crate::ui::{self, counted};
 
 pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let facts = capsulegraph::report::inspect::inspect(&args.file, &SystemDisk, args.capsules)?;
+    let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+    let facts = capsulegraph::report::inspect::inspect(&args.file, &disk, args.capsules)?;
     if args.json {
         return ui::print_json(&facts);
     }
@@ -30,6 +31,7 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let written = match &facts {
         Inspection::Graph(facts) => graph(facts, &mut out),
         Inspection::Gguf(facts) => gguf(facts, &mut out),
+        Inspection::Onnx(facts) => source(facts, &mut out),
     };
     written.map_err(|_| Error::Internal("a String refused text".into()))?;
     ui::print(&out)
@@ -89,9 +91,6 @@ fn onnx(info: &OnnxInfo, out: &mut String) -> std::fmt::Result {
     writeln!(out, "            format {}, operators {}", info.ir_version, opsets.join(", "))?;
     let ports = info.inputs.iter().map(|p| ("input", p)).chain(info.outputs.iter().map(|p| ("output", p)));
     for (what, port) in ports {
-        let element = port.element.map_or("of any type", ElementType::name);
-        let kind =
-            if port.kind == OnnxKind::Tensor { String::new() } else { format!("{} of ", port.kind.name()) };
         let dim = |dim: &OnnxDim| match dim {
             OnnxDim::Fixed(n) => n.to_string(),
             OnnxDim::Named(name) => name.clone(),
@@ -102,7 +101,7 @@ fn onnx(info: &OnnxInfo, out: &mut String) -> std::fmt::Result {
             |shape| format!("[{}]", shape.iter().map(dim).collect::<Vec<_>>().join(", ")),
         );
         let default = if port.optional { ", has a default" } else { "" };
-        writeln!(out, "{what:11} {}  {kind}{element} {shape}{default}", port.name)?;
+        writeln!(out, "{what:11} {}  {} {shape}{default}", port.name, port.type_text())?;
     }
     Ok(())
 }
@@ -133,7 +132,7 @@ fn capsule(capsule: &Capsule, out: &mut String) -> std::fmt::Result {
 
 fn gguf(facts: &GgufFacts, out: &mut String) -> std::fmt::Result {
     writeln!(out, "{}", facts.file)?;
-    writeln!(out, "kind        gguf, {} file(s)", facts.shards)?;
+    writeln!(out, "kind        gguf, {}", counted(facts.shards, "file"))?;
     writeln!(out, "model       {} ({}), {} tokens", facts.name, facts.arch, facts.vocab_tokens)?;
     writeln!(out, "tensors     {}, {}", facts.tensor_count, human(facts.tensor_bytes))?;
     encodings(&facts.encodings, out)?;
@@ -147,6 +146,41 @@ fn gguf(facts: &GgufFacts, out: &mut String) -> std::fmt::Result {
         let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
         let bytes = human(tensor.bytes);
         writeln!(out, "  {:32} {:>14} {:8} {bytes:>10}", tensor.name, shape.join("x"), tensor.encoding)?;
+    }
+    Ok(())
+}
+
+/// An ONNX model that is not converted.
+fn source(facts: &OnnxFacts, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "{}", facts.file)?;
+    writeln!(out, "kind        onnx, {}", counted(facts.files, "file"))?;
+    if !facts.producer.is_empty() {
+        writeln!(out, "written by  {}", facts.producer)?;
+    }
+    let functions = match facts.function_count {
+        0 => String::new(),
+        count => format!(", {}", counted(count, "function")),
+    };
+    writeln!(out, "model       {}{functions}", counted(facts.node_count, "node"))?;
+    onnx(&facts.onnx, out)?;
+    writeln!(out, "tensors     {}, {}", facts.tensor_count, human(facts.tensor_bytes))?;
+    encodings(&facts.encodings, out)?;
+    writeln!(
+        out,
+        "capsules    {} with weights up to {} each (--capsule-size), the largest {}",
+        facts.capsule_count,
+        human(facts.capsule_bytes),
+        human(facts.largest_capsule_bytes)
+    )?;
+    for capsule in facts.capsules.iter().flatten() {
+        writeln!(out, "{:24} {:>10}  {}", capsule.id, human(capsule.bytes), counted(capsule.nodes, "node"))?;
+        writeln!(out, "  reads {}", capsule.inputs.join(", "))?;
+        writeln!(out, "  makes {}", capsule.outputs.join(", "))?;
+        for tensor in &capsule.tensors {
+            let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
+            let bytes = human(tensor.bytes);
+            writeln!(out, "  {:32} {:>14} {:8} {bytes:>10}", tensor.name, shape.join("x"), tensor.encoding)?;
+        }
     }
     Ok(())
 }

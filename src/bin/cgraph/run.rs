@@ -10,18 +10,19 @@ use capsulegraph::report::Report;
 use capsulegraph::report::memory::MemorySampler;
 use capsulegraph::text::ChatMessage;
 
-use crate::args::{PromptArgs, ReportArgs, RunArgs};
+use crate::args::{Given, PromptArgs, ReportArgs, RunArgs};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
 use crate::size::human;
 use crate::ui::{self, Ui};
 use crate::{chat, interrupt, tensors};
 
-pub fn run(args: &RunArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
+pub fn run(args: &RunArgs, given: &Given, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     if tensors::is_onnx(&args.file)? {
+        given.refuse_for_onnx(&args.file)?;
         return tensors::run(args, ui, cancel);
     }
-    tensors::refuse_tensors(&args.file, !args.onnx.input.is_empty() || !args.output.is_empty())?;
+    given.refuse_for_language(&args.file)?;
     let inputs =
         [Some(args.file.as_path()), args.compute.file.full.as_deref(), args.prompt.prompt_file.as_deref()];
     let outputs = Outputs::checked(&[args.report.report.as_deref()], &inputs)?;

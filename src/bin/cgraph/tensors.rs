@@ -25,7 +25,7 @@ use crate::args::{BenchArgs, Binding, ComputeArgs, OnnxArgs, RunArgs, Switch};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
 use crate::size::human;
-use crate::ui::{self, Ui, converted_name, quoted};
+use crate::ui::{self, Ui, converted_name, counted, quoted};
 
 /// Elements of an output that are shown.
 const SHOWN: usize = 8;
@@ -47,27 +47,8 @@ pub fn is_onnx(file: &Path) -> Result<bool> {
     Ok(contents.manifest.model.onnx.is_some())
 }
 
-/// Refuses tensors for a language model.
-pub fn refuse_tensors(file: &Path, given: bool) -> Result<()> {
-    if given {
-        return Err(Error::InvalidArgument(format!(
-            "{}: it is a language model, which takes a prompt (-p TEXT), not --input, --output or --dim",
-            file.display()
-        )));
-    }
-    Ok(())
-}
-
 /// `cgraph run` of an ONNX model.
 pub fn run(args: &RunArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
-    if args.prompt.prompt.is_some() || args.prompt.prompt_file.is_some() || args.chat || args.system.is_some()
-    {
-        return Err(Error::InvalidArgument(format!(
-            "{}: it is an ONNX model, which takes tensors (--input NAME=FILE.npy), not a prompt",
-            args.file.display()
-        ))
-        .into());
-    }
     let inputs = read_files(&args.file, &args.compute, &args.onnx);
     let written = args.output.iter().map(|output| Some(output.path.as_path()));
     let written: Vec<Option<&Path>> = written.chain([args.report.report.as_deref()]).collect();
@@ -139,14 +120,14 @@ pub fn bench(args: &BenchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Fail
 fn table(report: &Report) -> String {
     let size = report.model.mini_bytes.or(report.model.full_bytes).unwrap_or(0);
     let mut text = format!(
-        "{} ({}), {}, {} capsules, mode {}, {} with {} threads\n",
+        "{} ({}), {}, {}, mode {}, {} with {}\n",
         report.model.name,
         report.model.arch,
         human(size),
-        report.capsules.total,
+        counted(report.capsules.total, "capsule"),
         report.mode,
         report.backend,
-        report.threads
+        counted(report.threads, "thread")
     );
     let Some(facts) = &report.onnx else { return text };
     let mut line = |what: &str, millis: Option<f64>| {
@@ -159,10 +140,10 @@ fn table(report: &Report) -> String {
     line("mean", facts.run_ms);
     line("fastest", facts.run_min_ms);
     text.push_str(&format!(
-        "{:>14}  {} of {} capsules{}\n",
+        "{:>14}  {} of {}{}\n",
         "prepacked",
         facts.prepacked.len(),
-        report.capsules.total,
+        counted(report.capsules.total, "capsule"),
         if facts.zero_copy { "" } else { "; this runtime copies weights (before 1.31)" }
     ));
     text
@@ -306,9 +287,8 @@ fn numbers(element: ElementType, bytes: &[u8], count: usize) -> Vec<String> {
         ElementType::Int8 => each(bytes, count, |b| i8::from_le_bytes(b).to_string()),
         ElementType::Uint8 => each(bytes, count, |b| u8::from_le_bytes(b).to_string()),
         ElementType::Bool => each(bytes, count, |b: [u8; 1]| (b[0] != 0).to_string()),
-        ElementType::Bfloat16 => {
-            each(bytes, count, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16).to_string())
-        }
+        ElementType::Float16 => each(bytes, count, |b| half::f16::from_le_bytes(b).to_string()),
+        ElementType::Bfloat16 => each(bytes, count, |b| half::bf16::from_le_bytes(b).to_string()),
         other => {
             let bits = other.bits().unwrap_or(8) as usize;
             let shown = (count * bits).div_ceil(8).min(bytes.len());
@@ -323,20 +303,20 @@ fn remark(model: &OnnxModel, ui: &Ui) {
     let (stats, memory) = (model.stats(), model.memory());
     let Ok(runtime) = model.runtime() else { return };
     ui.remark(&format!(
-        "ONNX Runtime {} ({}), {} threads; run in {:.1} ms, {} sessions made in {:.1} ms of it, {} prepacked",
+        "ONNX Runtime {} ({}), {}; run in {:.1} ms, {} made in {:.1} ms of it, {} prepacked",
         runtime.version(),
         runtime.loaded().path.display(),
-        runtime.threads(),
+        counted(runtime.threads(), "thread"),
         stats.last_run.as_secs_f64() * 1e3,
-        stats.sessions_made,
+        counted(stats.sessions_made as usize, "session"),
         stats.making.as_secs_f64() * 1e3,
         stats.prepacked
     ));
     if let Some(budget) = memory.budget {
         ui.remark(&format!(
-            "budget {}, weights of {} capsules stay ({}), {} read again",
+            "budget {}, weights of {} stay ({}), {} read again",
             human(budget),
-            memory.pinned_capsules,
+            counted(memory.pinned_capsules, "capsule"),
             human(memory.pinned),
             human(memory.streamed)
         ));

@@ -103,6 +103,11 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
     })?)
 }
 
+/// A number of things: `1 capsule`, `2 capsules`.
+pub fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A path as a shell takes it, for command lines in messages.
 pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
@@ -121,8 +126,14 @@ pub fn converted_name(source: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::{counted, quoted};
     use std::path::Path;
+
+    #[test]
+    fn things_are_counted() {
+        let words = [0, 1, 2].map(|count| counted(count, "capsule"));
+        assert_eq!(words, ["0 capsules", "1 capsule", "2 capsules"]);
+    }
 
     #[test]
     fn paths_are_quoted_for_a_shell() {

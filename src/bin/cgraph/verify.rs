@@ -52,8 +52,10 @@ fn good_news(verified: &Verified, repaired: bool) -> String {
     let full = verified.full.as_ref().map(|f| format!(", full file {f}")).unwrap_or_default();
     let rebuilt = if repaired { "rebuilt; " } else { "" };
     format!(
-        "{}: {rebuilt}{} file, {} capsules{full}: {read}\n",
-        verified.file, verified.kind, verified.capsules
+        "{}: {rebuilt}{} file, {}{full}: {read}\n",
+        verified.file,
+        verified.kind,
+        ui::counted(verified.capsules, "capsule")
     )
 }
 

@@ -81,7 +81,7 @@ impl Graph {
         }
         let mut hoist = Hoist::new(source, &model);
         for function in &mut model.functions {
-            function.node.iter_mut().try_for_each(|node| hoist.inline(node))?;
+            hoist.function(function)?;
         }
         let Some(mut graph) = model.graph.take() else {
             return Err(Error::malformed(file, "it has no graph"));

@@ -21,6 +21,7 @@ use crate::container::paths::refuse_overwriting;
 use crate::container::writer::Writer;
 use crate::convert::import::{ConvertOptions, Converted, ProgressFn, generator};
 use crate::error::{Error, Result};
+use crate::graph::onnx::OnnxInfo;
 use crate::pool::CancelToken;
 
 /// Names of the assets of an ONNX model's file.
@@ -65,6 +66,12 @@ impl OnnxModel {
         &self.graph
     }
 
+    /// What the model takes and gives.
+    #[must_use]
+    pub fn info(&self) -> OnnxInfo {
+        info_of(&self.graph)
+    }
+
     /// Files of the model.
     #[must_use]
     pub fn file_count(&self) -> usize {
@@ -105,7 +112,7 @@ impl OnnxModel {
             name: path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             arch: ARCH_ONNX.to_owned(),
             decoder: None,
-            onnx: Some(info_of(&self.graph)),
+            onnx: Some(self.info()),
         };
         let manifest = Manifest {
             generator: generator(),

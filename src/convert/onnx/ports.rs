@@ -47,7 +47,39 @@ fn port(info: &ValueInfoProto) -> OnnxPort {
         };
         shape.dim.iter().map(dim).collect()
     });
-    OnnxPort { name: info.name().to_owned(), kind, element, shape, optional: false }
+    let type_name = info.r#type.as_ref().filter(|own| !is_plain(own)).map(text_of);
+    OnnxPort { name: info.name().to_owned(), kind, type_name, element, shape, optional: false }
+}
+
+/// Whether kind and element type say all of it.
+fn is_plain(info: &TypeProto) -> bool {
+    match &info.value {
+        None | Some(type_proto::Value::TensorType(_) | type_proto::Value::SparseTensorType(_)) => true,
+        Some(type_proto::Value::SequenceType(inner) | type_proto::Value::OptionalType(inner)) => {
+            let inner = inner.elem_type.as_ref().and_then(|inner| inner.value.as_ref());
+            matches!(inner, None | Some(type_proto::Value::TensorType(_)))
+        }
+        Some(type_proto::Value::MapType(_)) => false,
+    }
+}
+
+/// A type in words.
+fn text_of(info: &TypeProto) -> String {
+    let element = |number: i32| ElementType::from_onnx(number).map_or("any type", ElementType::name);
+    let inner =
+        |inner: &Option<Box<TypeProto>>| inner.as_deref().map_or_else(|| "any type".to_owned(), text_of);
+    match &info.value {
+        None => "any type".to_owned(),
+        Some(type_proto::Value::TensorType(tensor)) => element(tensor.elem_type()).to_owned(),
+        Some(type_proto::Value::SparseTensorType(tensor)) => {
+            format!("sparse of {}", element(tensor.elem_type()))
+        }
+        Some(type_proto::Value::SequenceType(own)) => format!("sequence of {}", inner(&own.elem_type)),
+        Some(type_proto::Value::OptionalType(own)) => format!("optional of {}", inner(&own.elem_type)),
+        Some(type_proto::Value::MapType(map)) => {
+            format!("map({} -> {})", element(map.key_type()), inner(&map.value_type))
+        }
+    }
 }
 
 /// The tensor type inside sequences, optional values and maps.
@@ -62,5 +94,36 @@ fn innermost(mut info: &TypeProto) -> Option<&type_proto::Tensor> {
             }
             type_proto::Value::MapType(map) => map.value_type.as_deref()?,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_that_hold_others_are_named_in_whole() {
+        let of = |value| TypeProto { value: Some(value), denotation: None };
+        let tensor =
+            || of(type_proto::Value::TensorType(type_proto::Tensor { elem_type: Some(1), shape: None }));
+        let boxed = |inner| Box::new(type_proto::Sequence { elem_type: Some(Box::new(inner)) });
+        let map = |inner| {
+            let map = type_proto::Map { key_type: Some(7), value_type: Some(Box::new(inner)) };
+            of(type_proto::Value::MapType(Box::new(map)))
+        };
+        let sequence = |inner| of(type_proto::Value::SequenceType(boxed(inner)));
+        let optional = |inner| of(type_proto::Value::OptionalType(boxed(inner)));
+        for (known, name, text) in [
+            (tensor(), false, "float32"),
+            (sequence(tensor()), false, "sequence of float32"),
+            (optional(tensor()), false, "optional of float32"),
+            (map(tensor()), true, "map(int64 -> float32)"),
+            (sequence(map(tensor())), true, "sequence of map(int64 -> float32)"),
+            (optional(sequence(tensor())), true, "optional of sequence of float32"),
+        ] {
+            let info = ValueInfoProto { r#type: Some(known), ..ValueInfoProto::default() };
+            let port = port(&info);
+            assert_eq!((port.type_text().as_str(), port.type_name.is_some()), (text, name));
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
+use super::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use super::source::Source;
 use super::tensor::{Checked, Weight};
 use crate::error::Result;
@@ -102,18 +102,35 @@ impl<'s> Hoist<'s> {
         graphs_of_mut(node).try_for_each(|graph| self.graph(graph))
     }
 
-    /// Brings external data into a node of a function and into everything in it; weights stay, as functions have no
-    /// graph to take them to.
+    /// Brings external data into the defaults of a function's attributes, its nodes and everything in these; weights stay, as
+    /// functions have no graph to take them to.
     ///
     /// # Errors
     /// Those of [`Checked::new`] and of reading external data.
-    pub fn inline(&mut self, node: &mut NodeProto) -> Result<()> {
+    pub fn function(&mut self, function: &mut FunctionProto) -> Result<()> {
+        for attribute in &mut function.attribute_proto {
+            self.attribute(attribute)?;
+            let graphs = attribute.g.as_deref_mut().into_iter().chain(&mut attribute.graphs);
+            graphs.into_iter().try_for_each(|graph| self.inline_graph(graph))?;
+        }
+        function.node.iter_mut().try_for_each(|node| self.inline(node))
+    }
+
+    fn inline(&mut self, node: &mut NodeProto) -> Result<()> {
         node.attribute.iter_mut().try_for_each(|attribute| self.attribute(attribute))?;
-        for graph in graphs_of_mut(node) {
-            graph.node.iter_mut().try_for_each(|node| self.inline(node))?;
-            for tensor in graph.initializer.iter_mut().filter(|t| t.is_external()) {
-                *tensor = Checked::new(self.source, tensor)?.inlined(self.source, tensor)?;
-            }
+        graphs_of_mut(node).try_for_each(|graph| self.inline_graph(graph))
+    }
+
+    fn inline_graph(&mut self, graph: &mut GraphProto) -> Result<()> {
+        graph.node.iter_mut().try_for_each(|node| self.inline(node))?;
+        let sparse =
+            graph.sparse_initializer.iter_mut().flat_map(|s| s.values.iter_mut().chain(&mut s.indices));
+        graph.initializer.iter_mut().chain(sparse).try_for_each(|tensor| self.inline_tensor(tensor))
+    }
+
+    fn inline_tensor(&mut self, tensor: &mut TensorProto) -> Result<()> {
+        if tensor.is_external() {
+            *tensor = Checked::new(self.source, tensor)?.inlined(self.source, tensor)?;
         }
         Ok(())
     }
@@ -123,10 +140,7 @@ impl<'s> Hoist<'s> {
         let sparse = attribute.sparse_tensor.as_deref_mut().into_iter().chain(&mut attribute.sparse_tensors);
         let parts = sparse.flat_map(|s| s.values.iter_mut().chain(&mut s.indices));
         let tensors = attribute.t.as_deref_mut().into_iter().chain(&mut attribute.tensors);
-        for tensor in tensors.chain(parts).filter(|t| t.is_external()) {
-            *tensor = Checked::new(self.source, tensor)?.inlined(self.source, tensor)?;
-        }
-        Ok(())
+        tensors.chain(parts).try_for_each(|tensor| self.inline_tensor(tensor))
     }
 
     fn graph(&mut self, graph: &mut GraphProto) -> Result<()> {
@@ -160,9 +174,8 @@ impl<'s> Hoist<'s> {
             self.node(node)?;
         }
         for sparse in &mut graph.sparse_initializer {
-            for tensor in sparse.values.iter_mut().chain(&mut sparse.indices).filter(|t| t.is_external()) {
-                *tensor = Checked::new(self.source, tensor)?.inlined(self.source, tensor)?;
-            }
+            let mut parts = sparse.values.iter_mut().chain(&mut sparse.indices);
+            parts.try_for_each(|tensor| self.inline_tensor(tensor))?;
         }
         Ok(())
     }
