@@ -26,8 +26,8 @@ struct Case {
     /// Every value of a key, in order.
     std::vector<std::string> all(const std::string &key) const {
         std::vector<std::string> values;
-        for (const auto &[name, value] : lines)
-            if (name == key) values.push_back(value);
+        for (const auto &[other, value] : lines)
+            if (other == key) values.push_back(value);
         return values;
     }
     /// The value of a key that is there once, or "".
