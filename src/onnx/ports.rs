@@ -126,6 +126,11 @@ pub(super) fn check_names(file: &str, ports: &[OnnxPort], given: &[Option<Input<
         };
         for (place, (dim, len)) in wanted.iter().zip(shape).enumerate() {
             let OnnxDim::Named(name) = dim else { continue };
+            // Exporters put "?" and "None" wherever they know nothing.
+            let names = name.starts_with(|c: char| c.is_alphabetic() || c == '_') && name != "None";
+            if !names {
+                continue;
+            }
             let (first, first_place, wanted) = *known.entry(name).or_insert((port, place, *len));
             if wanted != *len {
                 return Err(Error::InvalidArgument(format!(

@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 use crate::aarch64;
 use crate::instructions;
 use crate::onnx;
-use crate::package;
 use crate::setup;
 use crate::shell::{self, Outcome, cargo, root};
 use crate::soak;
@@ -58,7 +57,6 @@ pub fn run() -> Outcome {
     for mut soak in soak::runners(SOAK_SECONDS)? {
         count(soak.name, &mut soak.command, &mut total, &mut failures)?;
     }
-    count_package(&mut total, &mut failures);
     count_instructions(&mut total, &mut failures);
     println!();
     for failure in &failures {
@@ -69,20 +67,6 @@ pub fn run() -> Outcome {
         return Err("some tests failed".into());
     }
     Ok(())
-}
-
-/// What users do with the archive.
-fn count_package(total: &mut Counts, failures: &mut Vec<String>) {
-    println!("$ package");
-    match package::check() {
-        Ok(verdict) => {
-            println!("package: {} passed, {} failed", verdict.good, verdict.bad.len());
-            total.passed += verdict.good;
-            total.failed += verdict.bad.len() as u64;
-            failures.extend(verdict.bad);
-        }
-        Err(message) => failures.push(format!("package: {message}")),
-    }
 }
 
 /// Each kernel counts as a test.
