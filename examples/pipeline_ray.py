@@ -51,6 +51,7 @@ class ModelOptions(c.Structure):
         ("onnxruntime_path_len", c.c_size_t),
         ("prepack", c.c_uint32),
         ("optimization", c.c_uint32),
+        ("joined_bytes", c.c_uint64),
     ]
 
 
