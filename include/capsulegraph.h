@@ -1486,9 +1486,9 @@ capg_status capg_verify(const char *path,
                         struct capg_error **error);
 
 /**
- * The facts of a .cgraph file or of a GGUF model as a JSON object, read without opening it as a model. details 1
- * lists every capsule (of a GGUF model every tensor), 0 does not. Errors: IO, MALFORMED, UNSUPPORTED.
- * Thread class: any.
+ * The facts of a .cgraph file, of a GGUF model or of an ONNX model as a JSON object, read without opening it as a model.
+ * details 1 lists every capsule (of a GGUF model every tensor; of an ONNX model the capsules that it would be cut into),
+ * 0 does not. Errors: IO, MALFORMED, UNSUPPORTED, LIMIT. Thread class: any.
  */
 capg_status capg_inspect(const char *path,
                          size_t path_len,

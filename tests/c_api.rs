@@ -197,7 +197,7 @@ fn structs_have_one_layout() {
         capg_model_options { struct_size, full_path, full_path_len, full_reader, log, offset, length, full_offset,
             full_length, memory_budget_bytes, mode, threads, processors, processors_len, parallel_for,
             parallel_for_data, priority, reserved, budget, first_capsule, end_capsule, session_context,
-            session_kv_type, onnxruntime_path, onnxruntime_path_len, prepack, optimization }
+            session_kv_type, onnxruntime_path, onnxruntime_path_len, prepack, optimization, joined_bytes }
         capg_session_options { struct_size, context, batch, kv_type, flags }
         capg_part_options { struct_size, context, kv_type }
         capg_generate_options { struct_size, stop, stop_count, max_tokens, seed, temperature, top_p, min_p,

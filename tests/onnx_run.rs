@@ -94,6 +94,31 @@ fn optimised_runs_differ_little() {
 }
 
 #[test]
+fn memory_that_the_system_refuses_is_an_error() {
+    needs_runtime();
+    let source = model(
+        vec![node("ConstantOfShape", &["shape"], &["y"], vec![])],
+        vec![info("shape", tensor_type(ElementType::Int64, Some(&[1])))],
+        vec![info("y", tensor_type(ElementType::Float32, None))],
+        vec![],
+    );
+    let opened = Onnx::new(&source).open(1, plain());
+    let run = |len: i64| {
+        let bytes = len.to_le_bytes();
+        let shape = TensorView { element: ElementType::Int64, shape: &[1], data: TensorData::Bytes(&bytes) };
+        opened.run(&[("shape", Input::Tensor(shape))], &[], None).map(|made| made[0].shape().to_vec())
+    };
+    for len in [1 << 45, i64::MAX / 4, i64::MAX] {
+        let refused = run(len);
+        assert!(
+            matches!(&refused, Err(Error::Mismatch(why)) if why.contains("segment.0")),
+            "{len}: {refused:?}"
+        );
+    }
+    assert_eq!(run(1 << 20).unwrap(), [1 << 20]);
+}
+
+#[test]
 fn small_neighbours_are_computed_by_one_session() {
     needs_runtime();
     // 8 layers of 2 MiB each.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ort::sys;
 
+use super::arena::Arena;
 use super::library::{self, Loaded, ZERO_COPY_MINOR};
 use super::raw::{RawValue, TypeInfo};
 use crate::error::{Error, Result};
@@ -29,6 +30,7 @@ pub struct Runtime {
     env: NonNull<sys::OrtEnv>,
     memory: NonNull<sys::OrtMemoryInfo>,
     allocator: NonNull<sys::OrtAllocator>,
+    arena: &'static Arena,
     version: String,
     minor: u32,
     loaded: Loaded,
@@ -112,8 +114,8 @@ impl Runtime {
         let minor = version.split('.').nth(1).and_then(|part| part.parse().ok()).unwrap_or(0);
         let what = format!("start ONNX Runtime ({})", loaded.path.display());
         let started = start_environment(api, threads).map_err(|refused| refused.error(&what))?;
-        let (env, memory, allocator) = started;
-        Ok(Self { api, env, memory, allocator, version, minor, loaded, threads })
+        let (env, memory, allocator, arena) = started;
+        Ok(Self { api, env, memory, allocator, arena, version, minor, loaded, threads })
     }
 
     /// The runtime's version, as "1.31.1".
@@ -146,6 +148,11 @@ impl Runtime {
 
     pub(super) fn allocator(&self) -> *mut sys::OrtAllocator {
         self.allocator.as_ptr()
+    }
+
+    /// What all sessions compute in.
+    pub(super) fn arena(&self) -> &'static Arena {
+        self.arena
     }
 
     /// Looks at what a call answered.
@@ -184,7 +191,8 @@ unsafe fn text_at(text: *const c_char) -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
-type Started = (NonNull<sys::OrtEnv>, NonNull<sys::OrtMemoryInfo>, NonNull<sys::OrtAllocator>);
+type Started =
+    (NonNull<sys::OrtEnv>, NonNull<sys::OrtMemoryInfo>, NonNull<sys::OrtAllocator>, &'static Arena);
 
 fn start_environment(api: &sys::OrtApi, threads: usize) -> Answer<Started> {
     let mut options = ptr::null_mut();
@@ -212,8 +220,10 @@ fn start_environment(api: &sys::OrtApi, threads: usize) -> Answer<Started> {
         let made = check(api, (api.DisableTelemetryEvents)(env))
             .and_then(|()| check(api, (api.CreateCpuMemoryInfo)(kind, place, &raw mut memory)))
             .and_then(|()| check(api, (api.GetAllocatorWithDefaultOptions)(&raw mut allocator)));
+        let arena = Arena::leaked(memory, allocator);
+        let made = made.and_then(|()| check(api, (api.RegisterAllocator)(env, arena.as_ptr())));
         match (made, NonNull::new(env), NonNull::new(memory), NonNull::new(allocator)) {
-            (Ok(()), Some(env), Some(memory), Some(allocator)) => Ok((env, memory, allocator)),
+            (Ok(()), Some(env), Some(memory), Some(allocator)) => Ok((env, memory, allocator, arena)),
             (made, env, memory, _) => {
                 memory.into_iter().for_each(|memory| (api.ReleaseMemoryInfo)(memory.as_ptr()));
                 env.into_iter().for_each(|env| (api.ReleaseEnv)(env.as_ptr()));
@@ -315,6 +325,7 @@ impl<'a> Options<'a> {
         // Copies of weights lie beside the arena, whose blocks are not given back one by one.
         made.set(c"session.use_device_allocator_for_initializers", c"1")?;
         made.set(c"session.force_spinning_stop", c"1")?;
+        made.set(c"session.use_env_allocators", c"1")?;
         let folded = CString::new(FOLDED_BYTES).unwrap_or_default();
         made.set(c"optimization.constant_folding_max_output_size_in_bytes", &folded)?;
         Ok(made)

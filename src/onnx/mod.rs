@@ -6,6 +6,7 @@
 //! the command line.
 
 mod api;
+mod arena;
 mod empty;
 pub mod feed;
 pub mod library;

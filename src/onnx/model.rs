@@ -10,7 +10,7 @@ pub use super::options::{JOINED_BYTES, OnnxOptions, Prepack};
 use super::plan::OnnxPlanChoice;
 use super::ports;
 use super::raw::{RawType, RawValue, TypeInfo};
-use super::residency::{Mark, OnnxMemory, Residency};
+use super::residency::{OnnxMemory, Residency};
 use super::slot::{Change, Fed, Making, Ready, named};
 use super::submodel::Head;
 use super::value::{Borrowed, Input, Value};
@@ -106,11 +106,6 @@ impl Held<'_> {
             Self::Made(value) => value,
             Self::Shared(value) => value.raw(),
         }
-    }
-
-    /// Bytes of memory of the runtime's own that the run holds for it.
-    fn own_bytes(&self) -> u64 {
-        if let Self::Made(value) = self { value.tensor_bytes() } else { 0 }
     }
 
     /// The value, NULL where it is absent.
@@ -293,8 +288,7 @@ impl OnnxModel {
         let mut held = self.feed(runtime, &given)?;
         let _turn = self.residency.enter(cancel)?;
         let begun = Instant::now();
-        let mark = self.residency.mark(self.stats_runs());
-        let walked = self.walk(runtime, steps, &mut held, (mark, &options, cancel));
+        let walked = self.walk(runtime, steps, &mut held, (&options, cancel));
         if walked.is_err() {
             self.residency.tidy();
         }
@@ -309,8 +303,9 @@ impl OnnxModel {
         runtime: &'static Runtime,
         steps: &Steps,
         held: &mut [Option<Held<'_>>],
-        (mark, options, cancel): (Option<Mark>, &RunOptions, Option<&CancelToken>),
+        (options, cancel): (&RunOptions, Option<&CancelToken>),
     ) -> Result<()> {
+        let (arena, before) = (runtime.arena(), runtime.arena().mark());
         for (step, index) in steps.units.iter().enumerate() {
             unless_cancelled(cancel)?;
             let next = steps.units.get(step + 1).copied().unwrap_or(*index);
@@ -322,10 +317,7 @@ impl OnnxModel {
             for (value, made) in self.wiring.units[*index].outputs.iter().zip(computed?) {
                 held[*value] = Some(Held::Made(made));
             }
-            if let Some(mark) = mark {
-                let held_bytes = held.iter().flatten().map(Held::own_bytes).sum();
-                self.residency.measure(mark, held_bytes, self.moved(*index, held))?;
-            }
+            self.residency.measure(arena, before)?;
             steps.freed[step].iter().for_each(|value| held[*value] = None);
         }
         Ok(())
@@ -384,11 +376,6 @@ impl OnnxModel {
             }
         }
         Ok(held)
-    }
-
-    /// Runs that came to their end.
-    fn stats_runs(&self) -> u64 {
-        self.counts.0.lock().unwrap_or_else(PoisonError::into_inner).runs
     }
 
     /// The numbers of the outputs called `outputs`.
@@ -485,13 +472,6 @@ impl OnnxModel {
         unit.capsules.clone().for_each(|capsule| self.store.count_use(capsule));
         self.residency.end(index, &ready);
         made.map_err(|refused| refused.error(&format!("run {}", named(&self.store, unit))))
-    }
-
-    /// Bytes of the tensors that a unit just read and made.
-    fn moved(&self, index: usize, held: &[Option<Held<'_>>]) -> u64 {
-        let unit = &self.wiring.units[index];
-        let values = unit.inputs.iter().chain(&unit.outputs);
-        values.filter_map(|value| held[*value].as_ref()).map(|value| value.raw().tensor_bytes()).sum()
     }
 
     /// A session of a unit that is fed with the values `present`.

@@ -64,11 +64,6 @@ impl RawValue {
         self.tensor().map(|(_, shape)| shape)
     }
 
-    /// Bytes of a tensor's elements; 0 of other values.
-    pub(super) fn tensor_bytes(&self) -> u64 {
-        self.tensor().and_then(|(element, shape)| element?.tensor_bytes(&shape)).unwrap_or(0)
-    }
-
     /// The runtime's number of a tensor's element type, and its shape.
     pub(super) fn element_and_shape(&self) -> Answer<(i32, Vec<u64>)> {
         let (runtime, api) = (self.runtime, self.runtime.api());

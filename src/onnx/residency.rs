@@ -8,7 +8,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::measure::{anonymous_bytes, return_free_memory};
+use super::api::Runtime;
+use super::arena::Arena;
+use super::measure::return_free_memory;
 use super::options::Prepack;
 use super::plan::OnnxPlanChoice;
 use super::slot::{Change, Ready, Slot};
@@ -25,10 +27,6 @@ use crate::store::{Store, Turn, TurnGuard};
 const SESSION: u64 = 256 << 10;
 /// Activations that are counted with until they were measured.
 const ACTIVATIONS: u64 = 8 << 20;
-/// How many times what a capsule reads and makes its own activations are at most taken to be.
-const MOVED: u64 = 16;
-/// Runs whose activations are measured where no budget depends on it.
-const MEASURED_RUNS: u64 = 3;
 /// Activations are claimed in steps of this.
 const STEP: u64 = 1 << 20;
 /// Share of the room that sessions of units whose weights do not stay may take.
@@ -114,13 +112,6 @@ pub struct OnnxMemory {
     pub activations: u64,
     /// Bytes of weights that were read again because they did not stay.
     pub streamed: u64,
-}
-
-/// The measure of a run's activations.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mark {
-    anonymous: u64,
-    sessions: u64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -334,27 +325,16 @@ impl Residency {
         self.share.set_resident(index, false);
     }
 
-    /// Begins to measure the activations of a run, of which `runs` were before it: of each under a budget, else of the first
-    /// few, as measuring takes some microseconds a capsule.
-    pub fn mark(&self, runs: u64) -> Option<Mark> {
-        let measured = self.budget.is_some() || runs < MEASURED_RUNS;
-        let sessions = self.share.sessions.load(Ordering::Relaxed);
-        measured.then(|| Mark { anonymous: anonymous_bytes(), sessions })
-    }
-
-    /// Counts the activations of a run so far, of which tensors between capsules are `held` bytes, and those that the last
-    /// capsule read and made `moved`. Whatever else the process does is in the measure too, so it is bounded by them.
+    /// Counts the activations of a run so far, of which `arena` had `before` bytes in use when it began. Runs of other models
+    /// at the same time are counted too.
     ///
     /// # Errors
     /// [`Error::Limit`] where the budget has no room for them.
-    pub fn measure(&self, mark: Mark, held: u64, moved: u64) -> Result<()> {
-        let bound = held.saturating_add(moved.saturating_mul(MOVED)).saturating_add(ACTIVATIONS);
-        let sessions = self.share.sessions.load(Ordering::Relaxed);
-        let own = (mark.anonymous + sessions).saturating_sub(mark.sessions);
-        let held = anonymous_bytes().saturating_sub(own).min(bound);
-        let before = self.activations.fetch_max(held, Ordering::Relaxed);
+    pub fn measure(&self, arena: &Arena, before: u64) -> Result<()> {
+        let held = arena.most().saturating_sub(before);
+        let most = self.activations.fetch_max(held, Ordering::Relaxed);
         self.note();
-        if held > before.max(ACTIVATIONS) { self.claim_activations(held) } else { Ok(()) }
+        if held > most.max(ACTIVATIONS) { self.claim_activations(held) } else { Ok(()) }
     }
 
     fn claim_activations(&self, bytes: u64) -> Result<()> {
@@ -389,6 +369,15 @@ impl Residency {
             sessions: self.share.sessions.load(Ordering::Relaxed),
             activations: self.activations.load(Ordering::Relaxed),
             streamed: self.streamed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for Residency {
+    fn drop(&mut self) {
+        // What it computed in may have been more than others need.
+        if let Some(runtime) = Runtime::started() {
+            runtime.arena().trim();
         }
     }
 }

@@ -39,8 +39,16 @@ pub(super) struct Steps {
 
 impl Wiring {
     /// Of the capsules of a file, whose connections were checked when it was opened; neighbours whose weights are at most
-    /// `joined_bytes` together are one unit. The model's inputs are the first values, in its order.
+    /// `joined_bytes` together, and that the same of the model's outputs need, are one unit. The model's inputs are the first
+    /// values, in its order.
     pub fn new(info: &OnnxInfo, capsules: &[Capsule], joined_bytes: u64) -> Result<Self> {
+        let single = Self::of(info, capsules, (0..capsules.len()).map(|index| index..index + 1).collect())?;
+        let ranges = joined(capsules, &single.users(), joined_bytes);
+        if ranges.len() == capsules.len() { Ok(single) } else { Self::of(info, capsules, ranges) }
+    }
+
+    /// Of capsules of which these ranges are units.
+    fn of(info: &OnnxInfo, capsules: &[Capsule], units: Vec<Range<usize>>) -> Result<Self> {
         let mut wiring = Self {
             names: Vec::new(),
             numbers: HashMap::new(),
@@ -53,8 +61,8 @@ impl Wiring {
                 return Err(Error::Mismatch(format!("the model has two inputs \"{}\"", port.name)));
             }
         }
-        for capsules_of in joined(capsules, joined_bytes) {
-            wiring.add(&capsules[capsules_of.clone()], capsules_of);
+        for unit in units {
+            wiring.add(&capsules[unit.clone()], unit);
         }
         for port in &info.outputs {
             let number = wiring.numbers.get(&port.name).copied();
@@ -119,8 +127,21 @@ impl Wiring {
         self.names.get(value).map_or("", String::as_str)
     }
 
-    /// What is needed for the values `wanted`, which are themselves kept.
-    pub fn steps(&self, wanted: &[usize]) -> Steps {
+    /// For each unit a number that stands for the set of the model's outputs that need it.
+    fn users(&self) -> Vec<u64> {
+        let mut users = vec![0u64; self.units.len()];
+        for output in &self.outputs {
+            for (user, _) in users.iter_mut().zip(self.needed(&[*output])).filter(|(_, needed)| *needed) {
+                // Numbers of sets collide as rarely as random ones do, and then only too many capsules are joined.
+                *user =
+                    user.wrapping_add(*output as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+            }
+        }
+        users
+    }
+
+    /// Which units are needed for the values `wanted`.
+    fn needed(&self, wanted: &[usize]) -> Vec<bool> {
         let mut needed = vec![false; self.units.len()];
         let mut asked: Vec<usize> = wanted.to_vec();
         while let Some(value) = asked.pop() {
@@ -130,6 +151,12 @@ impl Wiring {
                 asked.extend(&self.units[maker].inputs);
             }
         }
+        needed
+    }
+
+    /// What is needed for the values `wanted`, which are themselves kept.
+    pub fn steps(&self, wanted: &[usize]) -> Steps {
+        let needed = self.needed(wanted);
         let units: Vec<usize> = (0..self.units.len()).filter(|index| needed[*index]).collect();
         let mut last: Vec<Option<usize>> = vec![None; self.len()];
         for (step, index) in units.iter().enumerate() {
@@ -148,9 +175,9 @@ impl Wiring {
     }
 }
 
-/// The runs of neighbours whose weights are at most `most` bytes together. Lengths in the full file count, so that a mini's
+/// The runs of neighbours whose weights are at most `most` bytes together, and whose `users` are the same. Lengths in the full file count, so that a mini's
 /// capsules are joined as its full file's: how graphs are optimised, and with it the results' last bits, depends on it.
-fn joined(capsules: &[Capsule], most: u64) -> Vec<Range<usize>> {
+fn joined(capsules: &[Capsule], users: &[u64], most: u64) -> Vec<Range<usize>> {
     let full_len = |capsule: &Capsule| match (&capsule.link, capsule.extent) {
         (Some(link), _) => link.len,
         (None, extent) => extent.map_or(0, |extent| extent.len),
@@ -160,7 +187,9 @@ fn joined(capsules: &[Capsule], most: u64) -> Vec<Range<usize>> {
     for (index, capsule) in capsules.iter().enumerate() {
         let len = full_len(capsule);
         match ranges.last_mut() {
-            Some(range) if most > 0 && bytes.saturating_add(len) <= most => {
+            Some(range)
+                if most > 0 && bytes.saturating_add(len) <= most && users[range.start] == users[index] =>
+            {
                 range.end = index + 1;
                 bytes += len;
             }
@@ -230,12 +259,8 @@ mod tests {
     }
     #[test]
     fn small_neighbours_are_one_unit_that_gives_what_others_need() {
-        let info = OnnxInfo {
-            ir_version: 8,
-            opsets: Vec::new(),
-            inputs: vec![port("x")],
-            outputs: vec![port("y"), port("b")],
-        };
+        let info =
+            OnnxInfo { ir_version: 8, opsets: Vec::new(), inputs: vec![port("x")], outputs: vec![port("y")] };
         let mut capsules = [
             capsule("0", &["x"], &["a", "b"]),
             capsule("1", &["a", "x"], &["c", "d"]),
@@ -255,8 +280,13 @@ mod tests {
         // The last one's own length does not count where the full file's is known.
         capsules[3].link = Some(Link { offset: 0, len: 1, xxh3: String::new() });
         capsules[3].extent = Some(Extent { offset: 0, len: 1000 });
-        assert_eq!(joined(&capsules, 101), [0..2, 2..4]);
-        assert_eq!(joined(&capsules, 1000).len(), 1);
-        assert_eq!(joined(&capsules, 0).len(), 4);
+        assert_eq!(joined(&capsules, &[7; 4], 101), [0..2, 2..4]);
+        assert_eq!(joined(&capsules, &[7; 4], 1000).len(), 1);
+        assert_eq!(joined(&capsules, &[7; 4], 0).len(), 4);
+        // What only one of two outputs needs stays apart: whoever asks for the other need not feed it.
+        let two = OnnxInfo { outputs: vec![port("y"), port("c")], ..info };
+        let apart = Wiring::new(&two, &capsules, 1000).unwrap();
+        let ranges: Vec<_> = apart.units.iter().map(|unit| unit.capsules.clone()).collect();
+        assert_eq!(ranges, [0..2, 2..4]);
     }
 }

@@ -1,40 +1,50 @@
-//! `cargo xtask dist`: an archive of library, header and command line for this system.
+//! `cargo xtask dist`: an install tree of libraries, headers, CMake and pkg-config files, command line, documents and examples
+//! for this system, and its archive.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::demo;
 use crate::shell::{self, Outcome, cargo, root, target};
+use crate::wheel;
 
-/// What goes where: path in the checkout or the target folder, folder in the archive.
+/// Single files: path in the checkout, folder in the tree.
 const FILES: &[(&str, &str)] = &[
     ("include/capsulegraph.h", "include"),
-    ("docs/c-api.md", "docs"),
-    ("docs/format.md", "docs"),
-    ("docs/manifest.schema.json", "docs"),
-    ("docs/memory.md", "docs"),
-    ("docs/performance.md", "docs"),
-    ("docs/plots/decode.svg", "docs/plots"),
-    ("docs/plots/first-token.svg", "docs/plots"),
-    ("docs/plots/memory.svg", "docs/plots"),
-    ("docs/plots/passes.svg", "docs/plots"),
-    ("docs/plots/prefill.svg", "docs/plots"),
-    ("docs/plots/roofline.svg", "docs/plots"),
-    ("docs/plots/threads.svg", "docs/plots"),
-    ("docs/report.md", "docs"),
-    ("examples/quickstart.c", "examples"),
-    ("examples/chat.c", "examples"),
-    ("examples/threads.c", "examples"),
-    ("examples/pipeline.c", "examples"),
-    ("examples/pipeline_ray.py", "examples"),
-    ("README.md", "."),
-    ("CHANGELOG.md", "."),
-    ("LICENSE-MIT", "."),
-    ("LICENSE-APACHE", "."),
+    ("bindings/cpp/capsulegraph.hpp", "include"),
+    ("cmake/CapsuleGraphConfig.cmake", "lib/cmake/CapsuleGraph"),
+    ("cmake/CapsuleGraphTargets.cmake", "lib/cmake/CapsuleGraph"),
+    ("README.md", DOCUMENTS),
+    ("CHANGELOG.md", DOCUMENTS),
+    ("LICENSE-MIT", LICENCES),
+    ("LICENSE-APACHE", LICENCES),
 ];
+/// Folders with all they hold: path in the checkout, path in the tree.
+const FOLDERS: &[(&str, &str)] = &[
+    ("bindings/cpp/capsulegraph", "include/capsulegraph"),
+    ("docs", "share/doc/capsulegraph/docs"),
+    ("examples", "share/doc/capsulegraph/examples"),
+];
+/// Files that are filled in: path in the checkout, path in the tree.
+const TEMPLATES: &[(&str, &str)] = &[
+    ("cmake/CapsuleGraphConfigVersion.cmake.in", "lib/cmake/CapsuleGraph/CapsuleGraphConfigVersion.cmake"),
+    ("cmake/capsulegraph.pc.in", "lib/pkgconfig/capsulegraph.pc"),
+];
+const DOCUMENTS: &str = "share/doc/capsulegraph";
+const LICENCES: &str = "share/licenses/capsulegraph";
+/// What a program that links the static library needs besides; CapsuleGraphTargets.cmake has it too.
+const SYSTEM_LIBRARIES: &str = "-lgcc_s -lutil -lrt -lpthread -lm -ldl";
 
 pub fn run() -> Outcome {
+    let archive = make()?;
+    wheel::dist(&target().join("dist"))?;
+    println!("{}", archive.display());
+    Ok(())
+}
+
+/// Builds everything, lays it out and returns the archive.
+pub fn make() -> Outcome<PathBuf> {
     let cgraph = demo::build()?;
     shell::run(cargo().args(["build", "--release", "--lib"]))?;
     let name = format!("capsulegraph-{}-{}-{}", version()?, std::env::consts::OS, std::env::consts::ARCH);
@@ -43,9 +53,7 @@ pub fn run() -> Outcome {
     if folder.exists() {
         fs::remove_dir_all(&folder).map_err(|e| format!("cannot clear {}: {e}", folder.display()))?;
     }
-    for (path, place) in FILES {
-        copy(&root().join(path), &folder.join(place))?;
-    }
+    lay_out(&folder)?;
     copy(&cgraph, &folder.join("bin"))?;
     for library in ["libcapsulegraph.so", "libcapsulegraph.a"] {
         copy(&target().join("release").join(library), &folder.join("lib"))?;
@@ -59,7 +67,44 @@ pub fn run() -> Outcome {
     }
     let archive = format!("{name}.tar.gz");
     shell::run(Command::new("tar").current_dir(&dist).args(["czf", &archive, &name]))?;
-    println!("{}", dist.join(archive).display());
+    Ok(dist.join(archive))
+}
+
+/// Everything of the tree that is not built.
+fn lay_out(folder: &Path) -> Outcome {
+    for (path, place) in FILES {
+        copy(&root().join(path), &folder.join(place))?;
+    }
+    for (path, place) in FOLDERS {
+        copy_folder(&root().join(path), &folder.join(place))?;
+    }
+    // CMake and pkg-config know numbers only.
+    let version = version()?;
+    let numbers = version.split('-').next().unwrap_or_default();
+    for (path, place) in TEMPLATES {
+        let (from, to) = (root().join(path), folder.join(place));
+        let text = fs::read_to_string(&from).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
+        let text = text.replace("@VERSION@", numbers).replace("@SYSTEM_LIBRARIES@", SYSTEM_LIBRARIES);
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).map_err(|e| format!("cannot create {}: {e}", parent.display()))?;
+        }
+        fs::write(&to, text).map_err(|e| format!("cannot write {}: {e}", to.display()))?;
+    }
+    Ok(())
+}
+
+/// Copies a folder with all it holds, but for what Python leaves behind.
+fn copy_folder(from: &Path, to: &Path) -> Outcome {
+    let entries = fs::read_dir(from).map_err(|e| format!("cannot list {}: {e}", from.display()))?;
+    for entry in entries {
+        let path = entry.map_err(|e| format!("cannot list {}: {e}", from.display()))?.path();
+        let name = path.file_name().unwrap_or_default();
+        if path.is_file() {
+            copy(&path, to)?;
+        } else if name != "__pycache__" {
+            copy_folder(&path, &to.join(name))?;
+        }
+    }
     Ok(())
 }
 

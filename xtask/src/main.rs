@@ -7,10 +7,13 @@ mod dist;
 mod fuzz;
 mod instructions;
 mod onnx;
+mod package;
 mod planes;
 mod setup;
 mod shell;
+mod soak;
 mod test;
+mod wheel;
 
 use std::process::ExitCode;
 
@@ -30,8 +33,11 @@ const HELP: &str = "cargo xtask COMMAND
         [--reads]            only ways to read a big file, for docs/memory.md
         [--onnx]             only ONNX models against ONNX Runtime, for docs/onnx.md; a model of 2.1 GB is made first
         [--tables]           measures nothing: writes the page again from the results that are kept
-  dist              an archive of library, header and command line for this system in target/dist
+  dist              an archive of libraries, headers, CMake package and command line for this system in target/dist, and
+                    Python's wheel and sdist
+  package           makes that archive and tests it: unpacked elsewhere, with CMake and pkg-config
   fuzz [SECONDS]    runs every fuzz target for that long (default 60)
+  soak [SECONDS]    eight threads on one model, from C and Python, for that long each (default 600)
   instructions      counts the kernels' instructions alone and holds them against benches/instructions.json
   planes            measures nested planes against separate light copies and writes the tables of docs/memory.md
   bless             rewrites the generated files that tests compare: header, symbols, schema, tables, counts
@@ -49,8 +55,11 @@ fn main() -> ExitCode {
             None => return usage(),
         },
         (Some("dist"), []) => dist::run(),
+        (Some("package"), []) => package::run_alone(),
         (Some("fuzz"), []) => fuzz::run("60"),
         (Some("fuzz"), [seconds]) => fuzz::run(seconds),
+        (Some("soak"), []) => soak::run("600"),
+        (Some("soak"), [seconds]) => soak::run(seconds),
         (Some("instructions"), []) => instructions::run(),
         (Some("planes"), []) => planes::run(),
         (Some("bless"), []) => test::bless(),

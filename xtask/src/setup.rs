@@ -20,6 +20,8 @@ const TEST_PACKAGES: &[&str] = &["gguf==0.19.0", "numpy"];
 const ONNX_PACKAGES: &[&str] = &["onnx==1.22.0", "onnxruntime==1.31.1"];
 /// What examples/pipeline_ray.py needs.
 const RAY_PACKAGES: &[&str] = &["ray==2.60.0", "numpy"];
+/// What the tests and examples of the Python package need, and what checks its wheel.
+const BINDING_PACKAGES: &[&str] = &["numpy", "tqdm", "matplotlib", "auditwheel==6.8.2"];
 /// llama.cpp, built for this CPU.
 pub const PEER_PACKAGE: &str = "llama-cpp-python==0.3.36";
 
@@ -29,18 +31,22 @@ pub fn all() -> Outcome {
     model()?;
     python()?;
     ray()?;
+    bindings_python()?;
     onnx::setup()?;
     aarch64::setup()?;
     Ok(())
 }
 
-/// Programs of the C tests.
+/// Programs of the tests in C and C++ and of the package.
 pub fn programs() -> Outcome {
     let needed = [
         ("cc", "gcc"),
         ("c++", "g++"),
         ("valgrind", "valgrind"),
         ("nm", "binutils"),
+        ("cmake", "cmake"),
+        ("make", "make"),
+        ("pkg-config", "pkg-config"),
         ("python3", "python3-venv"),
     ];
     let missing: Vec<&str> = needed.iter().filter(|(p, _)| !exists(p)).map(|(_, package)| *package).collect();
@@ -81,6 +87,11 @@ pub fn python() -> Outcome<PathBuf> {
 /// The Python with Ray, for the test of the example that uses it.
 pub fn ray() -> Outcome<PathBuf> {
     environment("ray", RAY_PACKAGES, &[])
+}
+
+/// The Python of the Python package's tests and examples.
+pub fn bindings_python() -> Outcome<PathBuf> {
+    environment("bindings-python", BINDING_PACKAGES, &[])
 }
 
 /// The Python with llama.cpp; the first time it is built from source, which takes about eight minutes.

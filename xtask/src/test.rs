@@ -1,4 +1,4 @@
-//! `cargo xtask test`: lints, every test and the kernels' instruction counts, with the results at the end.
+//! `cargo xtask test`: lints, every test, the archive's and the kernels' instruction counts, with the results at the end.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -6,8 +6,14 @@ use std::process::{Command, Stdio};
 use crate::aarch64;
 use crate::instructions;
 use crate::onnx;
+use crate::package;
 use crate::setup;
 use crate::shell::{self, Outcome, cargo, root};
+use crate::soak;
+use crate::wheel;
+
+/// How long each soak lasts here; `cargo xtask soak` takes ten minutes.
+const SOAK_SECONDS: u32 = 20;
 
 /// Tests passed and failed.
 #[derive(Clone, Copy, Default)]
@@ -46,6 +52,13 @@ pub fn run() -> Outcome {
     for mut tests in aarch64::tests(&sysroot)? {
         count("cargo test for aarch64", &mut tests, &mut total, &mut failures)?;
     }
+    for (name, mut tests) in wheel::tests()? {
+        count(name, &mut tests, &mut total, &mut failures)?;
+    }
+    for mut soak in soak::runners(SOAK_SECONDS)? {
+        count(soak.name, &mut soak.command, &mut total, &mut failures)?;
+    }
+    count_package(&mut total, &mut failures);
     count_instructions(&mut total, &mut failures);
     println!();
     for failure in &failures {
@@ -56,6 +69,20 @@ pub fn run() -> Outcome {
         return Err("some tests failed".into());
     }
     Ok(())
+}
+
+/// What users do with the archive.
+fn count_package(total: &mut Counts, failures: &mut Vec<String>) {
+    println!("$ package");
+    match package::check() {
+        Ok(verdict) => {
+            println!("package: {} passed, {} failed", verdict.good, verdict.bad.len());
+            total.passed += verdict.good;
+            total.failed += verdict.bad.len() as u64;
+            failures.extend(verdict.bad);
+        }
+        Err(message) => failures.push(format!("package: {message}")),
+    }
 }
 
 /// Each kernel counts as a test.

@@ -1,0 +1,113 @@
+"""ONNX models: every kind of value goes in and comes out."""
+
+import gc
+import unittest
+
+import numpy as np
+from support import onnx
+
+import capsulegraph as cg
+
+
+class Running(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.small = cg.Model(onnx("small", 100))
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.small.close()
+
+    def test_ports(self):
+        inputs = {port.name: port for port in self.small.inputs}
+        self.assertEqual(inputs["x"], ("x", "tensor", "float32", ("n", 4), False))
+        self.assertEqual(inputs["shift"], ("shift", "tensor", "float32", (4,), True))
+        self.assertEqual(inputs["list"], ("list", "sequence", "float32", None, False))
+        self.assertEqual(inputs["rounds"].shape, ())
+        outputs = {port.name: port.kind for port in self.small.outputs}
+        self.assertEqual((outputs["rows"], outputs["nothing"]), ("sequence", "optional"))
+        self.assertTrue(self.small.is_onnx)
+
+    def test_tensors_lists_maps_strings_and_nothing(self):
+        x = np.arange(12, dtype=np.float32).reshape(3, 4)
+        given = {"x": x, "words": ["ä", "", "b"], "list": [x[0], np.float32([7])], "rounds": 1}
+        found = self.small.run(given)
+        self.assertEqual(list(found), [port.name for port in self.small.outputs])
+        self.assertEqual(found["product"].shape, (3, 128))
+        self.assertEqual(found["doubled"].tolist(), ["ää", "", "bb"])
+        self.assertEqual([row.tolist() for row in found["rows"]], [row.reshape(1, 4).tolist() for row in x])
+        self.assertEqual([item.shape for item in found["longer"]], [(4,), (1,), (3, 4)])
+        self.assertIsNone(found["nothing"])
+        self.assertEqual(len(found["maps"]), 3)
+        self.assertTrue(all(isinstance(item, dict) and len(item) == 4 for item in found["maps"]))
+        again = self.small.run({"x": x, "shift": np.ones(4, np.float32)}, ["maps", "product"])
+        self.assertEqual(list(again), ["maps", "product"])
+        self.assertNotEqual(again["maps"], found["maps"])
+
+    def test_outputs_outlive_the_model(self):
+        model = cg.Model(onnx("loop"))
+        x = np.sin(np.arange(128, dtype=np.float32)).reshape(2, 64)
+        found = model.run({"input": x})
+        output, copy = found["output"], found["output"].copy()
+        del found
+        for _ in range(20):
+            model.run({"input": x * 2})
+        model.close()
+        gc.collect()
+        np.testing.assert_array_equal(output, copy)
+        self.assertFalse(output.flags.writeable)
+        with self.assertRaises(ValueError):
+            output[0] = 1
+
+    def test_arrays_of_any_order_are_taken(self):
+        x = np.sin(np.arange(128, dtype=np.float32)).reshape(2, 64)
+        with cg.Model(onnx("loop")) as model:
+            plain = model.run({"input": x})["final"]
+            for other in (np.asfortranarray(x), x.astype(">f4"), np.repeat(x, 2, axis=1)[:, ::2], x.tolist()):
+                np.testing.assert_array_equal(model.run({"input": other})["final"], plain)
+            self.assertEqual(model.report()["onnx"]["zero_copy"], True)
+
+    def test_threads_share_a_model(self):
+        from concurrent.futures import ThreadPoolExecutor
+
+        x = np.sin(np.arange(128, dtype=np.float32)).reshape(2, 64)
+        with cg.Model(onnx("loop")) as model:
+            alone = model.run({"input": x})["final"]
+            with ThreadPoolExecutor(4) as pool:
+                for found in pool.map(lambda _: model.run({"input": x})["final"], range(40)):
+                    np.testing.assert_array_equal(found, alone)
+
+    def test_elements_of_less_than_a_byte(self):
+        from capsulegraph import tensors
+
+        for bits, kind, values in ((4, "|i1", range(-8, 8)), (2, "|u1", [3, 0, 1, 2, 3])):
+            array = np.array(list(values), kind)
+            packed = tensors._packed(array, bits)
+            self.assertEqual(len(packed), (len(array) * bits + 7) // 8)
+            element = tensors._Element("", kind, bits)
+            np.testing.assert_array_equal(tensors._unpacked(packed, array.shape, element), array)
+        self.assertEqual(tensors._packed(np.array([1, 2], np.uint8), 4).tolist(), [0x21])
+
+    def test_what_is_refused(self):
+        x = np.zeros((1, 4), np.float32)
+        for given, error, text in (
+            ({}, cg.InvalidArgumentError, "must be given"),
+            ({"x": x.astype(np.int32)}, cg.InvalidArgumentError, "int32"),
+            ({"x": x[:, :3]}, cg.InvalidArgumentError, "[1, 3]"),
+            ({"y": x}, cg.InvalidArgumentError, 'no input "y"'),
+            ({"x": object()}, cg.InvalidArgumentError, "'x'"),
+            ({"x": np.zeros(1, "datetime64[s]")}, cg.InvalidArgumentError, "datetime64"),
+            ({"x": x, "list": 5}, cg.InvalidArgumentError, "a list of arrays"),
+            ({1: x}, TypeError, "name of an input"),
+        ):
+            with self.assertRaises(error) as caught:
+                self.small.run(given, ["product"])
+            self.assertIn(text, str(caught.exception))
+        with self.assertRaises(TypeError):
+            self.small.run({"x": x}, "product")
+        with self.assertRaises(cg.UnsupportedError):
+            self.small.session()
+
+
+if __name__ == "__main__":
+    unittest.main()

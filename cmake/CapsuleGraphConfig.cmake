@@ -1,0 +1,48 @@
+# find_package(CapsuleGraph CONFIG REQUIRED [COMPONENTS capsulegraph static cpp])
+#
+# The targets are those of CapsuleGraphTargets.cmake; a component is there where its target is. Every path is taken from
+# where this file lies, so the tree may be moved.
+cmake_minimum_required(VERSION 3.16)
+
+get_filename_component(_capsulegraph_root "${CMAKE_CURRENT_LIST_DIR}/../../.." ABSOLUTE)
+include("${CMAKE_CURRENT_LIST_DIR}/CapsuleGraphTargets.cmake")
+
+# The first of these files that is there.
+function(_capsulegraph_first result)
+  foreach(name IN LISTS ARGN)
+    if(EXISTS "${_capsulegraph_root}/${name}")
+      set(${result} "${_capsulegraph_root}/${name}" PARENT_SCOPE)
+      return()
+    endif()
+  endforeach()
+  set(${result} "" PARENT_SCOPE)
+endfunction()
+
+_capsulegraph_first(_capsulegraph_import lib/capsulegraph.dll.lib lib/libcapsulegraph.dll.a)
+if(WIN32)
+  _capsulegraph_first(_capsulegraph_shared bin/capsulegraph.dll)
+  _capsulegraph_first(_capsulegraph_static lib/capsulegraph.lib lib/libcapsulegraph.a)
+else()
+  _capsulegraph_first(_capsulegraph_shared lib/libcapsulegraph.so lib/libcapsulegraph.dylib)
+  _capsulegraph_first(_capsulegraph_static lib/libcapsulegraph.a)
+endif()
+capsulegraph_targets(SHARED "${_capsulegraph_shared}" STATIC "${_capsulegraph_static}"
+  IMPORT_LIBRARY "${_capsulegraph_import}" INCLUDES "${_capsulegraph_root}/include")
+
+# Without components at least one library must be there.
+if(NOT CapsuleGraph_FIND_COMPONENTS AND NOT TARGET CapsuleGraph::cpp)
+  set(CapsuleGraph_FOUND FALSE)
+  set(CapsuleGraph_NOT_FOUND_MESSAGE "there is no CapsuleGraph library in ${_capsulegraph_root}")
+endif()
+foreach(_capsulegraph_component IN LISTS CapsuleGraph_FIND_COMPONENTS)
+  if(TARGET CapsuleGraph::${_capsulegraph_component})
+    set(CapsuleGraph_${_capsulegraph_component}_FOUND TRUE)
+  else()
+    set(CapsuleGraph_${_capsulegraph_component}_FOUND FALSE)
+    if(CapsuleGraph_FIND_REQUIRED_${_capsulegraph_component})
+      set(CapsuleGraph_FOUND FALSE)
+      set(CapsuleGraph_NOT_FOUND_MESSAGE
+        "${_capsulegraph_root} has no component ${_capsulegraph_component}; there are capsulegraph, static, cpp, cpp_static")
+    endif()
+  endif()
+endforeach()
