@@ -2055,6 +2055,37 @@ capg_status capg_model_prefetch(const struct capg_model *model,
  */
 void capg_fetch_free(struct capg_fetch *fetch);
 
+/**
+ * Writes the ONNX model at target that the full file at source was converted from: its inputs, outputs and weights are the
+ * source's. Weights lie in the model up to about 1.8 GB, else beside it in a file named as target with .data behind it. Files
+ * appear whole under their names or not at all.
+ *
+ * cancel: nullable. summary (nullable) receives a JSON object about the files written. Errors: IO, MALFORMED, UNSUPPORTED (no
+ * ONNX model), MISMATCH (a mini), CORRUPT, CANCELLED. Thread class: any.
+ */
+capg_status capg_export(const char *source,
+                        size_t source_len,
+                        const char *target,
+                        size_t target_len,
+                        const struct capg_cancel *cancel,
+                        struct capg_text **summary,
+                        struct capg_error **error);
+
+/**
+ * Writes what a capsule of an ONNX model computes to target, as an ONNX model of its own with its weights: as the mini has it
+ * in mode fast, at full precision in every other mode. cancel, summary and weights of more than 1.8 GB: as for capg_export.
+ * Errors: NOT_FOUND (no such capsule, or in mode fast a weight that the mini only links), and those of capg_export. Thread
+ * class: any.
+ */
+capg_status capg_model_export_capsule(const struct capg_model *model,
+                                      const char *id,
+                                      size_t id_len,
+                                      const char *target,
+                                      size_t target_len,
+                                      const struct capg_cancel *cancel,
+                                      struct capg_text **summary,
+                                      struct capg_error **error);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus

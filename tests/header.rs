@@ -16,7 +16,7 @@ use std::path::Path;
 const SOURCES: &[&str] = &[
     "version", "status", "error", "text", "budget", "cancel", "log", "input", "convert", "split", "verify",
     "inspect", "reader", "threads", "model", "tokenize", "session", "generate", "group", "part", "tensor",
-    "port", "run", "capsule", "fetch",
+    "port", "run", "capsule", "fetch", "export",
 ];
 
 fn root() -> &'static Path {

@@ -5,6 +5,8 @@
 
 #[path = "support/onnx.rs"]
 mod onnx;
+#[path = "support/onnx_set_up.rs"]
+mod set_up;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -118,6 +120,129 @@ fn tensors_go_in_and_come_out() {
 }
 
 #[test]
+fn a_model_that_is_not_converted_is_inspected() {
+    let place = place();
+    let shown = ok(&cgraph(&place, None, &["inspect", "m.onnx"]));
+    for line in [
+        "kind        onnx, 1 file\n",
+        "model       20 nodes\n",
+        "            format 9, operators ai.onnx 18\n",
+        "input       x  float32 [n1, 32]\n",
+        "output      y  float32 [n1, 32]\n",
+        // Biases of 128 bytes stay in the graph.
+        "tensors     8, 128.0 KiB\n",
+        "  float32       8 tensors   128.0 KiB\n",
+        "capsules    1 with weights up to 32.0 MiB each (--capsule-size), the largest 128.0 KiB\n",
+    ] {
+        assert!(shown.contains(line), "{line} is missing: {shown}");
+    }
+    let facts: Value =
+        serde_json::from_str(&ok(&cgraph(&place, None, &["inspect", "m.onnx", "--json", "--capsules"])))
+            .unwrap();
+    assert_eq!((&facts["kind"], &facts["onnx"]["inputs"][0]["name"]), (&"onnx".into(), &"x".into()));
+    // What a conversion makes of it.
+    ok(&cgraph(&place, None, &["convert", "m.onnx", "-o", "c.cgraph", "--no-mini"]));
+    let made: Value =
+        serde_json::from_str(&ok(&cgraph(&place, None, &["inspect", "c.cgraph", "--json", "--capsules"])))
+            .unwrap();
+    assert_eq!(facts["capsule_count"], made["capsule_count"]);
+    assert_eq!(facts["encodings"], made["encodings"]);
+    assert_eq!(facts["onnx"], made["model"]["onnx"]);
+    for key in ["id", "inputs", "outputs"] {
+        assert_eq!(facts["capsules"][0][key], made["capsules"][0][key], "{key}");
+    }
+    let names = |facts: &Value| -> Vec<Value> {
+        facts["capsules"][0]["tensors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tensor| tensor["name"].clone())
+            .collect()
+    };
+    assert_eq!(names(&facts), names(&made));
+    assert!(ok(&cgraph(&place, None, &["inspect", "m.onnx", "--yaml"])).contains("tensor_count: 8"));
+}
+
+/// ONNX's checker and the onnxruntime package take what is fetched; the script says how the results are compared.
+#[test]
+fn fetched_capsules_are_models_of_their_own() {
+    let work = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/onnx_submodels.py");
+    let mut command = Command::new(set_up::python());
+    command
+        .arg(script)
+        .arg(env!("CARGO_BIN_EXE_cgraph"))
+        .arg(set_up::folder().join("models"))
+        .arg(work.path());
+    let output = command.output().unwrap();
+    let told = text(&output.stdout);
+    assert!(output.status.success(), "{told}{}", text(&output.stderr));
+    let last = told.lines().last().unwrap_or_default();
+    let light = last.split(", ").find_map(|part| part.strip_suffix(" light")?.parse::<usize>().ok());
+    assert!(last.starts_with("sub-models: 12 models, ") && light > Some(8), "{told}");
+}
+
+#[test]
+fn a_plan_says_what_stays_in_a_budget() {
+    let new = runtime(VARIABLE);
+    // 8 capsules of 2 MiB, in four sessions.
+    let place = Onnx::new(&layers(256, 8));
+    place.converted(8);
+    let bytes: Vec<u8> = (0..256).flat_map(|i| (i as f32 / 256.0).to_le_bytes()).collect();
+    npy::write(&SystemDisk, &place.path("x.npy"), ElementType::Float32, &[1, 256], &bytes).unwrap();
+    let plan = |memory: &str| -> Value {
+        let args = ["plan", "m8.cgraph", "--json", "--memory", memory];
+        serde_json::from_str(&ok(&cgraph(&place, None, &args))).unwrap()
+    };
+    let run = |memory: u64, prepack: &str| {
+        let memory = memory.to_string();
+        let args =
+            ["run", "m8.cgraph", "--input", "x=x.npy", "--json", "--memory", &memory, "--prepack", prepack];
+        cgraph(&place, Some(&new), &args)
+    };
+    let first = plan("1MiB");
+    for (number, prepack) in ["off", "auto", "on"].into_iter().enumerate() {
+        let choice = &first["choices"][number];
+        assert_eq!((&choice["prepack"], &choice["fits"]), (&prepack.into(), &false.into()));
+        let least = choice["smallest_budget_bytes"].as_u64().unwrap();
+        let why = failed(&run(least - 1, prepack));
+        assert!(why.contains(&format!("the smallest possible one is {least} bytes")), "{prepack}: {why}");
+        let whole = choice["whole_budget_bytes"].as_u64().unwrap();
+        for memory in [least, (least + whole) / 2, whole] {
+            let choice = &plan(&memory.to_string())["choices"][number];
+            let report: Value = serde_json::from_str(&ok(&run(memory, prepack))).unwrap();
+            assert_eq!(choice["pinned_bytes"], report["memory"]["pinned_bytes"], "{prepack} {memory}");
+            assert_eq!(choice["pinned_capsules"], report["onnx"]["kept_capsules"], "{prepack} {memory}");
+            assert_eq!(choice["streamed_bytes"], report["capsules"]["streamed_bytes"], "{prepack} {memory}");
+            assert_eq!(choice["streamed_bytes"] == 0, memory == whole, "{prepack} {memory}");
+        }
+    }
+    let on = |key: &str| [0, 2].map(|number| first["choices"][number][key].as_u64().unwrap());
+    let [off, on] = on("smallest_budget_bytes");
+    assert!(on > off + (2 << 20), "{off} {on}");
+    let shown = ok(&cgraph(&place, None, &["plan", "m8.cgraph", "--memory", "1GiB"]));
+    assert!(shown.contains("in 8 capsules") && shown.contains(&format!("{off:>14}")), "{shown}");
+    let why = failed(&cgraph(&place, None, &["plan", "m8.cgraph", "--memory", "1GiB", "--ctx", "64"]));
+    assert!(why.contains("no use for --ctx"), "{why}");
+}
+
+#[test]
+fn numbers_of_half_precision_are_shown() {
+    let new = runtime(VARIABLE);
+    for (element, bits) in [(ElementType::Float16, 0x3e00u16), (ElementType::Bfloat16, 0x3fc0)] {
+        let port = |name: &str| info(name, tensor_type(element, Some(&[-1])));
+        let source =
+            model(vec![node("Identity", &["x"], &["y"], vec![])], vec![port("x")], vec![port("y")], vec![]);
+        let place = Onnx::new(&source);
+        place.converted(1);
+        let bytes: Vec<u8> = [bits, bits | 0x8000].into_iter().flat_map(u16::to_le_bytes).collect();
+        npy::write(&SystemDisk, &place.path("x.npy"), element, &[2], &bytes).unwrap();
+        let shown = ok(&cgraph(&place, Some(&new), &["run", "m1.cgraph", "--input", "x=x.npy"]));
+        assert_eq!(shown, format!("y  {} [2]  1.5, -1.5\n", element.name()));
+    }
+}
+
+#[test]
 fn strings_are_read_and_written() {
     let port = |name: &str| info(name, tensor_type(ElementType::String, Some(&[-1])));
     let source =
@@ -159,13 +284,18 @@ fn without_a_runtime_files_are_opened_and_inspected_and_runs_say_what_is_missing
         "beside this library",
         "beside the program",
         "Python",
+        "of no Python on the path",
         "the system",
+        "pip install \"onnxruntime>=1.18\"",
         VARIABLE,
     ] {
         assert!(why.contains(part), "{part} is missing: {why}");
     }
     let why = failed(&cgraph(&place, Some(&place.path("nothing")), &run));
     assert!(why.contains("the environment variable") && why.contains("nothing (not there)"), "{why}");
+    std::fs::create_dir(place.path("empty")).unwrap();
+    let why = failed(&cgraph(&place, Some(&place.path("empty")), &run));
+    assert!(why.contains("/empty (no libonnxruntime.so in it)") || !cfg!(target_os = "linux"), "{why}");
     let why = failed(&cgraph(&place, None, &[&run[..], &["--onnxruntime", "x.npy"]].concat()));
     assert!(why.contains("the option") && why.contains("x.npy"), "{why}");
 }
@@ -217,15 +347,14 @@ fn a_python_package_is_found_in_its_folders() {
     let library = library.expect("a library");
     std::fs::copy(&library, folder.join(library.file_name().unwrap())).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_cgraph"));
-    command.current_dir(place.0.path()).args(["-v", "run", "m4.cgraph", "--input", "x=x.npy"]);
-    command
-        .env_remove(VARIABLE)
-        .env("PATH", place.0.path())
-        .env("HOME", place.0.path())
-        .env("VIRTUAL_ENV", &venv);
-    let output = command.output().unwrap();
-    ok(&output);
-    assert!(text(&output.stderr).contains("python3.99") || cfg!(windows), "{}", text(&output.stderr));
+    command.current_dir(place.0.path()).args(["run", "m4.cgraph", "--input", "x=x.npy", "--json"]);
+    for variable in [VARIABLE, "CONDA_PREFIX", "LD_LIBRARY_PATH", "PYTHONUSERBASE"] {
+        command.env_remove(variable);
+    }
+    command.env("PATH", place.0.path()).env("HOME", place.0.path()).env("VIRTUAL_ENV", &venv);
+    let report: Value = serde_json::from_str(&ok(&command.output().unwrap())).unwrap();
+    let found = Path::new(report["onnx"]["runtime_path"].as_str().unwrap()).canonicalize().unwrap();
+    assert_eq!(found, folder.join(library.file_name().unwrap()).canonicalize().unwrap());
 }
 
 #[test]
@@ -233,6 +362,19 @@ fn prompts_and_tensors_are_told_apart() {
     let place = place();
     let why = failed(&cgraph(&place, None, &["run", "m4.cgraph", "-p", "Hello"]));
     assert!(why.contains("ONNX model") && why.contains("--input"), "{why}");
+    let run = ["run", "m4.cgraph", "--input", "x=x.npy"];
+    for (args, why) in [
+        (&["--ctx", "64"][..], "--ctx (the inputs' shapes"),
+        (&["--chat"], "--chat (tensors go in"),
+        (&["-n", "8", "--stop", "x"], "-n, --stop (it makes tensors"),
+        (&["--kv-type", "f16"], "--kv-type ("),
+        (&["--processors", "0"], "--processors ("),
+    ] {
+        let said = failed(&cgraph(&place, None, &[&run[..], args].concat()));
+        assert!(said.contains("m4.cgraph: it is an ONNX model") && said.contains(why), "{said}");
+    }
+    let why = failed(&cgraph(&place, None, &["bench", "m4.cgraph", "-p", "16"]));
+    assert!(why.contains("-p (inputs are as long as"), "{why}");
     let why = failed(&cgraph(&place, None, &["run", "m.onnx", "--input", "x=x.npy"]));
     assert!(why.contains("cgraph convert m.onnx -o m.cgraph"), "{why}");
     let why =

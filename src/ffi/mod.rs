@@ -19,6 +19,7 @@ pub mod cancel;
 pub mod capsule;
 pub mod convert;
 pub mod error;
+pub mod export;
 pub mod fetch;
 pub mod generate;
 pub mod group;

@@ -444,6 +444,50 @@ static void cancelled(const capg_model *model) {
     capg_cancel_free(cancel);
 }
 
+/* The model is written back and gives the same; a capsule becomes a model of its own. */
+static void exported(const capg_model *model, const char *path, const char *gguf, const char *work) {
+    const int64_t rounds = 3;
+    feed f;
+    capg_values *values;
+    capg_text *summary;
+    char *back = path_of(work, "back.onnx"), *again = path_of(work, "again.cgraph"), *part = path_of(work, "part.onnx");
+    OK(capg_export(path, strlen(path), back, strlen(back), NULL, &summary, &error));
+    CHECK(text_has(summary, "back.onnx"));
+    OK(capg_inspect(back, strlen(back), 0, &summary, &error));
+    CHECK(text_has(summary, "\"kind\": \"onnx\""));
+    converted(back, again);
+    capg_model *second = opened(again);
+    fill(&f, &rounds);
+    OK(capg_model_run(second, f.values, 4, NULL, 0, NULL, NULL, &values, &error));
+    check_all(values, 1);
+    capg_values_free(values);
+    capg_model_free(second);
+    const char *id;
+    size_t len;
+    OK(capg_model_capsule_id(model, 0, &id, &len, &error));
+    OK(capg_model_export_capsule(model, id, len, part, strlen(part), NULL, NULL, &error));
+    OK(capg_inspect(part, strlen(part), 1, &summary, &error));
+    CHECK(text_has(summary, "\"kind\": \"onnx\""));
+    FAILS(CAPG_ERROR_NOT_FOUND,
+          capg_model_export_capsule(model, "segment.x", 9, part, strlen(part), NULL, &summary, &error));
+    INVALID(capg_model_export_capsule(model, id, len, NULL, 0, NULL, NULL, &error));
+    INVALID(capg_model_export_capsule(NULL, id, len, part, strlen(part), NULL, NULL, &error));
+    INVALID(capg_model_export_capsule(model, id, len, path, strlen(path), NULL, NULL, &error));
+    INVALID(capg_export(path, strlen(path), NULL, 0, NULL, NULL, &error));
+    INVALID(capg_export(path, strlen(path), path, strlen(path), NULL, &summary, &error));
+    FAILS(CAPG_ERROR_MALFORMED, capg_export(gguf, strlen(gguf), back, strlen(back), NULL, NULL, &error));
+    capg_cancel *cancel;
+    OK(capg_cancel_new(&cancel, &error));
+    OK(capg_cancel_trigger(cancel, &error));
+    FAILS(CAPG_ERROR_CANCELLED, capg_export(path, strlen(path), back, strlen(back), cancel, NULL, &error));
+    FAILS(CAPG_ERROR_CANCELLED,
+          capg_model_export_capsule(model, id, len, part, strlen(part), cancel, NULL, &error));
+    capg_cancel_free(cancel);
+    free(part);
+    free(again);
+    free(back);
+}
+
 static void *run_many(void *model) {
     const int64_t rounds = 3;
     feed f;
@@ -496,6 +540,7 @@ int main(int argc, char **argv) {
     runs(model);
     wrong_runs(model);
     cancelled(model);
+    exported(model, path, argv[4], argv[2]);
     other_kind(model, argv[4], argv[2]);
     capg_model_free(model);
     lifetimes(path);

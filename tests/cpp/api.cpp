@@ -195,6 +195,10 @@ void wrong_tensors(const cg::Model &model, const std::vector<float> &x) {
 
 void tensors(const std::string &folder) {
     const cg::Model model = cg::Model::open(at(folder, "onnx.cgraph"));
+    CHECK(cg::export_onnx(at(folder, "onnx.cgraph"), at(folder, "back.onnx")).find("back.onnx") != std::string::npos);
+    CHECK(cg::inspect(at(folder, "back.onnx")).find("\"kind\": \"onnx\"") != std::string::npos);
+    CHECK(model.export_capsule(model.capsule_id(0), at(folder, "part.onnx")).find("part.onnx") != std::string::npos);
+    CHECK(throws(cg::Status::not_found, [&] { model.export_capsule("absent", at(folder, "part.onnx")); }));
     const auto inputs = model.inputs();
     CHECK(inputs.size() == 5 && model.outputs().size() == 7);
     CHECK(inputs[0].name() == "x" && inputs[0].element() == cg::Element::float32 && inputs[0].has_shape());

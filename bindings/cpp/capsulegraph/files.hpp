@@ -1,4 +1,4 @@
-/// Jobs on files: convert, split, verify, inspect.
+/// Jobs on files: convert, split, verify, inspect, export.
 #ifndef CAPSULEGRAPH_FILES_HPP
 #define CAPSULEGRAPH_FILES_HPP
 
@@ -184,9 +184,16 @@ inline Result<Verdict> try_verify(std::string_view path, const VerifyOptions &op
     });
 }
 
-/// The facts of a .cgraph file or a GGUF model as a JSON object, with details every capsule too.
+/// The facts of a .cgraph file, a GGUF model or an ONNX model as a JSON object, with details every capsule too.
 inline Result<std::string> try_inspect(std::string_view path, bool details = false) {
     return detail::text(capg_inspect, path.data(), path.size(), std::uint32_t{details});
+}
+
+/// Writes the ONNX model again that a full file was converted from. Gives a JSON object about the files written.
+inline Result<std::string> try_export_onnx(std::string_view source, std::string_view target, const Cancel *cancel = nullptr) {
+    const auto flag = detail::optional(cancel);
+    if (!flag) return *flag.error();
+    return detail::text(capg_export, source.data(), source.size(), target.data(), target.size(), *flag);
 }
 
 #if CAPSULEGRAPH_EXCEPTIONS
@@ -198,6 +205,9 @@ inline std::string split(std::string_view full, std::string_view mini = {}, cons
 }
 inline Verdict verify(std::string_view path, const VerifyOptions &options = {}) { return try_verify(path, options).value(); }
 inline std::string inspect(std::string_view path, bool details = false) { return try_inspect(path, details).value(); }
+inline std::string export_onnx(std::string_view source, std::string_view target, const Cancel *cancel = nullptr) {
+    return try_export_onnx(source, target, cancel).value();
+}
 #endif
 
 } // namespace capsulegraph

@@ -212,6 +212,13 @@ public:
     Result<void> try_prefetch(Span<const std::size_t> capsules) const {
         return call(capg_model_prefetch, capsules.data(), capsules.size());
     }
+    /// Writes what a capsule of an ONNX model computes as an ONNX model of its own, in mode fast as the mini has it. Gives a JSON
+    /// object about the files written.
+    Result<std::string> try_export_capsule(std::string_view id, std::string_view target, const Cancel *cancel = nullptr) const {
+        const auto flag = detail::optional(cancel);
+        if (!flag) return *flag.error();
+        return text(capg_model_export_capsule, id.data(), id.size(), target.data(), target.size(), *flag);
+    }
 
 #if CAPSULEGRAPH_EXCEPTIONS
     static Model open(std::string_view path, const ModelOptions &options = {}) { return try_open(path, options).value(); }
@@ -252,6 +259,9 @@ public:
         return try_fetch_begin(ids, layout).value();
     }
     void prefetch(Span<const std::size_t> capsules) const { try_prefetch(capsules).value(); }
+    std::string export_capsule(std::string_view id, std::string_view target, const Cancel *cancel = nullptr) const {
+        return try_export_capsule(id, target, cancel).value();
+    }
 #endif
 
 private:

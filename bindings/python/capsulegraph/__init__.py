@@ -29,7 +29,7 @@ from .errors import (
     NotFoundError,
     UnsupportedError,
 )
-from .files import convert, inspect, split, verify
+from .files import convert, export_onnx, inspect, split, verify
 from .group import Group, Part
 from .model import Model
 from .session import Generation, Session
@@ -72,6 +72,7 @@ __all__ = [
     "Tensor",
     "UnsupportedError",
     "convert",
+    "export_onnx",
     "inspect",
     "split",
     "verify",

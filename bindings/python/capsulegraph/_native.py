@@ -470,6 +470,10 @@ FUNCTIONS: Dict[str, Tuple[Any, List[Any]]] = {
     "fetch_take": (u32, [handle, size, pointer(handle), pointer(handle)]),
     "model_prefetch": (u32, [handle, pointer(size), size, pointer(handle)]),
     "fetch_free": (None, [handle]),
+    "export": (u32, [text, size, text, size, handle, pointer(handle), pointer(handle)]),
+    "model_export_capsule": (u32, [
+        handle, text, size, text, size, handle, pointer(handle), pointer(handle)
+    ]),
 }
 
 

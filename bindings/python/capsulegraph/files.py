@@ -1,4 +1,4 @@
-"""Work on files: convert, split, verify, inspect."""
+"""Work on files: convert, split, verify, inspect, export."""
 
 import json
 from ctypes import byref, c_size_t
@@ -214,7 +214,18 @@ def verify(
 
 
 def inspect(path: Path, *, details: bool = False) -> Dict[str, Any]:
-    """The facts of a .cgraph or GGUF file; with details every capsule."""
+    """The facts of a .cgraph, GGUF or ONNX file; with details every capsule."""
     name, report = path_bytes(path), TextHandle()
     call(lib.capg_inspect, name, len(name), bool(details), byref(report))
     return json.loads(text_of(report))
+
+
+def export_onnx(source: Path, target: Path, *, cancel: Optional[Cancel] = None) -> Dict[str, Any]:
+    """Writes the ONNX model again that a full file was converted from; says which files."""
+    full, model, summary = path_bytes(source), path_bytes(target), TextHandle()
+
+    def work(token: Any) -> None:
+        call(lib.capg_export, full, len(full), model, len(model), token, byref(summary))
+
+    interruptible(work, cancel)
+    return json.loads(text_of(summary))

@@ -88,6 +88,21 @@ class Running(unittest.TestCase):
             np.testing.assert_array_equal(tensors._unpacked(packed, array.shape, element), array)
         self.assertEqual(tensors._packed(np.array([1, 2], np.uint8), 4).tolist(), [0x21])
 
+    def test_models_are_written_back(self):
+        x = np.sin(np.arange(128, dtype=np.float32)).reshape(2, 64)
+        full = onnx("loop", 100)
+        back, part, again = (full.with_name(f"written.{end}") for end in ("onnx", "part.onnx", "cgraph"))
+        self.assertEqual(cg.export_onnx(full, back)["path"], str(back))
+        self.assertEqual(cg.inspect(back)["kind"], "onnx")
+        cg.convert(back, again, mini=False)
+        with cg.Model(full) as model, cg.Model(again) as second:
+            self.assertEqual(model.export_capsule(model.capsule_ids[0], part)["path"], str(part))
+            self.assertEqual(cg.inspect(part)["kind"], "onnx")
+            with self.assertRaises(cg.NotFoundError):
+                model.export_capsule("absent", part)
+            wanted, found = (opened.run({"input": x}) for opened in (model, second))
+            np.testing.assert_allclose(found["final"], wanted["final"], rtol=1e-5, atol=1e-6)
+
     def test_what_is_refused(self):
         x = np.zeros((1, 4), np.float32)
         for given, error, text in (

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use capsulegraph::container::disk::SystemDisk;
-use capsulegraph::convert::onnx::export::{ExportOptions, export_capsule};
+use capsulegraph::convert::onnx::export::{ExportOptions, export_served};
 use capsulegraph::convert::onnx::write::WrittenModel;
 use capsulegraph::pool::CancelToken;
 use capsulegraph::store::fetch_files::{DESCRIPTION, safe_name};
@@ -49,17 +49,17 @@ pub fn fetch(args: FetchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failu
     ui::print(&text)
 }
 
-/// Of a capsule of an ONNX model: writes what it computes as a model of its own.
+/// Of a capsule of an ONNX model: writes what it computes as a model of its own; in mode fast as the mini holds it.
 fn sub_model(
     store: &Store,
     capsule: &str,
     directory: &Path,
     cancel: &CancelToken,
 ) -> Result<Option<WrittenModel>, Failure> {
-    let Some(full) = store.full().filter(|full| full.contents().manifest.model.onnx.is_some()) else {
+    if store.manifest().model.onnx.is_none() {
         return Ok(None);
-    };
+    }
     let target = directory.join(format!("{}.onnx", safe_name(capsule)));
     let options = ExportOptions { cancel: Some(cancel.clone()), ..ExportOptions::default() };
-    Ok(Some(export_capsule(full, capsule, &target, &options, &mut |_, _| {})?))
+    Ok(Some(export_served(store, capsule, &target, &options, &mut |_, _| {})?))
 }

@@ -12,6 +12,7 @@ use super::proto::{
     Dimension, GraphProto, ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, dimension,
     type_proto,
 };
+use super::ranks::Ranks;
 use super::types::Types;
 use super::wire;
 use super::write::{MAX_INLINE, Part, Sink, WrittenModel, data_path, take_weights, write_model};
@@ -24,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::graph::element::ElementType;
 use crate::pool::CancelToken;
 use crate::store::mapped::MappedFile;
+use crate::store::{Mode, Store};
 
 /// Bytes that are read and written at a time.
 const PIECE: u64 = 1 << 20;
@@ -65,10 +67,25 @@ pub fn export(
     written(&file, whole(head, &file)?, target, options, progress)
 }
 
-/// Writes capsule `id` of `file`, a full one, as a model of its own, its shared weights included.
+/// Writes capsule `id` as a model of its own, as the store's mode serves it.
 ///
 /// # Errors
-/// [`Error::NotFound`] where there is no such capsule; those of [`export`].
+/// Those of [`export_capsule`].
+pub fn export_served(
+    store: &Store,
+    id: &str,
+    target: &Path,
+    options: &ExportOptions,
+    progress: &mut ProgressFn<'_>,
+) -> Result<WrittenModel> {
+    let file = store.full().filter(|_| store.mode() != Mode::Fast).unwrap_or(store.primary());
+    export_capsule(file, id, target, options, progress)
+}
+
+/// Writes capsule `id` of `file` as a model of its own, its shared weights included; of a mini as that holds it.
+///
+/// # Errors
+/// [`Error::NotFound`] where there is no such capsule, or a mini only links a weight of it; those of [`export`].
 pub fn export_capsule(
     file: &MappedFile,
     id: &str,
@@ -83,17 +100,23 @@ pub fn export_capsule(
     let capsule = file.contents().manifest.capsule(id);
     let capsule =
         capsule.ok_or_else(|| Error::NotFound(format!("{}: there is no capsule {id}", file.name())))?;
-    let mut types = Types::default();
-    types.learn(head.graph.as_ref().unwrap_or(&GraphProto::default()));
+    let (mut types, mut ranks) = (Types::default(), Ranks::default());
+    let mut learn = |graph: &GraphProto| {
+        types.learn(graph);
+        ranks.learn(graph);
+    };
+    learn(head.graph.as_ref().unwrap_or(&GraphProto::default()));
     for before in &file.contents().manifest.capsules {
-        types.learn(&graph_of(file, before)?);
+        learn(&graph_of(file, before)?);
         if before.id == id {
             break;
         }
     }
     let mut graph = graph_of(file, capsule)?;
-    types.fill(&mut graph.input);
-    types.fill(&mut graph.output);
+    for ports in [&mut graph.input, &mut graph.output] {
+        types.fill(ports);
+        ranks.fill(ports);
+    }
     let model = sub_model(&head, graph);
     written(file, model, target, options, progress)
 }
@@ -151,21 +174,28 @@ fn place_of<'a>(
     let found = || {
         let capsule = file.contents().manifest.capsule(entry("location")?)?;
         let tensor = capsule.tensors.iter().find(|t| t.name == weight.name())?;
-        let plane = tensor.planes.first()?;
+        let Some(plane) = tensor.planes.first() else { return Some(Err(capsule)) };
         let agrees = entry("offset") == Some(plane.offset.to_string().as_str())
             && entry("length") == Some(plane.len.to_string().as_str())
             && ElementType::from_onnx(weight.data_type()).map(ElementType::name)
                 == Some(tensor.encoding.as_str())
             && weight.dims.iter().map(|d| u64::try_from(*d).ok()).eq(tensor.shape.iter().map(|d| Some(*d)));
         let offset = capsule.extent?.offset.checked_add(plane.offset)?;
-        agrees.then_some((capsule, tensor, plane, offset))
+        agrees.then_some(Ok((capsule, tensor, plane, offset)))
     };
-    found().ok_or_else(|| {
-        Error::malformed(
+    match found() {
+        Some(Ok(place)) => Ok(place),
+        Some(Err(capsule)) => Err(Error::NotFound(format!(
+            "{}: capsule {}: tensor {} is not stored in this file (a mini only links it: its full file is needed)",
+            file.name(),
+            capsule.id,
+            weight.name()
+        ))),
+        None => Err(Error::malformed(
             file.name(),
             format!("no capsule stores the weight {} as it is used; convert the model again", weight.name()),
-        )
-    })
+        )),
+    }
 }
 
 /// A weight of a capsule's graph with its data.

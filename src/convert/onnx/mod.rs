@@ -11,6 +11,7 @@ pub mod import;
 pub mod join;
 mod ports;
 pub mod proto;
+mod ranks;
 pub mod segment;
 pub mod source;
 pub mod subgraph;
