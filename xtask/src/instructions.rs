@@ -16,8 +16,9 @@ use crate::shell::{Outcome, cache, capture, cargo, root};
 
 /// Where the counts are kept.
 const FILE: &str = "benches/instructions.json";
-/// How far a count may be off.
-const TOLERANCE: f64 = 0.05;
+/// How far a count may be off. The folder of the checkout is part of the names by which the compiler divides its work,
+/// and what it inlines differs with it: one kernel had 6% more instructions in another folder.
+const TOLERANCE: f64 = 0.08;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Counts {
@@ -153,10 +154,10 @@ mod tests {
     #[test]
     fn a_few_percent_are_a_finding_in_either_direction() {
         let wanted = counts("1.0", &[("a", 1000), ("b", 1000), ("c", 1000), ("gone", 1)]);
-        let found = counts("1.1", &[("a", 1049), ("b", 1051), ("c", 949), ("new", 1)]);
+        let found = counts("1.1", &[("a", 1079), ("b", 1081), ("c", 919), ("new", 1)]);
         let verdict = compare(&wanted, &found);
         assert_eq!((verdict.good, verdict.bad.len()), (1, 4));
-        assert!(verdict.bad[0].contains("+5.1%") && verdict.bad[0].contains("1.0 wrote the file"));
+        assert!(verdict.bad[0].contains("+8.1%") && verdict.bad[0].contains("1.0 wrote the file"));
         assert!(compare(&wanted, &wanted).bad.is_empty());
     }
 }
