@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::setup;
 use crate::shell::{Outcome, cache, capture, cargo, root};
+use crate::verdict::Verdict;
 
 /// Where the counts are kept.
 const FILE: &str = "benches/instructions.json";
@@ -26,13 +27,6 @@ struct Counts {
     rustc: String,
     /// Instructions by kernel.
     counts: BTreeMap<String, u64>,
-}
-
-/// Kernels that were counted and those whose counts are off, each with a reason.
-#[derive(Debug, Default)]
-pub struct Verdict {
-    pub good: u64,
-    pub bad: Vec<String>,
 }
 
 /// Counts and compares. Elsewhere than on x86-64 there is nothing to count.
@@ -50,12 +44,7 @@ pub fn check() -> Outcome<Verdict> {
 /// Counts, compares, and says what is off.
 pub fn run() -> Outcome {
     setup::programs()?;
-    let Verdict { good, bad } = check()?;
-    if bad.is_empty() {
-        println!("instruction counts: {good} hold");
-        return Ok(());
-    }
-    Err(format!("instruction counts: {good} hold, {} do not:\n  {}", bad.len(), bad.join("\n  ")))
+    check()?.conclude("instruction counts")
 }
 
 /// Rewrites the file.
@@ -77,15 +66,15 @@ fn compare(wanted: &Counts, found: &Counts) -> Verdict {
         match off {
             Some(off) if off.abs() <= TOLERANCE => verdict.good += 1,
             Some(off) => verdict.bad.push(format!(
-                "instructions of {name}: {count}, {:+.1}% off {FILE}{compilers}; if that is meant: cargo xtask bless",
+                "{name}: {count}, {:+.1}% off {FILE}{compilers}; if that is meant: cargo xtask bless",
                 100.0 * off
             )),
-            None => verdict.bad.push(format!("instructions of {name}: not in {FILE}; run: cargo xtask bless")),
+            None => verdict.bad.push(format!("{name}: not in {FILE}; run: cargo xtask bless")),
         }
     }
     let gone = wanted.counts.keys().filter(|name| !found.counts.contains_key(*name));
     verdict.bad.extend(
-        gone.map(|name| format!("instructions of {name}: no longer counted; run: cargo xtask bless")),
+        gone.map(|name| format!("{name}: no longer counted; run: cargo xtask bless")),
     );
     verdict
 }

@@ -13,6 +13,7 @@ mod setup;
 mod shell;
 mod soak;
 mod test;
+mod verdict;
 mod wheel;
 
 use std::process::ExitCode;

@@ -6,9 +6,11 @@ use std::process::{Command, Stdio};
 use crate::aarch64;
 use crate::instructions;
 use crate::onnx;
+use crate::package;
 use crate::setup;
 use crate::shell::{self, Outcome, cargo, root};
 use crate::soak;
+use crate::verdict::Verdict;
 use crate::wheel;
 
 /// How long each soak lasts here; `cargo xtask soak` takes ten minutes.
@@ -57,7 +59,8 @@ pub fn run() -> Outcome {
     for mut soak in soak::runners(SOAK_SECONDS)? {
         count(soak.name, &mut soak.command, &mut total, &mut failures)?;
     }
-    count_instructions(&mut total, &mut failures);
+    count_checks("package", package::check, &mut total, &mut failures);
+    count_checks("instruction counts", instructions::check, &mut total, &mut failures);
     println!();
     for failure in &failures {
         println!("failed: {failure}");
@@ -69,18 +72,18 @@ pub fn run() -> Outcome {
     Ok(())
 }
 
-/// Each kernel counts as a test.
-fn count_instructions(total: &mut Counts, failures: &mut Vec<String>) {
-    println!("$ instruction counts");
-    match instructions::check() {
+/// Counts each check as a test.
+fn count_checks(name: &str, check: fn() -> Outcome<Verdict>, total: &mut Counts, failures: &mut Vec<String>) {
+    println!("$ {name}");
+    match check() {
         Ok(verdict) => {
-            println!("instruction counts: {} hold, {} do not", verdict.good, verdict.bad.len());
+            println!("{name}: {} passed, {} failed", verdict.good, verdict.bad.len());
             total.passed += verdict.good;
             total.failed += verdict.bad.len() as u64;
-            failures.extend(verdict.bad);
+            failures.extend(verdict.bad.into_iter().map(|why| format!("{name}: {why}")));
         }
         // The tests' own results are worth printing even so.
-        Err(message) => failures.push(format!("instruction counts: {message}")),
+        Err(message) => failures.push(format!("{name}: {message}")),
     }
 }
 
