@@ -22,8 +22,6 @@ pub const ZERO_COPY_MINOR: u32 = 31;
 pub struct Loaded {
     /// Where it was found; a bare file name where the system's loader found it.
     pub path: PathBuf,
-    /// How it was found.
-    pub found: &'static str,
     /// The version that it gives of itself, as "1.31.1".
     pub version: String,
 }
@@ -60,7 +58,7 @@ pub fn load(named: Option<&Path>) -> Result<Loaded> {
         };
         match load_file(&path) {
             Ok(version) => {
-                let found = Loaded { path, found: place.what, version };
+                let found = Loaded { path, version };
                 *loaded = Some(found.clone());
                 return Ok(found);
             }
@@ -75,12 +73,6 @@ pub fn load(named: Option<&Path>) -> Result<Loaded> {
         }
     }
     Err(tried.error())
-}
-
-/// The library that is loaded, where one is.
-#[must_use]
-pub fn loaded() -> Option<Loaded> {
-    LOADED.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 fn same_again(loaded: &Loaded, named: Option<&Path>) -> Result<Loaded> {
@@ -233,7 +225,11 @@ fn own_folder() -> Option<PathBuf> {
     }
     // SAFETY: dladdr gives a NUL-terminated string that lives as long as the library, which is running.
     let name = unsafe { std::ffi::CStr::from_ptr(info.dli_fname) };
-    let path = absolute(PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes())));
+    let path = PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes()));
+    // Of the program itself it is the name by which the shell called it. One without a folder was found along the path: taken as
+    // relative it would lead to the working directory, where anybody may have put a library.
+    let is_named_only = path.components().count() < 2 && !path.is_absolute();
+    let path = if is_named_only { env::current_exe().ok()? } else { absolute(path) };
     path.parent().map(Path::to_owned)
 }
 

@@ -98,7 +98,8 @@ class Chain:
         found = self.run(inputs)
         for name, value in wanted.items():
             off = distance(value, found[name])
-            if off > 1e-5:
+            # What is no number is not within it.
+            if not off <= 1e-5:
                 self.problems.append(f"output {name} is off by {off}")
 
 

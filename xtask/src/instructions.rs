@@ -73,9 +73,7 @@ fn compare(wanted: &Counts, found: &Counts) -> Verdict {
         }
     }
     let gone = wanted.counts.keys().filter(|name| !found.counts.contains_key(*name));
-    verdict.bad.extend(
-        gone.map(|name| format!("{name}: no longer counted; run: cargo xtask bless")),
-    );
+    verdict.bad.extend(gone.map(|name| format!("{name}: no longer counted; run: cargo xtask bless")));
     verdict
 }
 
