@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::api::{Runtime, Session, SessionSettings};
-use super::measure::{anonymous_bytes, return_free_memory};
 use super::raw::RawType;
 use super::submodel::{Head, Part};
 use super::wiring::{Unit, Wiring};
 use crate::error::{Error, Result};
 use crate::store::Store;
+use crate::store::os::{anonymous_bytes, return_free_memory};
 
 /// Memory of a session beside copies of weights and what it makes of its graph, at most.
 const OVERHEAD: u64 = 4 << 20;
