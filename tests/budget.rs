@@ -534,6 +534,21 @@ fn parts_of_a_model_give_the_bits_of_the_whole() {
     }
 }
 
+#[test]
+fn a_model_that_is_open_can_be_renamed() {
+    let files = Converted::new(&shape("q8_0", true));
+    let (path, other, tokens) = (files.path("m.cgraph"), files.path("other.cgraph"), files.tokens(20));
+    let expected = bits(&mut session(&open(&path, None, 1).unwrap(), 4).unwrap(), &tokens);
+    let budget = Budget::new(smallest_budget(&path) + std::fs::metadata(&path).unwrap().len() / 4);
+    for budget in [None, Some(&budget)] {
+        let model = open(&path, budget, 2).unwrap();
+        std::fs::rename(&path, &other).unwrap();
+        assert!(bits(&mut session(&model, 4).unwrap(), &tokens) == expected);
+        drop(model);
+        std::fs::rename(&other, &path).unwrap();
+    }
+}
+
 /// Bytes of the mapping of `path` that are in this process's memory.
 #[cfg(target_os = "linux")]
 fn resident(path: &Path) -> u64 {

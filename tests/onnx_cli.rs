@@ -164,6 +164,7 @@ fn a_model_that_is_not_converted_is_inspected() {
 }
 
 /// ONNX's checker and the onnxruntime package take what is fetched; the script says how the results are compared.
+#[cfg(unix)] // it starts a Python of the system that the tests are built on
 #[test]
 fn fetched_capsules_are_models_of_their_own() {
     let work = tempfile::tempdir().unwrap();

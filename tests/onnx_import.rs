@@ -486,6 +486,7 @@ fn weights_are_fetched_as_arrays() {
 
 /// Converts and exports every model that tests/tools/onnx_models.py writes, and lets it compare what ONNX Runtime makes of
 /// the source, of what was exported, and of the chain of all capsules as models of their own.
+#[cfg(unix)] // it starts a Python of the system that the tests are built on
 #[test]
 fn models_give_the_same_before_and_after() {
     let python = std::env::var_os("CAPSULEGRAPH_TEST_PYTHON").expect(

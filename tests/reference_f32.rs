@@ -2,6 +2,8 @@
 //! (tests/tools/reference_f32.py: numpy, and the PyPI package `gguf` for every byte of the models).
 //!
 //! Needs a Python with `gguf` and `numpy` in CAPSULEGRAPH_TEST_PYTHON; `cargo xtask test` makes one and sets it.
+// It starts a Python of the system that the tests are built on.
+#![cfg(unix)]
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};

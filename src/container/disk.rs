@@ -5,10 +5,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use super::os;
 use super::paths::{directory_of, file_to_write, refuse_other_than_file};
 use crate::error::{Error, Result};
 
@@ -165,7 +166,7 @@ impl ReadAt for FileSource {
             return Err(ends_early(self.len, offset, buf.len()));
         }
         let len = buf.len();
-        file_read_exact_at(&self.file, self.offset + offset, buf).map_err(|e| {
+        os::read_exact_at(&self.file, self.offset + offset, buf).map_err(|e| {
             match (e.kind(), self.file.metadata()) {
                 (io::ErrorKind::UnexpectedEof, Ok(meta)) => ends_early(meta.len(), self.offset + offset, len),
                 _ => e,
@@ -188,28 +189,6 @@ impl ReadAt for FileSource {
     fn path(&self) -> Option<&Path> {
         self.whole.then_some(self.path.as_path())
     }
-}
-
-#[cfg(unix)]
-fn file_read_exact_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buf, offset)
-}
-
-#[cfg(windows)]
-fn file_read_exact_at(file: &File, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
-    use std::os::windows::fs::FileExt;
-    while !buf.is_empty() {
-        match file.seek_read(buf, offset) {
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read past the end")),
-            Ok(n) => {
-                buf = &mut buf[n..];
-                offset += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }
 
 /// Bytes in memory as a source, for tests and for models that a host already holds.
@@ -335,6 +314,8 @@ struct AtomicFile {
     temporary: PathBuf,
     target: PathBuf,
     renamed: bool,
+    /// Whether the file was lent to a reader: on some systems reading at a position moves the one that is written at.
+    lent: AtomicBool,
 }
 
 impl AtomicFile {
@@ -347,7 +328,15 @@ impl AtomicFile {
         let (file, temporary) = create_temporary(&target, &temporary_name)?;
         // Says to `remove_abandoned` that the file is in use. Where locks do not exist nothing is ever removed.
         let _ = file.try_lock();
-        Ok(Self { file: Some(file), syncer: None, unsynced: 0, temporary, target, renamed: false })
+        Ok(Self {
+            file: Some(file),
+            syncer: None,
+            unsynced: 0,
+            temporary,
+            target,
+            renamed: false,
+            lent: AtomicBool::new(false),
+        })
     }
 
     /// Closes every handle: some systems rename and remove closed files only.
@@ -371,7 +360,13 @@ impl AtomicFile {
 
 impl WriteFile for AtomicFile {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.with_file("write", |file| file.write_all(bytes))?;
+        let lent = self.lent.load(Ordering::Relaxed);
+        self.with_file("write", |file| {
+            if lent {
+                file.seek(SeekFrom::End(0))?;
+            }
+            file.write_all(bytes)
+        })?;
         self.unsynced += bytes.len() as u64;
         if self.unsynced >= SYNC_STEP {
             self.unsynced = 0;
@@ -397,6 +392,7 @@ impl WriteFile for AtomicFile {
         let Some(file) = &self.file else {
             return Err(Error::Internal("a committed file was read".into()));
         };
+        self.lent.store(true, Ordering::Relaxed);
         // The same open file: on some systems the lock keeps out everybody who opens it anew.
         let again = file.try_clone().and_then(|file| Ok((file.metadata()?.len(), file)));
         let (len, file) = again.map_err(|e| Error::io("read", &self.target, e))?;
@@ -407,9 +403,8 @@ impl WriteFile for AtomicFile {
         self.end_syncer()?;
         self.with_file("sync", |file| file.sync_all())?;
         self.close();
-        fs::rename(&self.temporary, &self.target).map_err(|e| Error::io("replace", &self.target, e))?;
+        os::replace(&self.temporary, &self.target).map_err(|e| Error::io("replace", &self.target, e))?;
         self.renamed = true;
-        sync_directory(&self.target);
         Ok(())
     }
 }
@@ -422,18 +417,6 @@ impl Drop for AtomicFile {
             let _ = fs::remove_file(&self.temporary);
         }
     }
-}
-
-/// Makes the rename itself durable where the system allows it; the data is synced either way.
-fn sync_directory(target: &Path) {
-    #[cfg(unix)]
-    {
-        if let Ok(dir) = File::open(directory_of(target)) {
-            let _ = dir.sync_all();
-        }
-    }
-    #[cfg(not(unix))]
-    let _ = target;
 }
 
 #[cfg(test)]
@@ -481,8 +464,9 @@ mod tests {
         assert_eq!((&found, source.len(), source.path()), (b"yurs", 4, Some(target.as_path())));
         assert!(!target.exists());
         drop(source);
+        file.append(b"!").unwrap_or_else(fault);
         file.commit().unwrap_or_else(fault);
-        assert_eq!(fs::read(&target).ok(), Some(b"yurs".to_vec()));
+        assert_eq!(fs::read(&target).ok(), Some(b"yurs!".to_vec()));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod disk;
 pub mod header;
 pub mod manifest;
 pub mod npy;
+mod os;
 pub mod paths;
 pub mod reader;
 pub mod writer;

@@ -4,6 +4,7 @@ use std::fs::{self, FileType};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::os;
 use crate::error::{Error, Result};
 
 /// Symbolic links that are followed in a row, as many as Linux follows.
@@ -45,6 +46,12 @@ pub fn refuse_overwriting(inputs: &[&Path], outputs: &[&Path]) -> Result<()> {
         return Err(Error::InvalidArgument(format!("{} {wrong}", output.display())));
     }
     Ok(())
+}
+
+/// Whether a path says more to the system than which file in which folder.
+#[must_use]
+pub fn says_more(path: &str) -> bool {
+    path.contains(os::SPECIAL)
 }
 
 /// Why something of this type can be neither read nor replaced as a file.

@@ -13,6 +13,7 @@ use ort::sys;
 
 use super::arena::Arena;
 use super::library::{self, Loaded, ZERO_COPY_MINOR};
+use super::os;
 use super::raw::{RawValue, TypeInfo};
 use crate::error::{Error, Result};
 use crate::store::mapped::SharedBytes;
@@ -344,7 +345,7 @@ impl<'a> Options<'a> {
             return Ok(());
         }
         let names: Vec<Vec<sys::os_char>> =
-            regions.iter().map(|region| system_string(&region.name)).collect();
+            regions.iter().map(|region| os::runtime_string(&region.name)).collect();
         let pointers: Vec<*const sys::os_char> = names.iter().map(|name| name.as_ptr()).collect();
         // The runtime takes them as changeable and changes none: they are pages that cannot be written.
         let buffers: Vec<*mut c_char> =
@@ -362,18 +363,6 @@ impl<'a> Options<'a> {
             )
         })
     }
-}
-
-/// A file name as the runtime wants one, NUL-terminated.
-#[cfg(not(windows))]
-fn system_string(text: &str) -> Vec<sys::os_char> {
-    text.bytes().chain([0]).map(|byte| byte as sys::os_char).collect()
-}
-
-/// A file name as the runtime wants one, NUL-terminated.
-#[cfg(windows)]
-fn system_string(text: &str) -> Vec<sys::os_char> {
-    text.encode_utf16().chain([0]).collect()
 }
 
 /// Names as C strings.

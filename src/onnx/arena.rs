@@ -5,13 +5,15 @@
 //! never more than what was in use at once at most.
 
 use std::cell::{Cell, UnsafeCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::sys;
+
+use crate::store::os::touched_bytes;
 
 /// Bytes before a block that hold its length; blocks are aligned as the runtime's own are.
 const HEADER: usize = 64;
@@ -58,6 +60,8 @@ impl Drop for Opened {
 pub(super) struct Meter {
     now: AtomicU64,
     most: AtomicU64,
+    /// Where the large blocks among them are, and their lengths, where that is wanted.
+    large: Option<Mutex<HashMap<usize, usize>>>,
 }
 
 thread_local! {
@@ -66,6 +70,20 @@ thread_local! {
 }
 
 impl Meter {
+    /// One that can tell what of it is in memory: the runtime asks for room for weights that it then leaves.
+    pub fn that_looks() -> Self {
+        Self { large: Some(Mutex::default()), ..Self::default() }
+    }
+
+    /// Bytes in use that are in memory, of one that looks; else all.
+    pub fn touched(&self) -> u64 {
+        let Some(large) = &self.large else { return self.now() };
+        let large = large.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked: u64 = large.values().map(|len| *len as u64).sum();
+        let touched: u64 = large.iter().map(|(at, len)| touched_bytes(*at as *const u8, *len)).sum();
+        self.now().saturating_sub(asked).saturating_add(touched)
+    }
+
     /// Counts what this thread asks for in `work`. Threads that help it ask for nothing that lasts.
     pub fn count<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
         struct Restored(*const Meter);
@@ -79,7 +97,7 @@ impl Meter {
     }
 
     /// Bytes that are in use.
-    pub fn now(&self) -> u64 {
+    fn now(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
     }
 
@@ -88,9 +106,19 @@ impl Meter {
         self.most.load(Ordering::Relaxed)
     }
 
-    fn add(&self, bytes: u64) {
-        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    fn add(&self, block: *mut u8, len: usize) {
+        let now = self.now.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
         self.most.fetch_max(now, Ordering::Relaxed);
+        if let Some(large) = self.large.as_ref().filter(|_| len >= KEPT) {
+            large.lock().unwrap_or_else(PoisonError::into_inner).insert(block.addr(), len);
+        }
+    }
+
+    fn take(&self, block: *mut u8, len: usize) {
+        self.now.fetch_sub(len as u64, Ordering::Relaxed);
+        if let Some(large) = self.large.as_ref().filter(|_| len >= KEPT) {
+            large.lock().unwrap_or_else(PoisonError::into_inner).remove(&block.addr());
+        }
     }
 }
 
@@ -215,7 +243,7 @@ impl Arena {
         if !meter.is_null() {
             // SAFETY: the header owned a count of it.
             let meter = unsafe { Arc::from_raw(meter) };
-            meter.now.fetch_sub(len as u64, Ordering::Relaxed);
+            meter.take(block.0, len);
         }
         if kind == Kind::Weights {
             return self.give_back(block);
@@ -287,7 +315,7 @@ fn begin(block: *mut u8, len: usize, kind: Kind) -> *mut c_void {
     unsafe {
         if let Some(counting) = meter.as_ref() {
             Arc::increment_strong_count(meter);
-            counting.add(len as u64);
+            counting.add(block, len);
         }
         block.cast::<Header>().write(Header { len, kind, meter });
         block.add(HEADER).cast()

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::os;
 use crate::error::{Error, Result};
 
 /// Names a library file, or a folder that holds one.
@@ -115,7 +116,7 @@ impl Tried {
              (on Linux the packages hold the library from 1.19 on), or from the releases of ONNX Runtime; it is found in the \
              package, beside the program, or where the option (--onnxruntime PATH) or the environment variable {VARIABLE} \
              says",
-            file_name(),
+            os::FILE_NAME,
             self.lines
         );
         if self.too_old { Error::Unsupported(text) } else { Error::NotFound(text) }
@@ -125,22 +126,11 @@ impl Tried {
 /// Why there is no library at a path.
 fn absence(path: &Path) -> String {
     if path.is_dir() {
-        format!("no {} in it", file_name())
+        format!("no {} in it", os::FILE_NAME)
     } else if path.is_relative() {
         "of no Python on the path, of no active environment and not of the user".to_owned()
     } else {
         "not there".to_owned()
-    }
-}
-
-/// The library's file name on this system.
-fn file_name() -> &'static str {
-    if cfg!(windows) {
-        "onnxruntime.dll"
-    } else if cfg!(target_vendor = "apple") {
-        "libonnxruntime.dylib"
-    } else {
-        "libonnxruntime.so"
     }
 }
 
@@ -155,7 +145,7 @@ fn places(named: Option<&Path>) -> Vec<Place> {
     }
     let place = |what| move |path| Place { what, path, named: false };
     let mut all = Vec::new();
-    all.extend(own_folder().map(place("beside this library")));
+    all.extend(os::own_folder().map(place("beside this library")));
     let program = env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
     all.extend(program.map(place("beside the program")));
     let packages = python_packages();
@@ -164,12 +154,12 @@ fn places(named: Option<&Path>) -> Vec<Place> {
         all.push(place("the Python package")(Path::new("site-packages").join("onnxruntime").join("capi")));
     }
     all.extend(packages.into_iter().map(place("the Python package onnxruntime")));
-    all.push(Place { what: "the system", path: file_name().into(), named: false });
+    all.push(Place { what: "the system", path: os::FILE_NAME.into(), named: false });
     all
 }
 
 /// The loader takes a relative path for one beside the program.
-fn absolute(path: PathBuf) -> PathBuf {
+pub(super) fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
@@ -181,90 +171,18 @@ fn library_at(place: &Place) -> Option<PathBuf> {
     if !place.path.is_dir() {
         return place.path.is_file().then(|| place.path.clone());
     }
-    let names = |path: &Path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_library_name);
+    let names =
+        |path: &Path| path.file_name().and_then(|name| name.to_str()).is_some_and(os::is_library_name);
     let entries = fs::read_dir(&place.path).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
     let mut found: Vec<PathBuf> = entries.filter(|path| names(path) && path.is_file()).collect();
     found.sort_by_key(|path| version_in(path));
     found.pop()
 }
 
-/// `libonnxruntime.so`, `libonnxruntime.so.1.31.1`, `libonnxruntime.1.31.1.dylib`, `onnxruntime.dll`.
-fn is_library_name(name: &str) -> bool {
-    let middle = |rest: &str| rest.chars().all(|c| c.is_ascii_digit() || c == '.');
-    if cfg!(windows) {
-        return name.eq_ignore_ascii_case(file_name());
-    }
-    if cfg!(target_vendor = "apple") {
-        let inner = name.strip_prefix("libonnxruntime.").and_then(|rest| rest.strip_suffix("dylib"));
-        return inner.is_some_and(middle);
-    }
-    name.strip_prefix(file_name()).is_some_and(middle)
-}
-
 /// The numbers in a file's name, so that 1.9 comes before 1.31.
 fn version_in(path: &Path) -> Vec<u64> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
-}
-
-/// The folder of the library that this code is in (a program that is linked with it: the program's).
-#[cfg(unix)]
-fn own_folder() -> Option<PathBuf> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut info = libc::Dl_info {
-        dli_fname: std::ptr::null(),
-        dli_fbase: std::ptr::null_mut(),
-        dli_sname: std::ptr::null(),
-        dli_saddr: std::ptr::null_mut(),
-    };
-    let here = own_folder as fn() -> Option<PathBuf>;
-    // SAFETY: any address may be asked about, and `info` is ours.
-    let known = unsafe { libc::dladdr(here as *const libc::c_void, &raw mut info) } != 0;
-    if !known || info.dli_fname.is_null() {
-        return None;
-    }
-    // SAFETY: dladdr gives a NUL-terminated string that lives as long as the library, which is running.
-    let name = unsafe { std::ffi::CStr::from_ptr(info.dli_fname) };
-    let path = PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes()));
-    // Of the program itself it is the name by which the shell called it. One without a folder was found along the path: taken as
-    // relative it would lead to the working directory, where anybody may have put a library.
-    let is_named_only = path.components().count() < 2 && !path.is_absolute();
-    let path = if is_named_only { env::current_exe().ok()? } else { absolute(path) };
-    path.parent().map(Path::to_owned)
-}
-
-/// The folder of the library that this code is in.
-#[cfg(windows)]
-fn own_folder() -> Option<PathBuf> {
-    use std::os::windows::ffi::OsStringExt;
-
-    const FROM_ADDRESS: u32 = 4;
-    const UNCHANGED_COUNT: u32 = 2;
-    const LONGEST: usize = 32 << 10;
-    type Handle = *mut std::ffi::c_void;
-    #[link(name = "kernel32")]
-    unsafe extern "system" {
-        fn GetModuleHandleExW(flags: u32, name: *const u16, module: *mut Handle) -> i32;
-        fn GetModuleFileNameW(module: Handle, name: *mut u16, size: u32) -> u32;
-    }
-    let mut module: Handle = std::ptr::null_mut();
-    let here = own_folder as fn() -> Option<PathBuf>;
-    let mut name = vec![0u16; LONGEST];
-    // SAFETY: with FROM_ADDRESS the name is any address in a module; the results are ours.
-    let len = unsafe {
-        let flags = FROM_ADDRESS | UNCHANGED_COUNT;
-        if GetModuleHandleExW(flags, here as *const u16, &raw mut module) == 0 {
-            return None;
-        }
-        GetModuleFileNameW(module, name.as_mut_ptr(), LONGEST as u32)
-    } as usize;
-    let path = PathBuf::from(std::ffi::OsString::from_wide(name.get(..len).filter(|n| !n.is_empty())?));
-    path.parent().map(Path::to_owned)
-}
-
-#[cfg(not(any(unix, windows)))]
-fn own_folder() -> Option<PathBuf> {
-    None
 }
 
 /// Folders in which the Python package `onnxruntime` keeps its library: of the active environment, and of each Python on
@@ -275,13 +193,11 @@ fn python_packages() -> Vec<PathBuf> {
         roots.extend(env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from));
     }
     let path = env::var_os("PATH").unwrap_or_default();
-    let programs: &[&str] = if cfg!(windows) { &["python.exe"] } else { &["python3", "python"] };
     for folder in env::split_paths(&path) {
-        for program in programs.iter().map(|name| folder.join(name)).filter(|program| program.is_file()) {
+        for program in os::PYTHONS.iter().map(|name| folder.join(name)).filter(|program| program.is_file()) {
             // A link in a virtual environment leads out of it: both ends have packages.
             for real in [Some(program.clone()), fs::canonicalize(&program).ok()].into_iter().flatten() {
-                let up = if cfg!(windows) { 1 } else { 2 };
-                roots.extend(real.ancestors().nth(up).map(Path::to_owned));
+                roots.extend(real.ancestors().nth(os::PYTHON_DEPTH).map(Path::to_owned));
             }
         }
     }
@@ -303,8 +219,7 @@ fn user_base() -> Option<PathBuf> {
     if let Some(base) = env::var_os("PYTHONUSERBASE").filter(|base| !base.is_empty()) {
         return Some(base.into());
     }
-    let home = if cfg!(windows) { "APPDATA" } else { "HOME" };
-    let own = if cfg!(windows) { "Python" } else { ".local" };
+    let (home, own) = os::USER_PACKAGES;
     env::var_os(home).map(|home| Path::new(&home).join(own))
 }
 
@@ -392,22 +307,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn library_names_are_told_from_others() {
-        let (yes, no): (&[&str], &[&str]) = if cfg!(windows) {
-            (&["onnxruntime.dll", "OnnxRuntime.DLL"], &["onnxruntime_providers_shared.dll"])
-        } else if cfg!(target_vendor = "apple") {
-            (&["libonnxruntime.dylib", "libonnxruntime.1.31.1.dylib"], &["libonnxruntime_x.dylib"])
-        } else {
-            (
-                &["libonnxruntime.so", "libonnxruntime.so.1", "libonnxruntime.so.1.31.1"],
-                &["libonnxruntime_providers_shared.so", "libonnxruntime.so.bak"],
-            )
-        };
-        assert!(yes.iter().all(|name| is_library_name(name)));
-        assert!(!no.iter().any(|name| is_library_name(name)));
-    }
-
-    #[test]
     fn the_newest_of_a_folder_is_taken() {
         let folder = tempfile::tempdir().unwrap();
         let names =
@@ -425,7 +324,7 @@ mod tests {
     #[test]
     fn a_file_that_is_no_library_is_refused_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(file_name());
+        let path = folder.path().join(os::FILE_NAME);
         fs::write(&path, "no library").unwrap();
         match load_file(&path) {
             Err(Refusal::Unusable(why)) => assert!(!why.is_empty() && !why.contains('\n'), "{why}"),

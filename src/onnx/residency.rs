@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::api::Runtime;
 use super::arena::{Meter, Opened};
-use super::measure::return_free_memory;
 use super::options::Prepack;
 use super::plan::OnnxPlanChoice;
 use super::slot::{Change, Ready, Slot};
@@ -21,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::pool::{CancelToken, Gate};
 use crate::store::budget::{Budget, Claim, Weights};
 use crate::store::mapped::MappedFile;
+use crate::store::os::return_free_memory;
 use crate::store::{Store, Turn, TurnGuard};
 
 /// Memory of a session beside weights that is counted with; what is measured beyond it is counted in addition.

@@ -5,17 +5,18 @@ use std::time::{Duration, Instant};
 
 use super::api::{Runtime, Session, SessionSettings};
 use super::arena::Meter;
-use super::measure::{anonymous_bytes, return_free_memory};
 use super::raw::RawType;
 use super::submodel::{Head, Part};
 use super::wiring::{Unit, Wiring};
 use crate::error::{Error, Result};
 use crate::store::Store;
+use crate::store::os::{anonymous_bytes, return_free_memory};
 
 /// Memory of a session beside what it asks the arena for and what it makes of its graph, at most.
 const OVERHEAD: u64 = 4 << 20;
-/// Bytes of memory that a byte of a graph takes in a session, at most.
+/// Bytes of memory that a byte of a large graph takes in a session, at most; and what is large.
 const PARSED: u64 = 16;
+const LARGE_GRAPH: usize = 1 << 20;
 
 /// A value that a session is fed with.
 #[derive(Clone, Copy, Debug)]
@@ -185,7 +186,7 @@ fn make(
     let model = head.model_of(&part.graph);
     let what = || format!("prepare {} (ONNX Runtime {})", named(store, unit), runtime.version());
     let names = [inputs.as_slice(), outputs.as_slice()];
-    let (regions, meter) = (std::mem::take(&mut part.regions), Arc::new(Meter::default()));
+    let (regions, meter) = (std::mem::take(&mut part.regions), Arc::new(Meter::that_looks()));
     let session = meter.count(|| Session::new(runtime, &model, regions, settings, names));
     let session = session.map_err(|refused| refused.error(&what()))?;
     let types = (0..outputs.len()).map(|output| session.output_type(output)?.raw_type());
@@ -194,10 +195,11 @@ fn make(
         // What was needed on the way is not the session's.
         return_free_memory();
     }
-    // Whatever else the process does is in the measure too.
-    let grown = anonymous_bytes().saturating_sub(before);
-    let sure_bytes = grown.min(meter.now().saturating_add(PARSED * model.len() as u64));
-    let own_bytes = grown.min(sure_bytes.saturating_add(OVERHEAD));
+    // What the runtime makes of small graphs is in what every session is counted with.
+    let parsed = if model.len() > LARGE_GRAPH { PARSED * model.len() as u64 } else { 0 };
+    let sure_bytes = meter.touched().saturating_add(parsed);
+    // Whatever else the process does is in this measure too.
+    let own_bytes = anonymous_bytes().saturating_sub(before).min(sure_bytes.saturating_add(OVERHEAD));
     Ok(Ready {
         session,
         fed: told,

@@ -196,7 +196,7 @@ impl Part {
         self.weight_bytes = self.weight_bytes.saturating_add(plane.1);
         if !self.regions.iter().any(|region| region.name == id) {
             let bytes = file
-                .shared_extent(extent.0, extent.1)
+                .shared_extent(extent.0, extent.1)?
                 .ok_or_else(|| bad(format!("capsule {id} leaves the file")))?;
             self.regions.push(Region { name: id, bytes });
         }

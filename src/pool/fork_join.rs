@@ -200,18 +200,19 @@ impl Pool {
     fn start(threads: usize, options: &ThreadOptions) -> Result<Crew> {
         if threads == 1 {
             // No worker would find that the place cannot be had.
-            system::try_place(options)?;
+            system::Place::of(options).try_out()?;
         }
         let slot = Slot { job: None, sleeping: 0, shutdown: false };
         let shared =
             Arc::new(Shared { epoch: AtomicUsize::new(0), slot: Mutex::new(slot), wake: Condvar::new() });
         let (placed, places) = mpsc::channel();
+        let place = system::Place::of(options);
         let start = |index: usize| {
-            let (shared, placed, options) = (Arc::clone(&shared), placed.clone(), options.clone());
+            let (shared, placed, place) = (Arc::clone(&shared), placed.clone(), place.clone());
             let name = format!("capsulegraph-{index}");
             let serve = move || {
                 // Cannot fail: the receiver lives until all have sent or, where one is refused, have ended.
-                let _ = placed.send(system::place(&options));
+                let _ = placed.send(place.take());
                 drop(placed);
                 shared.serve();
             };

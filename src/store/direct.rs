@@ -1,9 +1,8 @@
 //! Reading parts of a file into memory of our own, past the page cache where the system can.
 //!
-//! Linux: `O_DIRECT` on a handle of its own, in whole blocks; where a file system refuses that, buffered reads whose
-//! pages are given back at once. Elsewhere, and for sources that are no file, plain reads.
+//! By a handle of its own, in whole blocks; where the system or the file system has no such reads, buffered ones whose pages
+//! are given back at once. Sources that are no file are asked.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,14 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use memmap2::{MmapMut, MmapRaw};
-
+use super::mapped::MappedFile;
+use super::os::{self, BLOCK, DirectHandle, HUGE_PAGES, Kept, Pages};
 use crate::container::disk::ReadAt;
 use crate::error::{Error, Result};
 use crate::pool::{CancelToken, unless_cancelled};
-
-/// What begin, length and memory of a direct read are multiples of: every disk's block divides it.
-const BLOCK: u64 = 4096;
 
 /// Bytes of a huge page. Read into one, two megabytes are one request of the disk instead of several, and the system has a
 /// five-hundredth of the pages to look after (docs/memory.md).
@@ -28,7 +24,9 @@ const HUGE: u64 = 2 << 20;
 /// some.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    map: Arc<MmapRaw>,
+    /// Goes first, before the memory.
+    kept: Option<Kept>,
+    map: Arc<Pages>,
     /// Its part of the map, which no other buffer has a byte of.
     range: Range<usize>,
     /// Where its part goes back to, if it is one of several of a page.
@@ -36,7 +34,7 @@ pub(crate) struct Buffer {
 }
 
 /// A part of a map that no buffer has.
-type Part = (Arc<MmapRaw>, Range<usize>);
+type Part = (Arc<Pages>, Range<usize>);
 
 impl Buffer {
     /// Bytes of the longest read, or two together, that a single huge page has room for.
@@ -57,22 +55,26 @@ impl Buffer {
     pub fn of_size(size: u64) -> Result<Self> {
         let refused = || Error::Limit(format!("the system refuses {size} bytes to read weights into"));
         // A huge page begins where a multiple of its size does. What lies before and behind is never touched, and no memory.
-        let is_huge = cfg!(target_os = "linux") && size > 0 && size.is_multiple_of(HUGE);
+        let is_huge = HUGE_PAGES && size > 0 && size.is_multiple_of(HUGE);
         let beside = if is_huge { HUGE } else { 0 };
         let sizes = [size, size.saturating_add(beside)].map(usize::try_from);
         let [Ok(size), Ok(reserved)] = sizes else { return Err(refused()) };
-        let map = MmapMut::map_anon(reserved).map_err(|_| refused())?;
+        let map = Pages::new(reserved).map_err(|_| refused())?;
         let start = if is_huge { map.as_ptr().align_offset(HUGE as usize) } else { 0 };
         let range = start..start.saturating_add(size);
         if range.end > reserved {
             return Err(refused());
         }
-        #[cfg(target_os = "linux")]
         if is_huge {
-            // Refused, it has pages of the usual size.
-            let _ = map.advise_range(memmap2::Advice::HugePage, range.start, size);
+            map.be_huge(&range);
         }
-        Ok(Self { map: Arc::new(MmapRaw::from(map)), range, home: None })
+        Ok(Self { kept: None, map: Arc::new(map), range, home: None })
+    }
+
+    /// Has the system keep the memory from being taken for others, where it does that: for what stays.
+    pub fn keep(mut self) -> Self {
+        self.kept = Kept::new(&self.map, self.range.clone());
+        self
     }
 
     /// How many buffers of `size` bytes share a huge page; 1 where they would leave a part of it over.
@@ -164,7 +166,7 @@ impl Supply {
             parts.extend((0..together).map(part));
         }
         let (map, range) = parts.pop().ok_or_else(|| Error::Internal("a page has no parts".into()))?;
-        Ok(Buffer { map, range, home: Some(Arc::downgrade(&self.parts)) })
+        Ok(Buffer { kept: None, map, range, home: Some(Arc::downgrade(&self.parts)) })
     }
 
     /// Gives the memory that no buffer has to the system.
@@ -208,21 +210,22 @@ impl Loaded {
 #[derive(Debug)]
 pub(super) struct DirectFile {
     source: Arc<dyn ReadAt>,
-    /// A handle that reads whole blocks past the page cache.
-    #[cfg(target_os = "linux")]
-    direct: Option<File>,
+    /// Reads whole blocks past the page cache.
+    direct: Option<DirectHandle>,
+    /// The same file, which may be mapped.
+    map: Option<MappedFile>,
 }
 
 impl DirectFile {
     /// Of `source`, which is asked for bytes where the system has no better way.
     pub fn new(source: Arc<dyn ReadAt>) -> Self {
-        #[cfg(target_os = "linux")]
-        let direct = source.mappable().and_then(|(file, _)| reopen_direct(file));
-        Self {
-            #[cfg(target_os = "linux")]
-            direct,
-            source,
-        }
+        let direct = source.mappable().and_then(|(file, _)| DirectHandle::of(file));
+        Self { source, direct, map: None }
+    }
+
+    /// Of the file of a map.
+    pub fn of(map: &MappedFile) -> Self {
+        Self { map: Some(map.clone()), ..Self::new(map.shared_source()) }
     }
 
     /// Reads `range` of the source into `buffer`, which has room for it. Also says how many bytes the disk was asked
@@ -255,19 +258,18 @@ impl DirectFile {
     }
 
     fn read_into(&self, range: &Range<u64>, buffer: &mut [u8]) -> io::Result<(Range<usize>, u64)> {
-        #[cfg(target_os = "linux")]
         if let (Some(direct), Some((_, offset))) = (&self.direct, self.source.mappable()) {
             let file = range.start.saturating_add(offset)..range.end.saturating_add(offset);
-            if let Some(read) = read_blocks(direct, &file, buffer)? {
+            let is_mapped = self.map.as_ref().is_some_and(MappedFile::is_mapped);
+            if let Some(read) = read_blocks(direct, is_mapped, &file, buffer)? {
                 return Ok(read);
             }
         }
         let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
         let part = buffer.get_mut(..len).ok_or_else(|| io::Error::other("the buffer is too short"))?;
         self.source.read_exact_at(range.start, part)?;
-        #[cfg(target_os = "linux")]
         if let Some((file, offset)) = self.source.mappable() {
-            give_back(file, range.start.saturating_add(offset), len);
+            os::uncache(file, range.start.saturating_add(offset), len);
         }
         Ok((0..len, len as u64))
     }
@@ -313,26 +315,14 @@ pub(super) fn rate(file: &DirectFile, len: u64, length: u64, cancel: Option<&Can
     Ok(bytes as f64 / begun.elapsed().as_secs_f64().max(1e-9))
 }
 
-/// Another handle of an open file, whatever its name is by now.
-#[cfg(target_os = "linux")]
-fn reopen_direct(file: &File) -> Option<File> {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::fs::OpenOptionsExt;
-
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).ok()
-}
-
 /// Reads the blocks that hold `range` and says where it lies in `buffer`; `None` where the file system takes no such
 /// read after all.
-#[cfg(target_os = "linux")]
 fn read_blocks(
-    file: &File,
+    file: &DirectHandle,
+    is_mapped: bool,
     range: &Range<u64>,
     buffer: &mut [u8],
 ) -> io::Result<Option<(Range<usize>, u64)>> {
-    use std::os::unix::fs::FileExt;
-
     let first = range.start / BLOCK * BLOCK;
     let skip = (range.start - first) as usize;
     let short = || io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends early; copy it again");
@@ -341,28 +331,17 @@ fn read_blocks(
     let blocks = buffer.get_mut(..whole).ok_or_else(|| io::Error::other("the buffer is too short"))?;
     let mut done = 0;
     while done < needed {
-        match file.read_at(&mut blocks[done..], first + done as u64) {
+        match file.read_at(&mut blocks[done..], first + done as u64, is_mapped) {
             Ok(0) => return Err(short()),
             // Only the file's end may cut a block.
             Ok(n) if done + n < needed && !n.is_multiple_of(BLOCK as usize) => return Err(short()),
             Ok(n) => done += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) && done == 0 => return Ok(None),
+            Err(e) if os::is_refusal(&e) && done == 0 => return Ok(None),
             Err(e) => return Err(e),
         }
     }
     Ok(Some((skip..needed, whole as u64)))
-}
-
-/// Lets the system drop pages of a file from its cache. Only a hint.
-#[cfg(target_os = "linux")]
-pub(super) fn give_back(file: &File, offset: u64, len: usize) {
-    use std::os::fd::AsRawFd;
-
-    if let (Ok(offset), Ok(len)) = (libc::off_t::try_from(offset), libc::off_t::try_from(len)) {
-        // SAFETY: the file is open; the call touches no memory of ours.
-        let _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED) };
-    }
 }
 
 #[cfg(test)]
@@ -400,10 +379,7 @@ mod tests {
         let part = FileSource::open_part(&path, 100, 0).expect("there");
         check(&DirectFile::new(Arc::new(part)), &content[100..]);
         let mut refused = DirectFile::new(Arc::new(FileSource::open(&path).expect("there")));
-        #[cfg(target_os = "linux")]
-        {
-            refused.direct = None;
-        }
+        refused.direct = None;
         check(&refused, &content);
         check(&DirectFile::new(Arc::new(MemorySource::new("memory", content.clone()))), &content);
         std::fs::remove_dir_all(&folder).expect("ours");
@@ -414,7 +390,7 @@ mod tests {
         for pages in [1, 3] {
             let mut buffer = Buffer::of_size(pages * HUGE).expect("memory");
             assert_eq!((buffer.size(), buffer.bytes().len() as u64), (pages * HUGE, pages * HUGE));
-            if cfg!(target_os = "linux") {
+            if HUGE_PAGES {
                 assert_eq!(buffer.bytes().as_ptr().align_offset(HUGE as usize), 0);
             }
             buffer.bytes_mut().fill(7);

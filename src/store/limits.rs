@@ -63,7 +63,7 @@ pub(crate) struct WeightNeeds {
 impl Limits {
     /// Of a store that serves weights from `files`.
     pub fn new(budget: Arc<Budget>, files: &[&MappedFile], whole: u64) -> Self {
-        let files = files.iter().map(|file| DirectFile::new(file.shared_source())).collect();
+        let files = files.iter().map(|file| DirectFile::of(file)).collect();
         Self { budget, files, whole, residency: OnceLock::new(), claims: Mutex::new(Vec::new()) }
     }
 

@@ -1,15 +1,11 @@
 //! A `.cgraph` file in memory: mapped where it is a file, read where the host supplies it.
 
-use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
-#[cfg(target_os = "linux")]
-use memmap2::UncheckedAdvice;
 use memmap2::{Mmap, MmapOptions};
 
-#[cfg(target_os = "linux")]
-use super::direct;
-
+use super::os;
 use crate::container::checksum::{Running, xxh3_hex};
 use crate::container::disk::ReadAt;
 use crate::container::manifest::{Asset, Capsule, Tensor};
@@ -18,11 +14,6 @@ use crate::error::{Error, Result};
 use crate::kernels::division::Planes;
 use crate::pool::{CancelToken, unless_cancelled};
 
-/// Bytes of one request to read ahead. Linux silently leaves out what exceeds its window of read-ahead or the
-/// device's best length of a transfer, whichever is more: with nothing set that is 128 KiB.
-#[cfg(unix)]
-const REQUEST: usize = 128 << 10;
-
 /// Bytes that are held against a checksum between two looks at a token.
 const CHECKED: usize = 4 << 20;
 
@@ -30,17 +21,76 @@ const CHECKED: usize = 4 << 20;
 #[derive(Debug)]
 enum Bytes {
     Map(Mmap),
+    /// Mapped when they are first wanted: where a map hinders other reads, and may never be needed.
+    Late(Late),
     Owned(Vec<u8>),
 }
 
-impl Deref for Bytes {
-    type Target = [u8];
+/// A file that is not mapped yet.
+#[derive(Debug)]
+struct Late {
+    source: Arc<dyn ReadAt>,
+    len: usize,
+    map: OnceLock<Mmap>,
+    /// Each by itself, once it was asked for.
+    assets: Vec<OnceLock<Arc<Bytes>>>,
+}
 
-    fn deref(&self) -> &[u8] {
+impl Bytes {
+    fn len(&self) -> usize {
         match self {
-            Self::Map(map) => map,
-            Self::Owned(bytes) => bytes,
+            Self::Map(map) => map.len(),
+            Self::Late(late) => late.len,
+            Self::Owned(bytes) => bytes.len(),
         }
+    }
+
+    /// The map, where there is one by now.
+    fn map(&self) -> Option<&Mmap> {
+        match self {
+            Self::Map(map) => Some(map),
+            Self::Late(late) => late.map.get(),
+            Self::Owned(_) => None,
+        }
+    }
+
+    /// All bytes; none of a file that is not mapped yet.
+    fn present(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            mapped => mapped.map().map_or(&[], |map| map),
+        }
+    }
+
+    /// All bytes, mapped by now.
+    fn all(&self) -> Result<&[u8]> {
+        match self {
+            Self::Late(late) => late.map().map(|map| &**map),
+            present => Ok(present.present()),
+        }
+    }
+}
+
+impl Late {
+    fn map(&self) -> Result<&Mmap> {
+        if let Some(map) = self.map.get() {
+            return Ok(map);
+        }
+        let map = map(self.source.as_ref(), self.len, &self.source.name())?;
+        let map = map.ok_or_else(|| Error::Internal("a source has no file any more".into()))?;
+        Ok(self.map.get_or_init(|| map))
+    }
+
+    /// Asset number `number`, which lies at `range`, in memory of its own.
+    fn asset(&self, number: usize, range: &Range<usize>) -> Result<Arc<Bytes>> {
+        let Some(place) = self.assets.get(number) else {
+            return Err(Error::Internal(format!("there is no asset number {number}")));
+        };
+        if let Some(bytes) = place.get() {
+            return Ok(Arc::clone(bytes));
+        }
+        let bytes = read(self.source.as_ref(), range.start as u64, range.len(), &self.source.name())?;
+        Ok(Arc::clone(place.get_or_init(|| Arc::new(Bytes::Owned(bytes)))))
     }
 }
 
@@ -52,25 +102,42 @@ pub struct MappedFile {
     source: Arc<dyn ReadAt>,
 }
 
-/// All bytes of `source`: mapped where it is a file, else read.
-fn load(source: &dyn ReadAt, name: &str) -> Result<Bytes> {
-    let len = usize::try_from(source.len())
-        .map_err(|_| Error::Limit(format!("{name}: {} bytes exceed the address space", source.len())))?;
-    if let Some((file, offset)) = source.mappable().filter(|_| len > 0) {
-        // SAFETY: the map is read-only and private to this value. The library's contract (docs/c-api.md) forbids truncating a
-        // model file while it is open, which is the one thing that could make these pages fault; its length was just asked
-        // for.
-        let map = unsafe { MmapOptions::new().offset(offset).len(len).map(file) };
-        return Ok(Bytes::Map(map.map_err(|e| Error::io("map", name, e))?));
-    }
+/// The first `len` bytes of `source`, mapped; `None` where it is no file.
+fn map(source: &dyn ReadAt, len: usize, name: &str) -> Result<Option<Mmap>> {
+    let Some((file, offset)) = source.mappable().filter(|_| len > 0) else { return Ok(None) };
+    // SAFETY: the map is read-only and private to its owner. The library's contract (docs/c-api.md) forbids truncating a
+    // model file while it is open, which is the one thing that could make these pages fault; its length was asked for when it
+    // was opened.
+    let map = unsafe { MmapOptions::new().offset(offset).len(len).map(file) };
+    map.map(Some).map_err(|e| Error::io("map", name, e))
+}
+
+/// Bytes of `source` in memory of their own.
+fn read(source: &dyn ReadAt, offset: u64, len: usize, name: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // The length is the host's: too large a one must be an error, not an abort.
     bytes
         .try_reserve_exact(len)
         .map_err(|_| Error::Limit(format!("{name}: no memory for its {len} bytes")))?;
     bytes.resize(len, 0);
-    source.read_exact_at(0, &mut bytes).map_err(|e| Error::io(format!("read {len} bytes of"), name, e))?;
-    Ok(Bytes::Owned(bytes))
+    source
+        .read_exact_at(offset, &mut bytes)
+        .map_err(|e| Error::io(format!("read {len} bytes of"), name, e))?;
+    Ok(bytes)
+}
+
+fn length(source: &dyn ReadAt, name: &str) -> Result<usize> {
+    usize::try_from(source.len())
+        .map_err(|_| Error::Limit(format!("{name}: {} bytes exceed the address space", source.len())))
+}
+
+/// All bytes of `source`: mapped where it is a file, else read.
+fn load(source: &dyn ReadAt, name: &str) -> Result<Bytes> {
+    let len = length(source, name)?;
+    Ok(match map(source, len, name)? {
+        Some(map) => Bytes::Map(map),
+        None => Bytes::Owned(read(source, 0, len, name)?),
+    })
 }
 
 /// All bytes of a file of any kind: mapped where they can be, else read.
@@ -93,7 +160,7 @@ pub struct SharedBytes {
 impl AsRef<[u8]> for SharedBytes {
     fn as_ref(&self) -> &[u8] {
         // The range was checked against the same bytes when it was made.
-        self.bytes.get(self.range.clone()).unwrap_or_default()
+        self.bytes.present().get(self.range.clone()).unwrap_or_default()
     }
 }
 
@@ -106,6 +173,27 @@ impl MappedFile {
         let contents = Contents::read(source.as_ref())?;
         let bytes = load(source.as_ref(), &contents.name)?;
         Ok(Self { contents: Arc::new(contents), bytes: Arc::new(bytes), source })
+    }
+
+    /// As [`open`](Self::open), but maps the file only when something of it is wanted that lies in a capsule: for weights
+    /// that are read past the system's cache, where a map hinders that.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn open_late(source: Arc<dyn ReadAt>) -> Result<Self> {
+        let contents = Contents::read(source.as_ref())?;
+        if source.mappable().is_none() {
+            return Self::open(source);
+        }
+        let assets = contents.manifest.assets.iter().map(|_| OnceLock::new()).collect();
+        let len = length(source.as_ref(), &contents.name)?;
+        let late = Late { source: Arc::clone(&source), len, map: OnceLock::new(), assets };
+        Ok(Self { contents: Arc::new(contents), bytes: Arc::new(Bytes::Late(late)), source })
+    }
+
+    /// Whether the file is mapped now.
+    pub(super) fn is_mapped(&self) -> bool {
+        self.bytes.map().is_some()
     }
 
     /// Header, manifest and digest.
@@ -135,81 +223,50 @@ impl MappedFile {
     #[must_use]
     pub fn owned_bytes(&self) -> usize {
         match &*self.bytes {
-            Bytes::Map(_) => 0,
+            Bytes::Map(_) | Bytes::Late(_) => 0,
             Bytes::Owned(bytes) => bytes.len(),
         }
     }
 
     /// Where the extent of `capsule` lies in the map; `None` where it has none or the file is not mapped.
     pub(crate) fn mapped_range(&self, capsule: &Capsule) -> Option<Range<usize>> {
-        let extent = capsule.extent.filter(|_| matches!(*self.bytes, Bytes::Map(_)))?;
+        let extent = capsule.extent.filter(|_| !matches!(*self.bytes, Bytes::Owned(_)))?;
         self.range(extent.offset, extent.len)
     }
 
     /// Asks the system for `range`, which is about to be read, and does not wait for it; where the system does not
     /// listen nothing is lost.
     pub(crate) fn ask_for(&self, range: Range<usize>) {
-        #[cfg(unix)]
-        if let Bytes::Map(map) = &*self.bytes {
-            for start in range.clone().step_by(REQUEST) {
-                let len = REQUEST.min(range.end - start);
-                let _ = map.advise_range(memmap2::Advice::WillNeed, start, len);
-            }
+        // Who cannot map it hears of that from the read.
+        if let (Ok(_), Some(map)) = (self.bytes.all(), self.bytes.map()) {
+            os::will_need(map, range);
         }
-        #[cfg(not(unix))]
-        let _ = range;
     }
 
     /// Lets the system drop the pages of `range`, from this process and from its cache. Only a hint; whoever reads them
     /// again gets the same bytes from the file.
     pub(crate) fn give_back(&self, range: Range<usize>) {
-        #[cfg(target_os = "linux")]
-        if let (Bytes::Map(map), Some((file, start))) = (&*self.bytes, self.source.mappable())
-            && range.start < range.end
-            && range.end <= map.len()
+        if self.drop_pages(&range)
+            && let Some((file, start)) = self.source.mappable()
         {
-            // SAFETY: the map is a shared and read-only one of a file: no byte of it is anywhere else than in the file, and
-            // pages that are dropped come from there again. The range lies in it.
-            let dropped =
-                unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
-            if dropped.is_ok() {
-                direct::give_back(file, start.saturating_add(range.start as u64), range.len());
-            }
+            os::uncache(file, start.saturating_add(range.start as u64), range.len());
         }
-        #[cfg(not(target_os = "linux"))]
-        let _ = range;
     }
 
     /// Takes the pages of `range` from this process; they may stay in the system's cache. Only a hint.
     pub(crate) fn let_go(&self, range: Range<usize>) {
-        #[cfg(target_os = "linux")]
-        if let Bytes::Map(map) = &*self.bytes
-            && range.start < range.end
-            && range.end <= map.len()
-        {
-            // SAFETY: as in `give_back`.
-            let _ =
-                unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
-        }
-        #[cfg(not(target_os = "linux"))]
-        let _ = range;
+        self.drop_pages(&range);
+    }
+
+    fn drop_pages(&self, range: &Range<usize>) -> bool {
+        let map = self.bytes.map().filter(|map| range.start < range.end && range.end <= map.len());
+        map.is_some_and(|map| os::let_go(map, range.clone()))
     }
 
     /// Whether byte `at` of the map can be read without waiting for the disk; `false` where the system does not say.
-    /// Not by `mincore`: for a file that the process neither owns nor may write it answers that all is in memory.
     pub(super) fn is_in_memory(&self, at: usize) -> bool {
-        #[cfg(target_os = "linux")]
-        if let Some((file, start)) = self.source.mappable()
-            && let Ok(offset) = libc::off_t::try_from(start.saturating_add(at as u64))
-        {
-            let mut byte = 0u8;
-            let room = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-            let fd = std::os::fd::AsRawFd::as_raw_fd(file);
-            // SAFETY: the file is open, and the one byte written is `byte`, which outlives the call.
-            return unsafe { libc::preadv2(fd, &raw const room, 1, offset, libc::RWF_NOWAIT) } == 1;
-        }
-        let _ = at;
-        false
+        let place = self.source.mappable();
+        place.is_some_and(|(file, start)| os::is_cached(file, start.saturating_add(at as u64)))
     }
 
     /// The stored planes of `tensor`, which belongs to `capsule` of this file.
@@ -231,9 +288,10 @@ impl MappedFile {
     /// [`Error::NotFound`] where this file does not hold it.
     pub fn plane(&self, capsule: &Capsule, tensor: &Tensor, number: usize) -> Result<&[u8]> {
         let place = capsule.extent.zip(tensor.planes.get(number));
-        place
-            .and_then(|(extent, plane)| self.slice(extent.offset.checked_add(plane.offset)?, plane.len))
-            .ok_or_else(|| self.not_stored(capsule, tensor))
+        let range = place
+            .and_then(|(extent, plane)| self.range(extent.offset.checked_add(plane.offset)?, plane.len))
+            .ok_or_else(|| self.not_stored(capsule, tensor))?;
+        Ok(self.bytes.all()?.get(range).unwrap_or_default())
     }
 
     pub(super) fn not_stored(&self, capsule: &Capsule, tensor: &Tensor) -> Error {
@@ -299,8 +357,16 @@ impl MappedFile {
     /// # Errors
     /// [`Error::NotFound`] naming the asset.
     pub fn asset(&self, name: &str) -> Result<&[u8]> {
-        let range = self.asset_range(name)?;
-        Ok(self.bytes.get(range).unwrap_or_default())
+        let (number, range) = self.asset_place(name)?;
+        match &*self.bytes {
+            Bytes::Late(late) => {
+                late.asset(number, &range)?;
+                // It is there by now, and stays as long as the file does.
+                let own = late.assets.get(number).and_then(OnceLock::get);
+                Ok(own.map_or(&[], |bytes| bytes.present()))
+            }
+            bytes => Ok(bytes.present().get(range).unwrap_or_default()),
+        }
     }
 
     /// The asset called `name` as bytes that keep the file alive.
@@ -308,23 +374,30 @@ impl MappedFile {
     /// # Errors
     /// [`Error::NotFound`] naming the asset.
     pub fn shared_asset(&self, name: &str) -> Result<SharedBytes> {
-        Ok(SharedBytes { bytes: Arc::clone(&self.bytes), range: self.asset_range(name)? })
+        let (number, range) = self.asset_place(name)?;
+        Ok(match &*self.bytes {
+            Bytes::Late(late) => SharedBytes { bytes: late.asset(number, &range)?, range: 0..range.len() },
+            _ => SharedBytes { bytes: Arc::clone(&self.bytes), range },
+        })
     }
 
     /// `len` bytes at `offset` as bytes that keep the file alive; `None` where they leave it.
-    pub(crate) fn shared_extent(&self, offset: u64, len: u64) -> Option<SharedBytes> {
-        Some(SharedBytes { bytes: Arc::clone(&self.bytes), range: self.range(offset, len)? })
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be mapped.
+    pub(crate) fn shared_extent(&self, offset: u64, len: u64) -> Result<Option<SharedBytes>> {
+        self.bytes.all()?;
+        let range = self.range(offset, len);
+        Ok(range.map(|range| SharedBytes { bytes: Arc::clone(&self.bytes), range }))
     }
 
-    fn asset_range(&self, name: &str) -> Result<Range<usize>> {
-        let asset = self.contents.manifest.asset(name);
-        asset
-            .and_then(|a| self.range(a.offset, a.len))
+    /// Number and place of the asset called `name`.
+    fn asset_place(&self, name: &str) -> Result<(usize, Range<usize>)> {
+        let mut assets = self.contents.manifest.assets.iter().enumerate();
+        assets
+            .find(|(_, asset)| asset.name == name)
+            .and_then(|(number, asset)| Some((number, self.range(asset.offset, asset.len)?)))
             .ok_or_else(|| Error::NotFound(format!("{}: the file has no asset \"{name}\"", self.name())))
-    }
-
-    fn slice(&self, offset: u64, len: u64) -> Option<&[u8]> {
-        self.bytes.get(self.range(offset, len)?)
     }
 
     fn range(&self, offset: u64, len: u64) -> Option<Range<usize>> {

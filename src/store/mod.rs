@@ -14,6 +14,7 @@ mod limits;
 mod link;
 pub mod mapped;
 mod open;
+pub(crate) mod os;
 mod pass;
 mod read_ahead;
 mod residency;

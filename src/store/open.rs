@@ -10,7 +10,7 @@ use super::forecast::WeightSizes;
 use super::limits::Limits;
 use super::link::check_link_index;
 use super::mapped::MappedFile;
-use super::{Mode, Store, View};
+use super::{Mode, Store, View, os};
 use crate::container::disk::{Disk, FileSource, ReadAt, SystemDisk};
 use crate::container::header::Kind;
 use crate::container::manifest::{Capsule, FullReference, Residence};
@@ -145,6 +145,9 @@ fn open_within(source: Arc<dyn ReadAt>, options: &OpenOptions, beside: usize) ->
                 budget.total().saturating_add(len - room)
             )));
         }
+    }
+    if os::MAP_HINDERS && options.budget.is_some() {
+        return MappedFile::open_late(source);
     }
     MappedFile::open(source)
 }

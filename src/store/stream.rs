@@ -342,7 +342,7 @@ impl Shared {
             let buffer = match buffer {
                 Some(buffer) => Ok(buffer),
                 None if in_ring => self.supply.take(size, count),
-                None => Buffer::of_size(size),
+                None => Buffer::of_size(size).map(Buffer::keep),
             };
             let read = buffer.and_then(|buffer| self.read_segment(index, buffer)).map(|(loaded, _)| loaded);
             state = self.lock();

@@ -5,40 +5,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::setup::debian;
-use crate::shell::{Outcome, cache, root, run};
+use crate::debian::{Target, compiler};
+use crate::shell::{Outcome, cache, run};
 
-const TARGET: &str = "aarch64-unknown-linux-gnu";
-const COMPILER: &str = "rustc-web";
-/// Compiler, linker, C library and emulator.
-const PACKAGES: &[&str] =
-    &[COMPILER, "cargo-web", "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user"];
+/// Linker, C library and emulator.
+const PACKAGES: &[&str] = &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user"];
 /// The fastest kernels: tests then fail where the emulator lacks them. All others are compared with them.
 const ISA: &str = "neondot";
 
 /// Installs what is missing; gives the sysroot with the standard library for aarch64.
 pub fn setup() -> Outcome<PathBuf> {
-    let sysroot = |version: &str| folder().join(format!("std-{version}"));
-    if PACKAGES.iter().all(|package| version(package).is_some())
-        && let Some(found) = version(COMPILER).map(|v| sysroot(&v))
-        && found.is_dir()
-    {
-        return Ok(found);
+    let version = compiler(PACKAGES)?;
+    let sysroot = folder().join(format!("std-{version}"));
+    if !sysroot.is_dir() {
+        fetch(&version, &sysroot)?;
     }
-    // Debian keeps one version, of which compiler and standard library must both be.
-    debian(PACKAGES)?;
-    let version = version(COMPILER).ok_or_else(|| format!("{COMPILER} was not installed"))?;
-    let sysroot = sysroot(&version);
-    fetch(&version, &sysroot)?;
     Ok(sysroot)
-}
-
-/// The version of an installed Debian package.
-fn version(package: &str) -> Option<String> {
-    let mut query = Command::new("dpkg-query");
-    let output =
-        query.args(["--show", "--showformat=${db:Status-Status} ${Version}", package]).output().ok()?;
-    String::from_utf8(output.stdout).ok()?.strip_prefix("installed ").map(str::to_owned)
 }
 
 fn folder() -> PathBuf {
@@ -98,24 +80,15 @@ pub fn tests(sysroot: &Path) -> Outcome<[Command; 3]> {
     Ok([kernels, pool, logits])
 }
 
-/// Debian's cargo for the target. Dependencies are not optimised: building them takes longer than running them.
+/// The tests, with these arguments.
 fn cargo(sysroot: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new("/usr/bin/cargo");
-    command.current_dir(root()).args(["test", "--no-fail-fast", "--no-default-features", "--target", TARGET]);
-    for setting in ["debug=false", "incremental=false", "package.'*'.opt-level=0"] {
-        command.args(["--config", &format!("profile.test.{setting}")]);
-    }
-    command.args(arguments);
-    command.env("RUSTC", "/usr/bin/rustc").env("CARGO_TARGET_DIR", folder().join("target"));
-    // These would take the place of the target's own flags.
-    command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    command.env("CAPSULEGRAPH_ISA", ISA);
-    for (name, value) in [
-        ("LINKER", "aarch64-linux-gnu-gcc".to_owned()),
-        ("RUNNER", "qemu-aarch64 -L /usr/aarch64-linux-gnu".to_owned()),
-        ("RUSTFLAGS", format!("--sysroot={}", sysroot.join("usr").display())),
-    ] {
-        command.env(format!("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_{name}"), value);
-    }
+    let target = Target {
+        triple: "aarch64-unknown-linux-gnu",
+        sysroot: &sysroot.join("usr"),
+        linker: "aarch64-linux-gnu-gcc",
+        runner: "qemu-aarch64 -L /usr/aarch64-linux-gnu",
+    };
+    let mut command = target.test();
+    command.arg("--no-default-features").args(arguments).env("CAPSULEGRAPH_ISA", ISA);
     command
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::demo;
 use crate::shell::{self, Outcome, cargo, root, target};
 use crate::wheel;
+use crate::windows;
 
 /// Single files: path in the checkout, folder in the tree.
 const FILES: &[(&str, &str)] = &[
@@ -49,10 +50,7 @@ pub fn make() -> Outcome<PathBuf> {
     shell::run(cargo().args(["build", "--release", "--lib"]))?;
     let name = format!("capsulegraph-{}-{}-{}", version()?, std::env::consts::OS, std::env::consts::ARCH);
     let dist = target().join("dist");
-    let folder = dist.join(&name);
-    if folder.exists() {
-        fs::remove_dir_all(&folder).map_err(|e| format!("cannot clear {}: {e}", folder.display()))?;
-    }
+    let folder = cleared(&dist.join(&name))?;
     lay_out(&folder)?;
     copy(&cgraph, &folder.join("bin"))?;
     for library in ["libcapsulegraph.so", "libcapsulegraph.a"] {
@@ -68,6 +66,43 @@ pub fn make() -> Outcome<PathBuf> {
     let archive = format!("{name}.tar.gz");
     shell::run(Command::new("tar").current_dir(&dist).args(["czf", &archive, &name]))?;
     Ok(dist.join(archive))
+}
+
+/// The same for Windows x86-64, cross-built.
+pub fn windows() -> Outcome {
+    let built = windows::setup()?.release()?;
+    let name = format!("capsulegraph-{}-windows-x86_64", version()?);
+    let dist = target().join("dist");
+    let folder = cleared(&dist.join(&name))?;
+    lay_out(&folder)?;
+    for (file, place) in [
+        ("cgraph.exe", "bin"),
+        ("capsulegraph.dll", "bin"),
+        ("libcapsulegraph.dll.a", "lib"),
+        ("libcapsulegraph.a", "lib"),
+    ] {
+        copy(&built.join(file), &folder.join(place))?;
+    }
+    windows::import_library(&folder.join("lib"))?;
+    for (option, file) in [
+        ("--strip-unneeded", "bin/cgraph.exe"),
+        ("--strip-unneeded", "bin/capsulegraph.dll"),
+        ("--strip-debug", "lib/libcapsulegraph.a"),
+    ] {
+        shell::run(Command::new("x86_64-w64-mingw32-strip").arg(option).arg(folder.join(file)))?;
+    }
+    let archive = format!("{name}.zip");
+    shell::run(Command::new("python3").current_dir(&dist).args(["-m", "zipfile", "-c", &archive, &name]))?;
+    println!("{}", dist.join(archive).display());
+    Ok(())
+}
+
+/// A folder that is not there any more, if it ever was.
+fn cleared(folder: &Path) -> Outcome<PathBuf> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).map_err(|e| format!("cannot clear {}: {e}", folder.display()))?;
+    }
+    Ok(folder.to_owned())
 }
 
 /// Everything of the tree that is not built.

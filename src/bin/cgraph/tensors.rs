@@ -24,8 +24,9 @@ use capsulegraph::{Error, Result};
 use crate::args::{BenchArgs, Binding, ComputeArgs, OnnxArgs, RunArgs, Switch};
 use crate::failure::Failure;
 use crate::outputs::Outputs;
+use crate::quote::quoted;
 use crate::size::human;
-use crate::ui::{self, Ui, converted_name, counted, quoted};
+use crate::ui::{self, Ui, converted_name, counted};
 
 /// Bytes of made-up inputs at most.
 const MADE_UP_BYTES: u64 = 16 << 30;

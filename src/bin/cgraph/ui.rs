@@ -108,17 +108,6 @@ pub fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// A path as a shell takes it, for command lines in messages.
-pub fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@\\".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
-}
-
 /// The ending that a source's converted file gets.
 pub fn converted_name(source: &Path) -> PathBuf {
     source.with_extension("cgraph")
@@ -126,19 +115,11 @@ pub fn converted_name(source: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::{counted, quoted};
-    use std::path::Path;
+    use super::counted;
 
     #[test]
     fn things_are_counted() {
         let words = [0, 1, 2].map(|count| counted(count, "capsule"));
         assert_eq!(words, ["0 capsules", "1 capsule", "2 capsules"]);
-    }
-
-    #[test]
-    fn paths_are_quoted_for_a_shell() {
-        assert_eq!(quoted(Path::new("/tmp/a-b_1.gguf")), "/tmp/a-b_1.gguf");
-        assert_eq!(quoted(Path::new("my model.gguf")), "'my model.gguf'");
-        assert_eq!(quoted(Path::new("it's")), r"'it'\''s'");
     }
 }

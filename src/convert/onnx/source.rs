@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::proto::{ModelProto, TensorProto};
 use super::wire;
 use crate::container::disk::{Disk, ReadAt};
+use crate::container::paths;
 use crate::error::{Error, Result};
 use crate::store::mapped;
 
@@ -208,9 +209,7 @@ fn inside(model: &Path, location: &str) -> Result<PathBuf, &'static str> {
     // Models from Windows hold `\` where others would take it for a part of the name.
     let relative = PathBuf::from(location.replace('\\', "/"));
     let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
-    // On Windows a colon is more than a letter of a name.
-    let special = location.contains('\0') || cfg!(windows) && location.contains(':');
-    if special || !relative.components().all(plain) {
+    if paths::says_more(location) || !relative.components().all(plain) {
         return Err("is not a path inside the model's folder; only such files are read");
     }
     let folder = |model: &Path| model.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);

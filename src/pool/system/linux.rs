@@ -1,78 +1,39 @@
-//! Placing a thread: processors and priority, by means of the operating system.
+//! Threads on Linux.
 
-use super::options::{Priority, ThreadOptions};
-use crate::error::{Error, Result};
+use super::super::options::Priority;
+use super::refusal::{check_allowed, refused};
+use crate::error::Result;
 
-/// Gives the calling thread the processors and the priority of `options`, as every thread that a [`super::Pool`]
-/// starts has them. For programs whose own thread computes; threads that it starts later inherit both.
-///
-/// # Errors
-/// [`Error::InvalidArgument`] for a processor that is named twice or not allowed, and where the system refuses the
-/// priority; [`Error::Unsupported`] on a system for which placing threads is not built.
-pub fn place_this_thread(options: &ThreadOptions) -> Result<()> {
-    options.check()?;
-    place(options)
-}
+/// What a thread has of the one that starts it: here the system sees to it that all is handed on.
+#[derive(Clone, Debug)]
+pub(super) struct Starter;
 
-/// Whether a thread can have the place that `options`, which are checked, give: tried on one that ends at once.
-pub(super) fn try_place(options: &ThreadOptions) -> Result<()> {
-    if !options.places() {
-        return Ok(());
+impl Starter {
+    pub fn this_thread() -> Self {
+        Self
     }
-    let options = options.clone();
-    let tried = std::thread::Builder::new().spawn(move || place(&options)).map(|thread| thread.join());
-    match tried {
-        Ok(Ok(placed)) => placed,
-        // A thread that the system does not start needs no place.
-        Err(_) | Ok(Err(_)) => Ok(()),
-    }
-}
 
-/// As [`place_this_thread`], of options that are checked.
-pub(super) fn place(options: &ThreadOptions) -> Result<()> {
-    if !options.processors.is_empty() {
-        set_processors(&options.processors)?;
-    }
-    match options.priority {
-        Priority::Inherited => Ok(()),
-        lower => set_priority(lower),
-    }
+    pub fn hand_on(&self) {}
 }
 
 /// Restricts the calling thread to `processors`.
-#[cfg(target_os = "linux")]
-fn set_processors(processors: &[usize]) -> Result<()> {
+pub(super) fn set_processors(processors: &[usize]) -> Result<()> {
     // Of all numbers the system takes those that it allows, and of a list with a wrong number in it likewise the
     // others: so each is looked up. What the thread had inherited is no limit.
     let failed = |e: std::io::Error| refused("processors", &e.to_string());
     let former = affinity::get().map_err(failed)?;
     affinity::set(&affinity::of(0..affinity::NUMBERS)).map_err(failed)?;
     let allowed = affinity::get().map_err(failed)?;
-    if let Some(wrong) = processors.iter().find(|number| !allowed.contains(number)) {
+    if let Err(wrong) = check_allowed(processors, &allowed) {
         // The thread may go on without a place: it keeps the one that it had.
         affinity::set(&affinity::of(former.into_iter())).map_err(failed)?;
-        return Err(Error::InvalidArgument(format!(
-            "processors: processor {wrong} is not allowed by the system; choose from {}",
-            ranges(&allowed)
-        )));
+        return Err(wrong);
     }
     affinity::set(&affinity::of(processors.iter().copied()))
         .map_err(|e| refused(&format!("processors {processors:?}"), &e.to_string()))
 }
 
-/// Ascending numbers as a person writes them: `0-3,8`.
-#[cfg(target_os = "linux")]
-fn ranges(numbers: &[usize]) -> String {
-    let runs = numbers.chunk_by(|a, b| a + 1 == *b);
-    let run = |run: &[usize]| match run {
-        [first, .., last] => format!("{first}-{last}"),
-        _ => run.iter().map(usize::to_string).collect(),
-    };
-    runs.map(run).collect::<Vec<_>>().join(",")
-}
-
 /// The processors of the calling thread.
-#[cfg(target_os = "linux")]
 mod affinity {
     use std::io::{Error, Result};
 
@@ -116,8 +77,7 @@ mod affinity {
 }
 
 /// Lowers the calling thread's priority: by nice values, of which Linux keeps one for each thread.
-#[cfg(target_os = "linux")]
-fn set_priority(priority: Priority) -> Result<()> {
+pub(super) fn set_priority(priority: Priority) -> Result<()> {
     let wanted = if priority == Priority::Lowest { 19 } else { 10 };
     // A thread that is lower already stays where it is.
     let nice = wanted.max(nice());
@@ -132,34 +92,15 @@ fn set_priority(priority: Priority) -> Result<()> {
 }
 
 /// The calling thread's nice value.
-#[cfg(target_os = "linux")]
 fn nice() -> i32 {
     // SAFETY: no memory is involved; 0 is the calling thread, which is there, so no -1 is an error.
     unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }
 
-#[cfg(not(target_os = "linux"))]
-fn set_processors(processors: &[usize]) -> Result<()> {
-    Err(Error::Unsupported(format!(
-        "processors {processors:?}: placing threads is not built for this system yet; leave the option out"
-    )))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn set_priority(priority: Priority) -> Result<()> {
-    Err(Error::Unsupported(format!(
-        "priority {}: placing threads is not built for this system yet; leave the option out",
-        priority.name()
-    )))
-}
-
-#[cfg(target_os = "linux")]
-fn refused(what: &str, reason: &str) -> Error {
-    Error::InvalidArgument(format!("{what}: the system refuses it to a compute thread: {reason}"))
-}
-
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
+    use super::super::super::ThreadOptions;
+    use super::super::place_this_thread;
     use super::*;
 
     #[test]
@@ -199,12 +140,5 @@ mod tests {
         let twice = message(&[allowed[0], 5000, allowed[0]]);
         assert!(twice.contains(&format!("processor {} is named twice", allowed[0])), "{twice}");
         assert!(message(&[0; 5000]).contains("5000 are named"));
-    }
-
-    #[test]
-    fn numbers_are_written_as_ranges() {
-        for (numbers, text) in [(&[][..], ""), (&[7], "7"), (&[0, 1], "0-1"), (&[0, 2, 3, 4, 9], "0,2-4,9")] {
-            assert_eq!(ranges(numbers), text);
-        }
     }
 }
