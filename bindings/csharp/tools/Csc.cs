@@ -26,9 +26,17 @@ internal static class Csc
     private const string Standard = "netstandard";
     private static readonly byte[] StandardToken = { 0xcc, 0x7b, 0x13, 0xff, 0xcd, 0x2d, 0xdd, 0x51 };
 
-    /// What Roslyn marks modules with, which netstandard has not.
+    /// What Roslyn marks modules and types with, which netstandard has not.
     private const string Rules = @"namespace System.Runtime.CompilerServices
-        { internal sealed class RefSafetyRulesAttribute : Attribute { public RefSafetyRulesAttribute(int version) { } } }";
+        {
+            internal sealed class RefSafetyRulesAttribute : Attribute { public RefSafetyRulesAttribute(int version) { } }
+            internal sealed class NullableAttribute : Attribute
+            {
+                public NullableAttribute(byte flag) { }
+                public NullableAttribute(byte[] flags) { }
+            }
+            internal sealed class NullableContextAttribute : Attribute { public NullableContextAttribute(byte flag) { } }
+        }";
 
     private static int Main(string[] args)
     {
