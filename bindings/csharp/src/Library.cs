@@ -138,7 +138,7 @@ namespace CapsuleGraph
                 System.IO.Path.Combine(folder, "runtimes", Loader.Platform, "native", file),
             };
             // Where the .NET host has the native files of packages.
-            var native = AppContext.GetData("NATIVE_DLL_SEARCH_DIRECTORIES") as string;
+            var native = AppDomain.CurrentDomain.GetData("NATIVE_DLL_SEARCH_DIRECTORIES") as string;
             foreach (string other in (native ?? "").Split(new[] { System.IO.Path.PathSeparator }, StringSplitOptions.RemoveEmptyEntries))
                 places.Add(System.IO.Path.Combine(other, file));
             string named = Environment.GetEnvironmentVariable(Variable);

@@ -17,7 +17,7 @@ namespace CapsuleGraph
 #else
         const string __DllName = "capsulegraph";
 #endif
-        
+
 
         /// <summary>
         ///  The number of the contract that this header belongs to. A program or binding compares it with

@@ -50,7 +50,7 @@ namespace CapsuleGraph.Tests
             const BindingFlags Any = BindingFlags.Instance | BindingFlags.Static | BindingFlags.NonPublic | BindingFlags.Public;
             receiver = (IDisposable)type.GetConstructors(Any).Single(one => !one.IsStatic).Invoke(new object[] { callback });
             entry = Marshal.GetFunctionPointerForDelegate((Delegate)type.GetField("Entry", Any).GetValue(null));
-            data = (IntPtr)Pointer.Unbox(type.GetProperty("Data", Any).GetValue(receiver));
+            data = (IntPtr)Pointer.Unbox(type.GetProperty("Data", Any).GetGetMethod(true).Invoke(receiver, null));
             IntPtr library = dlopen(Compiled.Library(Code), 2);
             many = (Many)Marshal.GetDelegateForFunctionPointer(dlsym(library, "many"), typeof(Many));
         }

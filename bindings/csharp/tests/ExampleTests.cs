@@ -85,7 +85,7 @@ namespace CapsuleGraph.Tests
             string[] wanted = Directory.GetFiles(Path.Combine(Models.Root, "bindings/csharp/src"), "*.cs").Select(Path.GetFileName).ToArray();
             Expect.Sequence(sources.OrderBy(name => name), wanted.OrderBy(name => name));
             Expect.True(File.Exists(Path.Combine(folder, "Runtime/CapsuleGraph.asmdef")) && File.Exists(Path.Combine(folder, "Runtime/link.xml")), "asmdef and link.xml");
-            Expect.Contains(File.ReadAllText(Path.Combine(folder, "Plugins/x86_64/libcapsulegraph.so.meta")), "CPU: x86_64");
+            Expect.Contains(File.ReadAllText(Path.Combine(folder, "Plugins/linux-x64/libcapsulegraph.so.meta")), "CPU: x86_64");
         }
     }
 }
