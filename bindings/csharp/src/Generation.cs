@@ -144,39 +144,53 @@ namespace CapsuleGraph
     }
 
 #if CAPSULEGRAPH_SPANS
-    public sealed partial class Generation : IAsyncEnumerable<string>
+    public sealed partial class Generation
     {
         /// <summary>The pieces that are still to come, each computed on a thread of the pool.</summary>
-        public IAsyncEnumerator<string> GetAsyncEnumerator(CancellationToken cancellationToken = default(CancellationToken))
+        public IAsyncEnumerable<string> ReadAsync(CancellationToken cancellationToken = default(CancellationToken))
         {
             return new Pieces(this, cancellationToken);
         }
 
-        private sealed class Pieces : IAsyncEnumerator<string>
+        private sealed class Pieces : IAsyncEnumerable<string>
         {
             private readonly Generation generation;
-            private readonly CancellationTokenSource both;
             private readonly CancellationToken token;
 
-            internal Pieces(Generation generation, CancellationToken other)
+            internal Pieces(Generation generation, CancellationToken token)
             {
                 this.generation = generation;
-                token = generation.token;
-                if (!other.CanBeCanceled) return;
-                both = CancellationTokenSource.CreateLinkedTokenSource(token, other);
-                token = both.Token;
+                this.token = token;
+            }
+
+            public IAsyncEnumerator<string> GetAsyncEnumerator(CancellationToken cancellationToken)
+            {
+                return new Enumerator(generation, CancellationTokenSource.CreateLinkedTokenSource(generation.token, token, cancellationToken));
+            }
+        }
+
+        private sealed class Enumerator : IAsyncEnumerator<string>
+        {
+            private readonly Generation generation;
+            private readonly CancellationTokenSource cancel;
+
+            internal Enumerator(Generation generation, CancellationTokenSource cancel)
+            {
+                this.generation = generation;
+                this.cancel = cancel;
             }
 
             public string Current { get; private set; }
 
             public ValueTask<bool> MoveNextAsync()
             {
+                CancellationToken token = cancel.Token;
                 return new ValueTask<bool>(Task.Run(() => (Current = generation.Next(token)) != null, token));
             }
 
             public ValueTask DisposeAsync()
             {
-                if (both != null) both.Dispose();
+                cancel.Dispose();
                 return default(ValueTask);
             }
         }

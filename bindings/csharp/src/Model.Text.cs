@@ -1,5 +1,8 @@
 using System;
 using System.Collections.Generic;
+#if CAPSULEGRAPH_SPANS
+using System.Runtime.InteropServices;
+#endif
 
 namespace CapsuleGraph
 {
@@ -50,14 +53,27 @@ namespace CapsuleGraph
         /// <summary>The text of tokens; bytes that form no character become U+FFFD. special: control tokens are printed too.</summary>
         public string Detokenize(int[] ids, bool special = false)
         {
+            using (var pins = new Pins()) return Detokenize((uint*)pins.Pin(Check.NotNull(ids, nameof(ids))), ids.Length, special);
+        }
+
+#if CAPSULEGRAPH_SPANS
+        /// <summary>As Detokenize of an array.</summary>
+        public string Detokenize(ReadOnlySpan<int> ids, bool special = false)
+        {
+            int nothing;
+            fixed (int* data = &MemoryMarshal.GetReference(ids))
+                return Detokenize((uint*)(data == null ? &nothing : data), ids.Length, special);
+        }
+#endif
+
+        private string Detokenize(uint* ids, int count, bool special)
+        {
             using (var model = new Use(Handle))
-            using (var pins = new Pins())
             {
-                var data = (uint*)pins.Pin(Check.NotNull(ids, nameof(ids)));
                 uint flags = special ? Native.CAPG_DETOKENIZE_SPECIAL : 0;
                 capg_text* text;
                 capg_error* error;
-                uint status = Native.capg_model_detokenize((capg_model*)model.Pointer, data, (UIntPtr)(uint)ids.Length, flags, &text, &error);
+                uint status = Native.capg_model_detokenize((capg_model*)model.Pointer, ids, (UIntPtr)(uint)count, flags, &text, &error);
                 Failure.Check(status, error);
                 return Returned.Text(text);
             }

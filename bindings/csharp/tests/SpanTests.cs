@@ -21,6 +21,8 @@ namespace CapsuleGraph.Tests
                 Expect.Equal(Array.IndexOf(logits, logits.Max()), LanguageTests.Tokens[0]);
                 Expect.Status(Status.InvalidArgument, () => session.Eval(ReadOnlySpan<int>.Empty, logits));
                 Expect.Throws<ArgumentException>(() => session.Eval(new ReadOnlySpan<int>(ids), new float[3]));
+                Expect.Equal(model.Detokenize(new ReadOnlySpan<int>(ids, 1, 2)), model.Detokenize(new[] { ids[1], ids[2] }));
+                Expect.Equal(model.Detokenize(ReadOnlySpan<int>.Empty), "");
                 session.Reset();
                 Rows rows = session.EvalAll(ids);
                 Expect.True(rows[rows.Count - 1].SequenceEqual(logits), "the last row is the same");
@@ -79,7 +81,7 @@ namespace CapsuleGraph.Tests
         private static async Task<string> Collect(Generation generation, CancellationTokenSource cancel = null, int most = 0)
         {
             string text = "";
-            var pieces = generation.GetAsyncEnumerator(cancel == null ? default(CancellationToken) : cancel.Token);
+            var pieces = generation.ReadAsync(cancel == null ? default(CancellationToken) : cancel.Token).GetAsyncEnumerator();
             try
             {
                 for (int count = 1; await pieces.MoveNextAsync(); count++)
