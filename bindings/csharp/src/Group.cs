@@ -33,7 +33,7 @@ namespace CapsuleGraph
         /// <summary>Goes on with these generations, of a session each; gives the text that became complete in each. At the end of one
         /// its FinishReason is no longer None.</summary>
         /// <param name="generations">Those that are at their end are left aside.</param>
-        /// <param name="time">About how long; null: a tenth of a second.</param>
+        /// <param name="time">About how long; null: a tenth of a second; Timeout.InfiniteTimeSpan: no limit.</param>
         /// <param name="maxTokens">Tokens of each at most; 0: no limit.</param>
         /// <param name="cancellationToken">Stops it; nothing is lost.</param>
         public IReadOnlyList<string> Advance(IReadOnlyList<Generation> generations, TimeSpan? time = null, int maxTokens = 0,
@@ -41,7 +41,8 @@ namespace CapsuleGraph
         {
             Check.NotNull(generations, nameof(generations));
             Generation[] running = generations.Where(one => Check.NotNull(one, nameof(generations)).FinishReason == Finish.None).Distinct().ToArray();
-            ulong microseconds = (ulong)Math.Max(0, (time ?? TimeSpan.FromMilliseconds(100)).Ticks / 10);
+            TimeSpan most = time ?? TimeSpan.FromMilliseconds(100);
+            ulong microseconds = most == Timeout.InfiniteTimeSpan ? 0 : (ulong)Math.Max(1, most.Ticks / 10);
             var turns = new Session.Turn[running.Length];
             int taken = 0;
             var texts = new Dictionary<Generation, string>();

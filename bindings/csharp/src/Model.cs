@@ -33,8 +33,8 @@ namespace CapsuleGraph
             using (var pins = new Pins())
             using (var log = new Use(options.Log == null ? null : options.Log.Handle))
             using (var budget = new Use(options.Budget == null ? null : options.Budget.Handle))
-            using (var file = stream == null ? null : new StreamReader(stream, nameof(stream)))
-            using (var full = options.FullStream == null ? null : new StreamReader(options.FullStream, nameof(options.FullStream)))
+            using (var file = stream == null ? null : new StreamSource(stream, nameof(stream)))
+            using (var full = options.FullStream == null ? null : new StreamSource(options.FullStream, nameof(options.FullStream)))
             {
                 var handle = new Handle(Kind.Model);
                 capg_reader fileReader = file == null ? new capg_reader() : file.Reader(pins);
