@@ -164,7 +164,8 @@ namespace CapsuleGraph
         internal StreamSource(Stream stream, string what)
         {
             this.stream = stream;
-            if (!stream.CanRead || !stream.CanSeek) throw new ArgumentException("The stream must be one that can be read and sought.", what);
+            if (stream.CanRead && stream.CanSeek) return;
+            throw new ArgumentException("The stream must be one that can be read and sought.", what);
         }
 
         internal capg_reader Reader(Pins pins)

@@ -102,8 +102,9 @@ namespace CapsuleGraph
 
         private void CheckFloats()
         {
-            if (Encoding != "f32" && Encoding != "float32")
-                throw new InvalidOperationException("The elements of " + Name + " are " + Encoding + "; fetch its capsule with Layout.F32.");
+            if (Encoding == "f32" || Encoding == "float32") return;
+            throw new InvalidOperationException("The elements of " + Name + " are " + Encoding
+                + "; fetch its capsule with Layout.F32.");
         }
     }
 

@@ -165,7 +165,8 @@ namespace CapsuleGraph
 
             public IAsyncEnumerator<string> GetAsyncEnumerator(CancellationToken cancellationToken)
             {
-                return new Enumerator(generation, CancellationTokenSource.CreateLinkedTokenSource(generation.token, token, cancellationToken));
+                var all = CancellationTokenSource.CreateLinkedTokenSource(generation.token, token, cancellationToken);
+                return new Enumerator(generation, all);
             }
         }
 

@@ -40,7 +40,8 @@ namespace CapsuleGraph
             CancellationToken cancellationToken = default(CancellationToken))
         {
             Check.NotNull(generations, nameof(generations));
-            Generation[] running = generations.Where(one => Check.NotNull(one, nameof(generations)).FinishReason == Finish.None).Distinct().ToArray();
+            foreach (Generation one in generations) Check.NotNull(one, nameof(generations));
+            Generation[] running = generations.Where(one => one.FinishReason == Finish.None).Distinct().ToArray();
             TimeSpan most = time ?? TimeSpan.FromMilliseconds(100);
             ulong microseconds = most == Timeout.InfiniteTimeSpan ? 0 : (ulong)Math.Max(1, most.Ticks / 10);
             var turns = new Session.Turn[running.Length];

@@ -101,11 +101,11 @@ namespace CapsuleGraph
             foreach (string place in places)
             {
                 if (!File.Exists(place)) continue;
-                IntPtr library = Loader.Open(place);
+                IntPtr library = Loader.Open(place), entry = Loader.Symbol(library, "capg_abi_version");
                 Path = place;
-                if (Loader.Symbol(library, "capg_abi_version") == IntPtr.Zero)
+                if (entry == IntPtr.Zero)
                     throw new LibraryException(place + " is no library of CapsuleGraph: it has no capg_abi_version");
-                var version = (AbiVersion)Marshal.GetDelegateForFunctionPointer(Loader.Symbol(library, "capg_abi_version"), typeof(AbiVersion));
+                var version = (AbiVersion)Marshal.GetDelegateForFunctionPointer(entry, typeof(AbiVersion));
                 CheckVersion(place, version());
                 CheckFunctions(library, place);
                 break;
@@ -120,7 +120,8 @@ namespace CapsuleGraph
         {
             foreach (MethodInfo method in typeof(Native).GetMethods(BindingFlags.Static | BindingFlags.NonPublic))
             {
-                if (!method.Name.StartsWith("capg_", StringComparison.Ordinal) || Loader.Symbol(library, method.Name) != IntPtr.Zero) continue;
+                if (!method.Name.StartsWith("capg_", StringComparison.Ordinal)) continue;
+                if (Loader.Symbol(library, method.Name) != IntPtr.Zero) continue;
                 throw new LibraryException(place + " is older than this assembly (it has no " + method.Name
                     + "): use a library of its release");
             }
@@ -139,7 +140,8 @@ namespace CapsuleGraph
             };
             // Where the .NET host has the native files of packages.
             var native = AppDomain.CurrentDomain.GetData("NATIVE_DLL_SEARCH_DIRECTORIES") as string;
-            foreach (string other in (native ?? "").Split(new[] { System.IO.Path.PathSeparator }, StringSplitOptions.RemoveEmptyEntries))
+            char[] between = { System.IO.Path.PathSeparator };
+            foreach (string other in (native ?? "").Split(between, StringSplitOptions.RemoveEmptyEntries))
                 places.Add(System.IO.Path.Combine(other, file));
             string named = Environment.GetEnvironmentVariable(Variable);
             if (!string.IsNullOrEmpty(named)) places.Add(Directory.Exists(named) ? System.IO.Path.Combine(named, file) : named);

@@ -69,7 +69,8 @@ namespace CapsuleGraph
         /// <summary>A hint that these capsules, by number, are needed next.</summary>
         public void Prefetch(IEnumerable<int> capsules)
         {
-            UIntPtr[] numbers = Check.NotNull(capsules, nameof(capsules)).Select(one => (UIntPtr)Check.Count(one, nameof(capsules))).ToArray();
+            Check.NotNull(capsules, nameof(capsules));
+            UIntPtr[] numbers = capsules.Select(one => (UIntPtr)Check.Count(one, nameof(capsules))).ToArray();
             using (var model = new Use(Handle))
             using (var pins = new Pins())
             {

@@ -75,7 +75,8 @@ namespace CapsuleGraph
         /// <summary>Path of a mini's full file; null: the file of the recorded name beside the mini.</summary>
         public string FullPath { get; set; }
 
-        /// <summary>A mini's full file as a stream, which is read as a whole while the model is opened. Excludes <see cref="FullPath"/>.</summary>
+        /// <summary>A mini's full file as a stream, which is read as a whole while the model is opened. Excludes
+        /// <see cref="FullPath"/>.</summary>
         public Stream FullStream { get; set; }
 
         /// <summary>Threads that compute, the caller's included; 0: one for each processor.</summary>

@@ -20,7 +20,8 @@ namespace CapsuleGraph
         private readonly object gate = new object();
 
         /// <summary>Makes one on a model, which it keeps alive.</summary>
-        public Part(Model model, PartOptions options = null) : base(New(Check.NotNull(model, nameof(model)), options ?? new PartOptions()))
+        public Part(Model model, PartOptions options = null)
+            : base(New(Check.NotNull(model, nameof(model)), options ?? new PartOptions()))
         {
         }
 

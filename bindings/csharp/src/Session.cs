@@ -19,7 +19,8 @@ namespace CapsuleGraph
         internal Generation Current;
 
         /// <summary>Makes one on a model, which it keeps alive.</summary>
-        public Session(Model model, SessionOptions options = null) : base(New(Check.NotNull(model, nameof(model)), options ?? new SessionOptions()))
+        public Session(Model model, SessionOptions options = null)
+            : base(New(Check.NotNull(model, nameof(model)), options ?? new SessionOptions()))
         {
             Model = model;
             Messages = new List<ChatMessage>();
@@ -158,7 +159,8 @@ namespace CapsuleGraph
         }
 
 #if CAPSULEGRAPH_SPANS
-        /// <summary>As Eval, with the logits of the last token written to a span of <see cref="CapsuleGraph.Model.VocabularySize"/> floats.</summary>
+        /// <summary>As Eval, with the logits of the last token written to a span of
+        /// <see cref="CapsuleGraph.Model.VocabularySize"/> floats.</summary>
         public void Eval(ReadOnlySpan<int> ids, Span<float> logits, CancellationToken cancellationToken = default(CancellationToken))
         {
             using (var turn = new Turn(this))

@@ -58,7 +58,8 @@ namespace CapsuleGraph
         {
             Check.NotNull(data, nameof(data));
             Elements.CheckFits<T>(element);
-            return Checked(new Tensor(element, data, Extents(shape, data.Length), (long)data.Length * Elements.Size<T>()), data.Length);
+            long bytes = (long)data.Length * Elements.Size<T>();
+            return Checked(new Tensor(element, data, Extents(shape, data.Length), bytes), data.Length);
         }
 
         /// <summary>Makes one of strings.</summary>
@@ -92,7 +93,8 @@ namespace CapsuleGraph
             return new Tensor(element, data, byteLength, shape);
         }
 
-        private Tensor(ElementType element, IntPtr data, long byteLength, long[] shape) : this(element, (long[])shape.Clone(), byteLength)
+        private Tensor(ElementType element, IntPtr data, long byteLength, long[] shape)
+            : this(element, (long[])shape.Clone(), byteLength)
         {
             if (data == IntPtr.Zero && byteLength > 0) throw new ArgumentNullException(nameof(data));
             this.data = data;
@@ -102,8 +104,8 @@ namespace CapsuleGraph
         /// <summary>Makes one of memory, without a copy.</summary>
         public static Tensor Of<T>(ReadOnlyMemory<T> data, params long[] shape) where T : struct
         {
-            var tensor = new Tensor(Elements.Of<T>(), () => data.Pin(), Extents(shape, data.Length), (long)data.Length * Elements.Size<T>());
-            return Checked(tensor, data.Length);
+            long bytes = (long)data.Length * Elements.Size<T>();
+            return Checked(new Tensor(Elements.Of<T>(), () => data.Pin(), Extents(shape, data.Length), bytes), data.Length);
         }
 
         private Tensor(ElementType element, Func<MemoryHandle> pin, long[] shape, long byteLength) : this(element, shape, byteLength)
@@ -244,7 +246,8 @@ namespace CapsuleGraph
         private static Tensor Checked(Tensor tensor, long count)
         {
             if (tensor.Count == count) return tensor;
-            throw new ArgumentException("The shape [" + string.Join(", ", tensor.shape) + "] has " + tensor.Count + " elements, and there are " + count + ".");
+            string shape = "[" + string.Join(", ", tensor.shape) + "]";
+            throw new ArgumentException("The shape " + shape + " has " + tensor.Count + " elements, and there are " + count + ".");
         }
 
         private static long[] Extents(long[] shape, long count)

@@ -151,7 +151,8 @@ namespace CapsuleGraph
         public override string ToString()
         {
             if (Shape == null) return Name + ": " + Element;
-            IEnumerable<string> extents = Shape.Select((extent, i) => extent >= 0 ? extent.ToString() : DimensionNames[i].Length > 0 ? DimensionNames[i] : "?");
+            IEnumerable<string> extents = Shape.Select((extent, i) =>
+                extent >= 0 ? extent.ToString() : DimensionNames[i].Length > 0 ? DimensionNames[i] : "?");
             return Name + ": " + Element + "[" + string.Join(", ", extents) + "]";
         }
     }

@@ -24,7 +24,8 @@ namespace CapsuleGraph.Tests
 
         public static void TheChatAnswers()
         {
-            string program = Processes.Compile(Path.Combine(Models.Root, "examples/chat.cs"), Models.New("chat.exe"), typeof(Model).Assembly.Location);
+            string source = Path.Combine(Models.Root, "examples/chat.cs");
+            string program = Processes.Compile(source, Models.New("chat.exe"), typeof(Model).Assembly.Location);
             string said = Processes.Succeed(Processes.Runtime, new[] { program, Models.Language }, "Say hello in French.\n");
             Expect.Contains(said, "Bonjour in French.");
         }
@@ -37,7 +38,8 @@ namespace CapsuleGraph.Tests
             ZipFile.ExtractToDirectory(package, unpacked);
             File.WriteAllText(source, Readme);
             string target = Processes.IsMono ? "netstandard2.0" : "net8.0";
-            string program = Processes.Compile(source, Path.Combine(folder, "answer.exe"), Path.Combine(unpacked, "lib", target, "CapsuleGraph.dll"));
+            string assembly = Path.Combine(unpacked, "lib", target, "CapsuleGraph.dll");
+            string program = Processes.Compile(source, Path.Combine(folder, "answer.exe"), assembly);
             // As the package's targets copy it, or as a .NET application is published.
             string native = Path.Combine(unpacked, "runtimes/linux-x64/native/libcapsulegraph.so");
             string place = Processes.IsMono ? folder : Path.Combine(folder, "runtimes/linux-x64/native");
@@ -78,13 +80,15 @@ namespace CapsuleGraph.Tests
             foreach (string file in files.Where(file => !file.EndsWith(".meta")))
             {
                 Expect.True(File.Exists(file + ".meta"), file + ".meta is there");
-                Expect.True(ids.Add(Regex.Match(File.ReadAllText(file + ".meta"), "guid: ([0-9a-f]{32})\n").Groups[1].Value), "its guid is its own");
+                Match id = Regex.Match(File.ReadAllText(file + ".meta"), "guid: ([0-9a-f]{32})\n");
+                Expect.True(id.Success && ids.Add(id.Groups[1].Value), "the guid of " + file + " is its own");
             }
             Expect.Equal(files.Length, 2 * ids.Count, "files and their metas");
             string[] sources = Directory.GetFiles(Path.Combine(folder, "Runtime"), "*.cs").Select(Path.GetFileName).ToArray();
             string[] wanted = Directory.GetFiles(Path.Combine(Models.Root, "bindings/csharp/src"), "*.cs").Select(Path.GetFileName).ToArray();
             Expect.Sequence(sources.OrderBy(name => name), wanted.OrderBy(name => name));
-            Expect.True(File.Exists(Path.Combine(folder, "Runtime/CapsuleGraph.asmdef")) && File.Exists(Path.Combine(folder, "Runtime/link.xml")), "asmdef and link.xml");
+            foreach (string name in new[] { "CapsuleGraph.asmdef", "link.xml" })
+                Expect.True(File.Exists(Path.Combine(folder, "Runtime", name)), name + " is there");
             Expect.Contains(File.ReadAllText(Path.Combine(folder, "Plugins/linux-x64/libcapsulegraph.so.meta")), "CPU: x86_64");
         }
     }

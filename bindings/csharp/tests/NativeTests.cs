@@ -83,7 +83,8 @@ namespace CapsuleGraph.Tests
                 Type type = Binding.GetType("CapsuleGraph." + one.Groups[1].Value, true);
                 string[] fields = one.Groups[2].Value.Split(new[] { ';' }, StringSplitOptions.RemoveEmptyEntries)
                     .Select(field => Regex.Match(field.Trim(), @"\w+$").Value).Where(name => name != "").ToArray();
-                Expect.Sequence(type.GetFields(BindingFlags.Instance | BindingFlags.Public | BindingFlags.NonPublic).Select(field => field.Name), fields, type.Name);
+                const BindingFlags Own = BindingFlags.Instance | BindingFlags.Public | BindingFlags.NonPublic;
+                Expect.Sequence(type.GetFields(Own).Select(field => field.Name), fields, type.Name);
                 code.Append("    printf(\"%zu\\n\", sizeof(" + type.Name + "));\n");
                 wanted.Add(Marshal.SizeOf(type).ToString());
                 foreach (string field in fields)
@@ -131,7 +132,8 @@ namespace CapsuleGraph.Tests
             foreach (string first in new[] { "version", "model", "files", "log", "budget", "group" })
             {
                 var variables = new Dictionary<string, string> { { Library.Variable, library } };
-                Printed printed = Processes.Run(Processes.Runtime, new[] { typeof(Program).Assembly.Location, "child", first }, "", null, variables);
+                string[] args = { typeof(Program).Assembly.Location, "child", first };
+                Printed printed = Processes.Run(Processes.Runtime, args, "", null, variables);
                 Expect.Equal(printed.Code, 3, first + ": " + printed.Output + printed.Errors);
                 said = printed.Output;
                 Expect.Contains(said, "LibraryException: ");

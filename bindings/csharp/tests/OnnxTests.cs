@@ -108,8 +108,9 @@ namespace CapsuleGraph.Tests
 
         public static void MemoryOfTheLibraryGoesInWithoutACopy()
         {
+            Tensor rising = Tensor.Of(Enumerable.Range(0, 12).Select(i => (float)i).ToArray(), 3, 4);
             using (Model model = Small())
-            using (Outputs first = model.Run(Given("x", Tensor.Of(Enumerable.Range(0, 12).Select(i => (float)i).ToArray(), 3, 4)), new[] { "rows" }))
+            using (Outputs first = model.Run(Given("x", rising), new[] { "rows" }))
             {
                 // A row of the library's memory, [1, 4], as an input.
                 Tensor row = first["rows"].Tensors[2];
@@ -187,7 +188,8 @@ namespace CapsuleGraph.Tests
 
         public static void ModelsAreWrittenBack()
         {
-            string full = Models.Onnx("loop", 100), back = Models.New("back.onnx"), part = Models.New("part.onnx"), again = Models.New("again.cgraph");
+            string full = Models.Onnx("loop", 100), back = Models.New("back.onnx");
+            string part = Models.New("part.onnx"), again = Models.New("again.cgraph");
             Expect.Contains(Files.ExportOnnx(full, back), back);
             Expect.Contains(Files.Inspect(back).Replace(" ", ""), "\"kind\":\"onnx\"");
             Files.Convert(back, again, new ConvertOptions { NoMini = true });

@@ -101,7 +101,8 @@ namespace CapsuleGraph.Tests
 
         internal static void Equal<T>(T found, T wanted, string what = "it")
         {
-            if (!EqualityComparer<T>.Default.Equals(found, wanted)) throw new Failed(what + " is <" + found + "> and should be <" + wanted + ">");
+            if (EqualityComparer<T>.Default.Equals(found, wanted)) return;
+            throw new Failed(what + " is <" + found + "> and should be <" + wanted + ">");
         }
 
         internal static void Sequence<T>(IEnumerable<T> found, IEnumerable<T> wanted, string what = "it")
@@ -193,8 +194,9 @@ namespace CapsuleGraph.Tests
             IDictionary<string, string> variables = null)
         {
             Printed printed = Run(program, args, input, folder, variables);
-            if (printed.Code != 0) throw new Failed(program + " " + string.Join(" ", args) + ": " + printed.Code + "\n" + printed.Output + printed.Errors);
-            return printed.Output;
+            if (printed.Code == 0) return printed.Output;
+            string command = program + " " + string.Join(" ", args);
+            throw new Failed(command + ": " + printed.Code + "\n" + printed.Output + printed.Errors);
         }
 
         /// Compiles C# by the compiler of this runtime, against an assembly of CapsuleGraph, and gives the program.
