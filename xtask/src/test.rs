@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::aarch64;
+use crate::csharp;
 use crate::instructions;
 use crate::onnx;
 use crate::package;
@@ -59,6 +60,9 @@ pub fn run() -> Outcome {
         count("cargo test for aarch64", &mut tests, &mut total, &mut failures)?;
     }
     for (name, mut tests) in wheel::tests()? {
+        count(name, &mut tests, &mut total, &mut failures)?;
+    }
+    for (name, mut tests) in csharp::tests()? {
         count(name, &mut tests, &mut total, &mut failures)?;
     }
     for mut soak in soak::runners(SOAK_SECONDS)? {
@@ -131,7 +135,18 @@ pub fn bless() -> Outcome {
     setup::programs()?;
     let mut tests = cargo();
     tests.args(["test", "--features", "schema"]);
-    tests.args(["--test", "header", "--test", "docs", "--test", "c_api", "--test", "exactness"]);
+    tests.args([
+        "--test",
+        "header",
+        "--test",
+        "csharp",
+        "--test",
+        "docs",
+        "--test",
+        "c_api",
+        "--test",
+        "exactness",
+    ]);
     tests.env("CAPSULEGRAPH_TEST_MODEL", setup::model()?).env("CAPSULEGRAPH_TEST_PYTHON", setup::python()?);
     tests.env("CAPSULEGRAPH_TEST_ONNX", onnx::setup()?);
     shell::run(tests.env("CAPSULEGRAPH_BLESS", "1"))?;
