@@ -11,6 +11,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use memmap2::MmapMut;
 use ort::sys;
 
 use crate::store::os::touched_bytes;
@@ -223,10 +224,14 @@ impl Arena {
         begin(block, len, Kind::Activations)
     }
 
-    /// Memory for weights, which a session holds as long as it lives.
+    /// Memory for weights, which a session holds as long as it lives. Large blocks are fresh pages: the runtime asks for more
+    /// than it fills, and what was used before would be in memory for nothing.
     fn reserve(&self, size: usize) -> *mut c_void {
         let len = size.saturating_add(HEADER);
-        begin(self.take(len), len, Kind::Weights)
+        match (len >= KEPT).then(|| MmapMut::map_anon(len).ok()).flatten() {
+            Some(mut map) => begin(map.as_mut_ptr(), len, Kind::Pages(Box::into_raw(Box::new(map)))),
+            None => begin(self.take(len), len, Kind::Weights),
+        }
     }
 
     /// # Safety
@@ -245,8 +250,11 @@ impl Arena {
             let meter = unsafe { Arc::from_raw(meter) };
             meter.take(block.0, len);
         }
-        if kind == Kind::Weights {
-            return self.give_back(block);
+        match kind {
+            Kind::Weights => return self.give_back(block),
+            // SAFETY: the header owned it, and nobody reads the pages any more.
+            Kind::Pages(map) => return drop(unsafe { Box::from_raw(map) }),
+            Kind::Activations => {}
         }
         self.in_use.fetch_sub(len as u64, Ordering::Relaxed);
         if len < KEPT || OPEN.load(Ordering::Acquire) == 0 {
@@ -288,21 +296,23 @@ impl Kept {
 }
 
 /// What a block is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Activations,
     Weights,
+    /// Weights in pages of their own, which the block owns.
+    Pages(*mut MmapMut),
 }
 
 /// What stands before a block's data.
-#[repr(C)]
 struct Header {
     len: usize,
     kind: Kind,
     /// What counted it, NULL or a count of its own of an [`Arc`].
     meter: *const Meter,
 }
+
+const _: () = assert!(size_of::<Header>() <= HEADER && align_of::<Header>() <= HEADER);
 
 /// Writes a block's header; where its data begins.
 fn begin(block: *mut u8, len: usize, kind: Kind) -> *mut c_void {

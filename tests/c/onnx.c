@@ -170,6 +170,8 @@ static void ports(const capg_model *model) {
     capg_port rounds = port(model, CAPG_PORT_INPUT, 4, "rounds");
     CHECK(rounds.rank == 0 && rounds.has_shape == 1 && rounds.element == CAPG_ELEMENT_INT64);
     CHECK(port(model, CAPG_PORT_OUTPUT, 4, "nothing").kind == CAPG_VALUE_NONE);
+    capg_port maps = port(model, CAPG_PORT_OUTPUT, 5, "maps");
+    CHECK(maps.kind == CAPG_VALUE_SEQUENCE_OF_MAPS && maps.element == CAPG_ELEMENT_FLOAT32 && maps.has_shape == 0);
     capg_port found;
     INVALID(capg_model_port_count(NULL, 0, &count, &error));
     INVALID(capg_model_port_count(model, 2, &count, &error));

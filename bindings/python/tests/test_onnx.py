@@ -26,6 +26,7 @@ class Running(unittest.TestCase):
         self.assertEqual(inputs["rounds"].shape, ())
         outputs = {port.name: port.kind for port in self.small.outputs}
         self.assertEqual((outputs["rows"], outputs["nothing"]), ("sequence", "optional"))
+        self.assertEqual([port[1:4] for port in self.small.outputs if port.name == "maps"], [("sequence of maps", "float32", None)])
         self.assertTrue(self.small.is_onnx)
 
     def test_tensors_lists_maps_strings_and_nothing(self):
