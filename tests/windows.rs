@@ -1,6 +1,6 @@
 //! The Windows build, driven from Linux: its DLL from C and C++, its command line beside this system's, under wine.
 //!
-//! The Rust tests run there by themselves. Needs what `cargo xtask test` makes and names in the environment: the build's folder
+//! The Rust tests run there by themselves. Needs what `cargo xtask windows` makes and names in the environment: the build's folder
 //! in CAPSULEGRAPH_TEST_WINDOWS, ONNX Runtime for Windows in CAPSULEGRAPH_TEST_WINDOWS_ONNXRUNTIME, wine's variables.
 #![cfg(all(target_os = "linux", feature = "cli"))]
 #![allow(clippy::expect_used, clippy::unwrap_used)]
@@ -48,7 +48,7 @@ const API_SET: &str = "api-ms-win-";
 
 fn variable(name: &str) -> PathBuf {
     let value = std::env::var_os(name);
-    value.unwrap_or_else(|| panic!("{name} is not set; run the tests with: cargo xtask test")).into()
+    value.unwrap_or_else(|| panic!("{name} is not set; run the tests with: cargo xtask windows")).into()
 }
 
 /// A file of the Windows build.

@@ -25,8 +25,9 @@ use std::process::ExitCode;
 const HELP: &str = "cargo xtask COMMAND
 
   demo              gets a small real model, converts, splits, answers a prompt, prints the report
-  test              lints, runs every test, under wine as well, the kernels' on an emulated aarch64 too, counts the
+  test              lints, runs every test, the kernels' on an emulated aarch64 too, tests the packages, counts the
                     kernels' instructions; prints how many passed
+  windows           cross-builds for Windows x86-64 and runs the tests under wine
   bench [--peers]   measures speed and memory; with --peers against llama.cpp, built from PyPI for this CPU, and
                     writes docs/performance.md; fails where a mark is missed (benches/floors.json)
         [--models NAME,...]  only these (smollm2, 1b-q4_0, 1b-q4_k_m, 1b-q8_0, 7b-q4_k_m); of the others the
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
     let outcome = match (args.first().map(String::as_str), rest.as_slice()) {
         (Some("demo"), []) => demo::run(),
         (Some("test"), []) => test::run(),
+        (Some("windows"), []) => test::windows(),
         (Some("bench"), ["--onnx"]) => onnx::bench(),
         (Some("bench"), ["--csharp"]) => csharp::bench(),
         (Some("bench"), rest) => match bench::Options::parse(rest) {
