@@ -149,7 +149,10 @@ impl DirectHandle {
         let (free, flags) =
             if is_mapped { (&self.buffered, 0) } else { (&self.unbuffered, FILE_FLAG_NO_BUFFERING) };
         let own = free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let own = own.map_or_else(|| reopen(&self.file, flags), Ok)?;
+        let Ok(own) = own.map_or_else(|| reopen(&self.file, flags), Ok) else {
+            // One that is to be deleted, say, is not opened again. The one handle that there is from the start serves all.
+            return self.file.seek_read(buf, offset);
+        };
         let read = own.seek_read(buf, offset);
         free.lock().unwrap_or_else(PoisonError::into_inner).push(own);
         read
