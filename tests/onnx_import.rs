@@ -167,7 +167,7 @@ fn every_edge_is_served_and_every_weight_stored_once() {
             info(&file).inputs.iter().map(|p| (p.name.as_str(), p.optional)).collect();
         assert_eq!(inputs, [("x", false), ("bias", true)]);
         let again = sub_model(&head_of(&file).unwrap(), graph_of(&file, &m.capsules[0]).unwrap());
-        assert_eq!((again.ir_version, again.opset_import.len()), (Some(8), 1));
+        assert_eq!((again.ir_version, again.opset_import.len()), (Some(9), 1));
     }
 }
 

@@ -152,6 +152,8 @@ fn not_ours(magic: &[u8]) -> String {
     } else if magic[0] == 0x0b || magic.starts_with(b"\xc2\x8bCGR") || magic.starts_with(b"\x8bCGR") {
         "a .cgraph file changed by a text-mode transfer; copy it again in binary mode".into()
     } else {
-        "not a .cgraph file (its first bytes are not the format's)".into()
+        "not a .cgraph file (its first bytes are not the format's); a model in another format is converted first: cgraph convert \
+         MODEL"
+            .into()
     }
 }

@@ -11,8 +11,8 @@ use super::output::Out;
 use super::panic::guard;
 use super::status::{CAPG_ERROR_NOT_FOUND, capg_status};
 use super::tensor::{
-    CAPG_ELEMENT_NONE, CAPG_VALUE_MAP, CAPG_VALUE_NONE, CAPG_VALUE_SEQUENCE, CAPG_VALUE_SPARSE,
-    CAPG_VALUE_TENSOR, number,
+    CAPG_ELEMENT_NONE, CAPG_VALUE_MAP, CAPG_VALUE_NONE, CAPG_VALUE_SEQUENCE, CAPG_VALUE_SEQUENCE_OF_MAPS,
+    CAPG_VALUE_SPARSE, CAPG_VALUE_TENSOR, number,
 };
 use super::text::Utf8;
 use crate::graph::onnx::{OnnxDim, OnnxKind, OnnxPort};
@@ -95,6 +95,7 @@ impl From<&OnnxPort> for Port {
             dim_names: names.iter().map(string).collect(),
             _names: names,
             kind: match port.kind {
+                OnnxKind::Sequence if port.is_sequence_of_maps() => CAPG_VALUE_SEQUENCE_OF_MAPS,
                 OnnxKind::Tensor => CAPG_VALUE_TENSOR,
                 OnnxKind::Sequence => CAPG_VALUE_SEQUENCE,
                 OnnxKind::Optional => CAPG_VALUE_NONE,

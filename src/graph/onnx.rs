@@ -51,6 +51,13 @@ pub struct OnnxPort {
 }
 
 impl OnnxPort {
+    /// Whether it is a sequence of maps.
+    #[must_use]
+    pub fn is_sequence_of_maps(&self) -> bool {
+        let text = self.type_name.as_deref().unwrap_or_default();
+        self.kind == OnnxKind::Sequence && text.starts_with("sequence of map")
+    }
+
     /// The type in words: `float32`, `sequence of float32`, `sequence of map(int64 -> float32)`; of any type where the model
     /// does not say which.
     #[must_use]

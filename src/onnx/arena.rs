@@ -1,16 +1,19 @@
 //! The memory that the runtime computes in: one allocator for all its sessions, so that each does not keep activations of
-//! its own, and so that what they take is known.
+//! its own, and so that what they take is known: a run, and the making of a session, count what their thread asks for.
 //!
 //! Runs repeat: large blocks that a run gave back are kept for the next, by their length. What is kept and in use together is
 //! never more than what was in use at once at most.
 
-use std::cell::UnsafeCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, UnsafeCell};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ptr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::sys;
+
+use crate::store::os::touched_bytes;
 
 /// Bytes before a block that hold its length; blocks are aligned as the runtime's own are.
 const HEADER: usize = 64;
@@ -30,7 +33,93 @@ pub(super) struct Arena {
     source: *mut sys::OrtAllocator,
     kept: Mutex<Kept>,
     in_use: AtomicU64,
+}
+
+/// Models that are open: without one, no block is kept.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// One of the models that are open.
+#[derive(Debug)]
+pub(super) struct Opened(());
+
+impl Opened {
+    pub fn new() -> Self {
+        OPEN.fetch_add(1, Ordering::AcqRel);
+        Self(())
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Bytes that were asked for while it counted and are not given back yet, now and at most, whoever gives them back.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    now: AtomicU64,
     most: AtomicU64,
+    /// Where the large blocks among them are, and their lengths, where that is wanted.
+    large: Option<Mutex<HashMap<usize, usize>>>,
+}
+
+thread_local! {
+    /// What counts on this thread: NULL, or a meter that [`Meter::count`] borrows.
+    static METER: Cell<*const Meter> = const { Cell::new(ptr::null()) };
+}
+
+impl Meter {
+    /// One that can tell what of it is in memory: the runtime asks for room for weights that it then leaves.
+    pub fn that_looks() -> Self {
+        Self { large: Some(Mutex::default()), ..Self::default() }
+    }
+
+    /// Bytes in use that are in memory, of one that looks; else all.
+    pub fn touched(&self) -> u64 {
+        let Some(large) = &self.large else { return self.now() };
+        let large = large.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked: u64 = large.values().map(|len| *len as u64).sum();
+        let touched: u64 = large.iter().map(|(at, len)| touched_bytes(*at as *const u8, *len)).sum();
+        self.now().saturating_sub(asked).saturating_add(touched)
+    }
+
+    /// Counts what this thread asks for in `work`. Threads that help it ask for nothing that lasts.
+    pub fn count<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
+        struct Restored(*const Meter);
+        impl Drop for Restored {
+            fn drop(&mut self) {
+                METER.set(self.0);
+            }
+        }
+        let _restored = Restored(METER.replace(Arc::as_ptr(self)));
+        work()
+    }
+
+    /// Bytes that are in use.
+    fn now(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that were in use at most.
+    pub fn most(&self) -> u64 {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, block: *mut u8, len: usize) {
+        let now = self.now.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
+        self.most.fetch_max(now, Ordering::Relaxed);
+        if let Some(large) = self.large.as_ref().filter(|_| len >= KEPT) {
+            large.lock().unwrap_or_else(PoisonError::into_inner).insert(block.addr(), len);
+        }
+    }
+
+    fn take(&self, block: *mut u8, len: usize) {
+        self.now.fetch_sub(len as u64, Ordering::Relaxed);
+        if let Some(large) = self.large.as_ref().filter(|_| len >= KEPT) {
+            large.lock().unwrap_or_else(PoisonError::into_inner).remove(&block.addr());
+        }
+    }
 }
 
 // SAFETY: the pointers live as long as the process and may be used from any thread by the runtime's contract; the table is not
@@ -74,25 +163,12 @@ impl Arena {
             source,
             kept: Mutex::default(),
             in_use: AtomicU64::new(0),
-            most: AtomicU64::new(0),
         }))
     }
 
     /// What the runtime is given.
     pub fn as_ptr(&self) -> *mut sys::OrtAllocator {
         self.table.get()
-    }
-
-    /// Bytes of activations in use; from now on [`most`](Self::most) counts anew.
-    pub fn mark(&self) -> u64 {
-        let now = self.in_use.load(Ordering::Relaxed);
-        self.most.store(now, Ordering::Relaxed);
-        now
-    }
-
-    /// Bytes of activations in use, at most since the last [`mark`](Self::mark).
-    pub fn most(&self) -> u64 {
-        self.most.load(Ordering::Relaxed)
     }
 
     /// Gives all blocks back that nobody uses.
@@ -123,7 +199,7 @@ impl Arena {
         // SAFETY: the source lives as long as the process. Its function may raise an exception of the runtime; those that are
         // on the way hold nothing that would have to be dropped.
         unsafe {
-            let Some(alloc) = (*self.source).Alloc else { return std::ptr::null_mut() };
+            let Some(alloc) = (*self.source).Alloc else { return ptr::null_mut() };
             let alloc = std::mem::transmute::<PlainAlloc, Alloc>(alloc);
             alloc(self.source, len).cast()
         }
@@ -143,12 +219,11 @@ impl Arena {
         let len = if len < KEPT { Some(len) } else { len.checked_next_multiple_of(PAGE) };
         let Some(len) = len else { return self.take(usize::MAX).cast() };
         let block = if len < KEPT { self.take(len) } else { self.block(len) };
-        let now = self.in_use.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
-        self.most.fetch_max(now, Ordering::Relaxed);
+        self.in_use.fetch_add(len as u64, Ordering::Relaxed);
         begin(block, len, Kind::Activations)
     }
 
-    /// Weights are counted with their session, by what of them is touched: the runtime asks for memory that it then leaves.
+    /// Memory for weights, which a session holds as long as it lives.
     fn reserve(&self, size: usize) -> *mut c_void {
         let len = size.saturating_add(HEADER);
         begin(self.take(len), len, Kind::Weights)
@@ -161,15 +236,20 @@ impl Arena {
             return;
         }
         // SAFETY: the header is before what was handed out.
-        let (block, Header { len, kind }) = unsafe {
+        let (block, Header { len, kind, meter }) = unsafe {
             let block = data.cast::<u8>().sub(HEADER);
             (Block(block), block.cast::<Header>().read())
         };
+        if !meter.is_null() {
+            // SAFETY: the header owned a count of it.
+            let meter = unsafe { Arc::from_raw(meter) };
+            meter.take(block.0, len);
+        }
         if kind == Kind::Weights {
             return self.give_back(block);
         }
         self.in_use.fetch_sub(len as u64, Ordering::Relaxed);
-        if len < KEPT {
+        if len < KEPT || OPEN.load(Ordering::Acquire) == 0 {
             self.give_back(block);
         } else {
             self.lock().put(len, block);
@@ -220,16 +300,24 @@ enum Kind {
 struct Header {
     len: usize,
     kind: Kind,
+    /// What counted it, NULL or a count of its own of an [`Arc`].
+    meter: *const Meter,
 }
 
 /// Writes a block's header; where its data begins.
 fn begin(block: *mut u8, len: usize, kind: Kind) -> *mut c_void {
     if block.is_null() {
-        return std::ptr::null_mut();
+        return ptr::null_mut();
     }
-    // SAFETY: the block is longer than its header, and aligned for it.
+    let meter = METER.get();
+    // SAFETY: the meter is borrowed for as long as it stands there, from an `Arc`; the block is longer than its header, and
+    // aligned for it.
     unsafe {
-        block.cast::<Header>().write(Header { len, kind });
+        if let Some(counting) = meter.as_ref() {
+            Arc::increment_strong_count(meter);
+            counting.add(block, len);
+        }
+        block.cast::<Header>().write(Header { len, kind, meter });
         block.add(HEADER).cast()
     }
 }
@@ -271,9 +359,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn meters_count_their_own_thread_and_what_is_given_back_anywhere() {
+        // Blocks without a source: only headers are written.
+        let mut memory = [[0u64; 64]; 3];
+        let [first, second, other] = &mut memory;
+        let block = |of: &mut [u64; 64]| of.as_mut_ptr().cast::<u8>();
+        let (outer, inner) = (Arc::new(Meter::default()), Arc::new(Meter::default()));
+        let a = outer.count(|| {
+            let a = begin(block(first), 100, Kind::Activations);
+            inner.count(|| begin(block(second), 30, Kind::Weights));
+            // Another thread has none.
+            let at = block(other) as usize;
+            std::thread::scope(|scope| {
+                scope.spawn(move || begin(at as *mut u8, 500, Kind::Activations) as usize);
+            });
+            a
+        });
+        assert_eq!((outer.now(), outer.most(), inner.now()), (100, 100, 30));
+        assert_eq!((Arc::strong_count(&outer), Arc::strong_count(&inner)), (2, 2));
+        // SAFETY: the header was written above.
+        let header = unsafe { a.cast::<u8>().sub(HEADER).cast::<Header>().read() };
+        assert_eq!((header.len, header.meter), (100, Arc::as_ptr(&outer)));
+        assert!(METER.get().is_null());
+        // SAFETY: the counts that the headers own.
+        unsafe {
+            Arc::decrement_strong_count(header.meter);
+            Arc::decrement_strong_count(Arc::as_ptr(&inner));
+        }
+    }
+
+    #[test]
     fn kept_blocks_never_take_more_than_was_in_use_at_once() {
         let mut kept = Kept::default();
-        let block = || Block(std::ptr::null_mut());
+        let block = || Block(ptr::null_mut());
         // Two blocks in use at once, and given back.
         assert!(kept.take(100, 0).0.is_none() && kept.take(50, 100).0.is_none());
         kept.put(100, block());

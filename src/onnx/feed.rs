@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::graph::element::ElementType;
 use crate::graph::onnx::{OnnxDim, OnnxKind, OnnxPort};
 
-/// Bytes of a made-up input at most.
-const MOST: u64 = 1 << 34;
+/// Bytes that a string takes in memory.
+const STRING_BYTES: u64 = 64;
 
 /// Inputs by name.
 #[derive(Debug, Default)]
@@ -68,12 +68,13 @@ impl Fed {
 }
 
 /// An array for an input, the same for the same seed: numbers between -1 and 1, whole ones 0 or 1, as they may be indices.
-/// Dimensions with a name have the length that `dims` gives them, others that are open the length 1.
+/// Dimensions with a name have the length that `dims` gives them, others that are open the length 1. `room` is how many bytes
+/// it may have, and then how many are left.
 ///
 /// # Errors
 /// [`Error::Unsupported`] where the input takes no tensor of a known type and rank; [`Error::Limit`] where it would be too
 /// large.
-pub fn made_up(port: &OnnxPort, dims: &[(String, u64)], seed: u64) -> Result<Array> {
+pub fn made_up(port: &OnnxPort, dims: &[(String, u64)], seed: u64, room: &mut u64) -> Result<Array> {
     let (Some(element), Some(shape), OnnxKind::Tensor) = (port.element, &port.shape, port.kind) else {
         return Err(Error::Unsupported(format!(
             "input {} has no tensor type and shape from which one could be made up; give it with --input",
@@ -86,23 +87,36 @@ pub fn made_up(port: &OnnxPort, dims: &[(String, u64)], seed: u64) -> Result<Arr
         OnnxDim::Any(()) => 1,
     };
     let shape: Vec<u64> = shape.iter().map(len).collect();
-    let too_large = || Error::Limit(format!("input {} of shape {shape:?} is too large", port.name));
+    let most = *room;
+    let too_large = || {
+        Error::Limit(format!(
+            "input {} of shape {shape:?} is larger than made-up ones may be ({most} bytes more)",
+            port.name
+        ))
+    };
     let count =
         shape.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim)).ok_or_else(too_large)?;
-    let bytes = element.bytes_of(count).unwrap_or(count);
-    if count.max(bytes) > MOST {
-        return Err(too_large());
-    }
+    let bytes = match element {
+        ElementType::String => count.checked_mul(STRING_BYTES),
+        _ => element.bytes_of(count),
+    };
+    let bytes = bytes.ok_or_else(too_large)?;
+    *room = room.checked_sub(bytes).ok_or_else(too_large)?;
     let mut random = Random(seed ^ 0x9e37_79b9_7f4a_7c15);
     let data = match element {
         ElementType::String => ArrayData::Strings((0..count).map(|_| vec![b'a' + random.bit()]).collect()),
-        _ => ArrayData::Bytes(numbers(element, count, bytes, &mut random)),
+        _ => {
+            let mut data = Vec::new();
+            data.try_reserve_exact(bytes as usize).map_err(|_| too_large())?;
+            numbers(element, count, &mut random, &mut data);
+            data.resize(bytes as usize, 0);
+            ArrayData::Bytes(data)
+        }
     };
     Ok(Array { element, shape, data })
 }
 
-fn numbers(element: ElementType, count: u64, bytes: u64, random: &mut Random) -> Vec<u8> {
-    let mut data = Vec::with_capacity(bytes as usize);
+fn numbers(element: ElementType, count: u64, random: &mut Random, data: &mut Vec<u8>) {
     for _ in 0..count {
         match element {
             ElementType::Float32 | ElementType::Complex64 => {
@@ -124,8 +138,6 @@ fn numbers(element: ElementType, count: u64, bytes: u64, random: &mut Random) ->
             }
         }
     }
-    data.resize(bytes as usize, 0);
-    data
 }
 
 /// SplitMix64.
@@ -165,14 +177,14 @@ mod tests {
                 shape: shape.clone(),
                 optional: false,
             };
-            let made = made_up(&port, &[("n".into(), 5)], 7).unwrap();
+            let made = made_up(&port, &[("n".into(), 5)], 7, &mut (1 << 20)).unwrap();
             assert_eq!((made.element, made.shape.as_slice()), (element, &[5, 3, 1][..]));
             match &made.data {
                 ArrayData::Bytes(bytes) => assert_eq!(Some(bytes.len() as u64), element.bytes_of(15)),
                 ArrayData::Strings(strings) => assert_eq!(strings.len(), 15),
             }
-            assert_eq!(made, made_up(&port, &[("n".into(), 5)], 7).unwrap());
-            assert!(made_up(&port, &[("n".into(), u64::MAX)], 7).is_err());
+            assert_eq!(made, made_up(&port, &[("n".into(), 5)], 7, &mut (1 << 20)).unwrap());
+            assert!(made_up(&port, &[("n".into(), u64::MAX)], 7, &mut (1 << 20)).is_err());
         }
         let float = OnnxPort {
             name: "x".into(),
@@ -182,14 +194,18 @@ mod tests {
             shape,
             optional: false,
         };
-        let ArrayData::Bytes(bytes) = made_up(&float, &[("n".into(), 500)], 1).unwrap().data else {
+        let ArrayData::Bytes(bytes) = made_up(&float, &[("n".into(), 500)], 1, &mut (1 << 20)).unwrap().data
+        else {
             panic!()
         };
         let values: Vec<f32> =
             bytes.chunks(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
         assert!(values.iter().all(|v| (-1.0..1.0).contains(v)));
         assert!(values.iter().any(|v| *v < -0.9) && values.iter().any(|v| *v > 0.9));
+        let mut room = 500 * 3 * 4;
+        assert!(made_up(&float, &[("n".into(), 500)], 1, &mut room).is_ok());
+        assert!(room == 0 && made_up(&float, &[], 1, &mut room).is_err());
         let sequence = OnnxPort { kind: OnnxKind::Sequence, ..float };
-        assert!(made_up(&sequence, &[], 1).is_err());
+        assert!(made_up(&sequence, &[], 1, &mut (1 << 20)).is_err());
     }
 }

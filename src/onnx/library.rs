@@ -23,8 +23,6 @@ pub const ZERO_COPY_MINOR: u32 = 31;
 pub struct Loaded {
     /// Where it was found; a bare file name where the system's loader found it.
     pub path: PathBuf,
-    /// How it was found.
-    pub found: &'static str,
     /// The version that it gives of itself, as "1.31.1".
     pub version: String,
 }
@@ -61,7 +59,7 @@ pub fn load(named: Option<&Path>) -> Result<Loaded> {
         };
         match load_file(&path) {
             Ok(version) => {
-                let found = Loaded { path, found: place.what, version };
+                let found = Loaded { path, version };
                 *loaded = Some(found.clone());
                 return Ok(found);
             }
@@ -76,12 +74,6 @@ pub fn load(named: Option<&Path>) -> Result<Loaded> {
         }
     }
     Err(tried.error())
-}
-
-/// The library that is loaded, where one is.
-#[must_use]
-pub fn loaded() -> Option<Loaded> {
-    LOADED.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 fn same_again(loaded: &Loaded, named: Option<&Path>) -> Result<Loaded> {

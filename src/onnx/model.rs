@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use ort::sys;
 
 use super::api::{RunOptions, Runtime};
+use super::arena::Meter;
 pub use super::options::{JOINED_BYTES, OnnxOptions, Prepack};
 use super::plan::OnnxPlanChoice;
 use super::ports;
 use super::raw::{RawType, RawValue, TypeInfo};
-use super::residency::{OnnxMemory, Residency};
+use super::residency::{OnnxMemory, Residency, give_blocks_back};
 use super::slot::{Change, Fed, Making, Ready, named};
 use super::submodel::Head;
 use super::value::{Borrowed, Input, Value};
@@ -113,6 +114,11 @@ impl Held<'_> {
         let raw = self.raw();
         if raw.is_present().unwrap_or(false) { raw.as_ptr().cast_const() } else { std::ptr::null() }
     }
+}
+
+/// The type of a value, as the runtime tells it.
+fn type_of(value: &RawValue) -> Option<RawType> {
+    TypeInfo::of_value(value).ok().flatten()?.raw_type().ok().flatten()
 }
 
 impl OnnxModel {
@@ -276,9 +282,6 @@ impl OnnxModel {
         let steps = own_steps.as_ref().unwrap_or(&self.steps);
         self.refuse_missing(steps, &wanted, &given)?;
         let runtime = self.runtime()?;
-        if !runtime.is_zero_copy() {
-            self.residency.copies_weights()?;
-        }
         let options = match cancel {
             Some(_) => RunOptions::new(runtime).map(Arc::new),
             None => RunOptions::unstopped(runtime),
@@ -287,12 +290,19 @@ impl OnnxModel {
         let _watch = cancel.map(|token| Watch::new(token, &options)).transpose()?;
         let mut held = self.feed(runtime, &given)?;
         let _turn = self.residency.enter(cancel)?;
-        let begun = Instant::now();
-        let walked = self.walk(runtime, steps, &mut held, (&options, cancel));
-        if walked.is_err() {
-            self.residency.tidy();
+        if !runtime.is_zero_copy() {
+            self.residency.copies_weights()?;
         }
-        walked?;
+        let begun = Instant::now();
+        if let Err(why) = self.walk(runtime, steps, &mut held, (&options, cancel)) {
+            drop(held);
+            self.residency.tidy();
+            // What there was no room for is not kept either.
+            if matches!(why, Error::Limit(_)) {
+                give_blocks_back();
+            }
+            return Err(why);
+        }
         self.counts.add(begun.elapsed());
         self.results(runtime, &wanted, &given, held)
     }
@@ -305,11 +315,11 @@ impl OnnxModel {
         held: &mut [Option<Held<'_>>],
         (options, cancel): (&RunOptions, Option<&CancelToken>),
     ) -> Result<()> {
-        let (arena, before) = (runtime.arena(), runtime.arena().mark());
+        let meter = Arc::new(Meter::default());
         for (step, index) in steps.units.iter().enumerate() {
             unless_cancelled(cancel)?;
             let next = steps.units.get(step + 1).copied().unwrap_or(*index);
-            let computed = self.compute(runtime, [*index, next], held, options);
+            let computed = self.compute(runtime, [*index, next], held, (options, &meter));
             if computed.is_err() {
                 // The runtime says of a run that was stopped only that it failed.
                 unless_cancelled(cancel)?;
@@ -317,7 +327,7 @@ impl OnnxModel {
             for (value, made) in self.wiring.units[*index].outputs.iter().zip(computed?) {
                 held[*value] = Some(Held::Made(made));
             }
-            self.residency.measure(arena, before)?;
+            self.residency.measure(&meter)?;
             steps.freed[step].iter().for_each(|value| held[*value] = None);
         }
         Ok(())
@@ -340,6 +350,9 @@ impl OnnxModel {
         self.refuse_missing(&steps, &self.wiring.outputs, &given)?;
         let runtime = self.runtime()?;
         let options = RunOptions::new(runtime).map_err(|refused| refused.error("prepare a run"))?;
+        let options = Arc::new(options);
+        let _watch = cancel.map(|token| Watch::new(token, &options)).transpose()?;
+        let counted = (&*options, &Arc::new(Meter::default()));
         let mut held = self.feed(runtime, &given)?;
         let values = |made: Vec<RawValue>| -> Result<Vec<Value>> {
             made.into_iter()
@@ -348,8 +361,12 @@ impl OnnxModel {
         };
         for (step, index) in steps.units.iter().enumerate() {
             unless_cancelled(cancel)?;
-            let own = values(self.compute(runtime, [*index, *index], &held, &options)?)?;
-            let theirs = match other.compute(runtime, [*index, *index], &held, &options) {
+            let own = self.compute(runtime, [*index, *index], &held, counted);
+            let theirs = other.compute(runtime, [*index, *index], &held, counted);
+            // Of a run that was stopped the runtime says only that it failed.
+            unless_cancelled(cancel)?;
+            let own = values(own?)?;
+            let theirs = match theirs {
                 Ok(made) => Some(values(made)?),
                 Err(Error::Unsupported(_) | Error::Mismatch(_) | Error::InvalidArgument(_)) => None,
                 Err(why) => return Err(why),
@@ -448,20 +465,20 @@ impl OnnxModel {
         runtime: &'static Runtime,
         [index, next]: [usize; 2],
         held: &[Option<Held<'_>>],
-        options: &RunOptions,
+        (options, meter): (&RunOptions, &Arc<Meter>),
     ) -> Result<Vec<RawValue>> {
         let unit = &self.wiring.units[index];
-        let present: Vec<usize> =
-            unit.inputs.iter().copied().filter(|value| held[*value].is_some()).collect();
-        let ready = self.ready(runtime, index, &present, held)?;
+        let ready = self.ready(runtime, index, held)?;
         self.residency.begin(index, &ready);
-        let fed: Vec<*const sys::OrtValue> =
-            present.iter().filter_map(|value| held[*value].as_ref()).map(Held::as_ptr).collect();
-        let compute = || ready.session.run(options, &fed);
+        let value = |value: &usize| held[*value].as_ref().map_or(std::ptr::null(), Held::as_ptr);
+        let fed: Vec<*const sys::OrtValue> = unit.inputs.iter().map(value).collect();
+        let compute = || meter.count(|| ready.session.run(options, &fed));
         let made = if next != index && self.residency.wants_ahead(next) {
             // Asking takes a while, as it is done in pieces, and where it fails only time is lost.
             std::thread::scope(|scope| {
-                let asking = std::thread::Builder::new().spawn_scoped(scope, || self.residency.ask_for(next));
+                let asking = std::thread::Builder::new()
+                    .name("capsulegraph-ahead".into())
+                    .spawn_scoped(scope, || self.residency.ask_for(next));
                 let made = compute();
                 drop(asking);
                 made
@@ -474,14 +491,14 @@ impl OnnxModel {
         made.map_err(|refused| refused.error(&format!("run {}", named(&self.store, unit))))
     }
 
-    /// A session of a unit that is fed with the values `present`.
+    /// A session of a unit, for the values that it is fed with.
     fn ready(
         &self,
         runtime: &'static Runtime,
         index: usize,
-        present: &[usize],
         held: &[Option<Held<'_>>],
     ) -> Result<Arc<Ready>> {
+        let inputs = &self.wiring.units[index].inputs;
         let raw = |value: usize| held[value].as_ref().map(Held::raw);
         let rank = |value: usize| raw(value)?.shape().map(|shape| shape.len());
         let copies = |has_few_bits: bool| match self.options.prepack {
@@ -491,35 +508,25 @@ impl OnnxModel {
                 let rows_of = |value: &usize| {
                     raw(*value)?.tensor().map(|(element, shape)| ports::rows(element, &shape))
                 };
-                let rows = || present.iter().filter_map(rows_of).max().unwrap_or(1);
+                let rows = || inputs.iter().filter_map(rows_of).max().unwrap_or(1);
                 self.residency.wants_copy(index, rows, has_few_bits)
             }
         };
         // Most units of most runs.
         if let Some(ready) = self.residency.slot(index).current()
-            && ready.takes(present, &self.types.lock().unwrap_or_else(PoisonError::into_inner), rank)
+            && ready.takes(inputs, &self.types.lock().unwrap_or_else(PoisonError::into_inner), rank)
             && (ready.prepacked || !copies(ready.has_few_bits))
         {
             return Ok(ready);
         }
         let types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut fed = Vec::with_capacity(present.len());
-        let mut own_types: Vec<Option<RawType>> = Vec::with_capacity(present.len());
-        let mut ranks = Vec::with_capacity(present.len());
-        for value in present {
-            let Some(value_held) = &held[*value] else { continue };
-            ranks.push(rank(*value));
-            own_types.push(match &types[*value] {
-                Some(known) => Some(known.clone()),
-                None => TypeInfo::of_value(value_held.raw())
-                    .ok()
-                    .flatten()
-                    .and_then(|info| info.raw_type().ok().flatten()),
-            });
-        }
-        for ((value, known), rank) in present.iter().zip(&own_types).zip(ranks) {
-            fed.push(Fed { value: *value, known: known.as_ref(), rank });
-        }
+        let own_types: Vec<Option<RawType>> =
+            inputs.iter().map(|value| types[*value].clone().or_else(|| type_of(raw(*value)?))).collect();
+        let fed: Vec<Fed<'_>> = inputs
+            .iter()
+            .zip(&own_types)
+            .map(|(value, known)| Fed { value: *value, known: known.as_ref(), rank: rank(*value) })
+            .collect();
         let making = Making {
             runtime,
             store: &self.store,
@@ -533,6 +540,7 @@ impl OnnxModel {
         if !served.made {
             return Ok(ready);
         }
+        self.residency.settle(index, &ready)?;
         self.counts.made(&ready);
         let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
         for (value, known) in self.wiring.units[index].outputs.iter().zip(&ready.output_types) {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::api::Runtime;
-use super::arena::Arena;
+use super::arena::{Meter, Opened};
 use super::options::Prepack;
 use super::plan::OnnxPlanChoice;
 use super::slot::{Change, Ready, Slot};
@@ -23,7 +23,7 @@ use crate::store::mapped::MappedFile;
 use crate::store::os::return_free_memory;
 use crate::store::{Store, Turn, TurnGuard};
 
-/// Memory of a session beside weights, until it was measured.
+/// Memory of a session beside weights that is counted with; what is measured beyond it is counted in addition.
 const SESSION: u64 = 256 << 10;
 /// Activations that are counted with until they were measured.
 const ACTIVATIONS: u64 = 8 << 20;
@@ -53,6 +53,8 @@ struct Layout {
     ahead: bool,
     /// Whether sessions stay where weights do not.
     sessions: bool,
+    /// Whether there is room to copy weights that need not be.
+    copies: bool,
 }
 
 impl Layout {
@@ -70,10 +72,10 @@ pub(super) struct Share {
     /// The pages of each unit, and their bytes.
     pages: Vec<Vec<Pages>>,
     sizes: Vec<u64>,
-    /// Units whose weights the runtime copies even where they do not stay.
-    copied: Mutex<Vec<bool>>,
+    /// What is known of each unit's session.
+    sessions_of: Mutex<Vec<SessionOf>>,
     /// Whether weights that stay may be copied.
-    may_copy: bool,
+    may_copy: AtomicBool,
     layout: Mutex<Arc<Layout>>,
     /// Whether the pages of a unit are taken to be in memory, and the bytes of all that are.
     resident: Mutex<(Vec<bool>, u64)>,
@@ -81,10 +83,21 @@ pub(super) struct Share {
     sessions: AtomicU64,
 }
 
+/// What a unit's session holds beside the pages of its weights.
+#[derive(Clone, Copy, Debug, Default)]
+struct SessionOf {
+    /// How often the weights are there while it is made, beside their pages, even where they do not stay.
+    copies: u64,
+    /// What it was measured to hold beyond [`SESSION`], where it copies no weights.
+    more: u64,
+}
+
 /// A model's memory.
 #[derive(Debug)]
 pub(super) struct Residency {
+    /// Goes last: what its sessions hold is not kept for other models.
     share: Arc<Share>,
+    _opened: Opened,
     budget: Option<Arc<Budget>>,
     claim: Mutex<Option<Claim>>,
     tables: u64,
@@ -135,24 +148,27 @@ impl Residency {
         let pages: Vec<Vec<Pages>> =
             units.iter().map(|unit| pages_of(store, units, unit)).collect::<Result<_>>()?;
         let bytes = |pages: &Vec<Pages>| pages.iter().map(|pages| pages.range.len() as u64).sum();
-        let mut copied = vec![prepack == Prepack::On; count];
+        let copies = u64::from(prepack == Prepack::On);
+        let mut sessions_of = vec![SessionOf { copies, more: 0 }; count];
         if budget.is_some() && prepack == Prepack::Auto {
-            for (unit, copied) in units.iter().zip(&mut copied) {
+            for (unit, session) in units.iter().zip(&mut sessions_of) {
                 // One that the mini only links is found out about when it is needed.
-                *copied = Part::read(store, unit.capsules.clone(), &[]).is_ok_and(|part| part.has_few_bits);
+                let part = Part::read(store, unit.capsules.clone(), &[]);
+                session.copies = u64::from(part.is_ok_and(|part| part.has_few_bits));
             }
         }
         let share = Arc::new(Share {
             slots: (0..count).map(|_| Slot::default()).collect(),
             capsules: units.iter().map(|unit| unit.capsules.len()).collect(),
-            may_copy: prepack != Prepack::Off,
+            may_copy: AtomicBool::new(prepack != Prepack::Off),
             sizes: pages.iter().map(bytes).collect(),
             pages,
-            copied: Mutex::new(copied),
+            sessions_of: Mutex::new(sessions_of),
             layout: Mutex::new(Arc::new(Layout {
                 whole: true,
                 ahead: true,
                 sessions: true,
+                copies: true,
                 ..Layout::default()
             })),
             resident: Mutex::new((vec![false; count], 0)),
@@ -160,6 +176,7 @@ impl Residency {
         });
         let residency = Self {
             share,
+            _opened: Opened::new(),
             budget,
             claim: Mutex::new(None),
             tables,
@@ -187,7 +204,7 @@ impl Residency {
             whole_budget_bytes: claimed.saturating_add(self.share.most()),
             claimed_bytes: claimed,
             fits: total >= smallest,
-            copy_bytes: if self.share.may_copy { sizes.iter().copied().max().unwrap_or(0) } else { 0 },
+            copy_bytes: self.share.copied_at_once(),
             ..OnnxPlanChoice::default()
         };
         if choice.fits {
@@ -209,7 +226,7 @@ impl Residency {
         &self.share.slots[index]
     }
 
-    /// The runtime copies all weights, being an old one.
+    /// The runtime copies all weights, being an old one: it has them twice while it makes a session.
     ///
     /// # Errors
     /// [`Error::Limit`] where that does not fit the budget.
@@ -217,12 +234,42 @@ impl Residency {
         if self.copies_all.load(Ordering::Acquire) {
             return Ok(());
         }
-        locked(&self.share.copied).fill(true);
-        if let Some(claim) = &*locked(&self.claim) {
-            claim.recheck()?;
-        }
+        let could = self.share.may_copy.swap(true, Ordering::AcqRel);
+        self.share.change(
+            |sessions| sessions.iter_mut().for_each(|session| session.copies = 2),
+            || {
+                let checked = self.recheck();
+                if checked.is_err() {
+                    self.share.may_copy.store(could, Ordering::Release);
+                }
+                checked
+            },
+        )?;
         self.copies_all.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Makes room for what the session of unit `index`, just made, was measured to hold.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] where there is none; the session is gone then.
+    pub fn settle(&self, index: usize, ready: &Ready) -> Result<()> {
+        let more = if self.is_copy(ready) { 0 } else { ready.sure_bytes.saturating_sub(SESSION) };
+        if self.budget.is_none() || more <= locked(&self.share.sessions_of)[index].more {
+            return Ok(());
+        }
+        let settled = self.share.change(|sessions| sessions[index].more = more, || self.recheck());
+        if settled.is_err() {
+            self.share.drop_bytes(self.slot(index).drop_session());
+        }
+        settled
+    }
+
+    fn recheck(&self) -> Result<()> {
+        match &*locked(&self.claim) {
+            Some(claim) => claim.recheck(),
+            None => Ok(()),
+        }
     }
 
     /// After a run that ended early: what was asked for ahead and does not stay goes.
@@ -250,7 +297,8 @@ impl Residency {
 
     /// Whether the weights of a unit that computes so many rows at once are worth a copy, for which there is room.
     pub fn wants_copy(&self, index: usize, rows: impl Fn() -> u64, has_few_bits: bool) -> bool {
-        has_few_bits || locked(&self.share.layout).keeps(index) && rows() >= ROWS_THAT_PAY
+        let may = |layout: &Layout| layout.copies && layout.keeps(index);
+        has_few_bits || may(&locked(&self.share.layout)) && rows() >= ROWS_THAT_PAY
     }
 
     /// Before unit `index` computes: counts its pages.
@@ -303,7 +351,8 @@ impl Residency {
             return;
         }
         self.streamed.fetch_add(self.share.sizes[index], Ordering::Relaxed);
-        if self.is_copy(ready) || !layout.sessions {
+        let is_large = locked(&self.share.sessions_of)[index].more > 0;
+        if self.is_copy(ready) || is_large || !layout.sessions {
             self.share.drop_bytes(self.slot(index).drop_session());
             if self.is_copy(ready) {
                 return_free_memory();
@@ -325,26 +374,22 @@ impl Residency {
         self.share.set_resident(index, false);
     }
 
-    /// Counts the activations of a run so far, of which `arena` had `before` bytes in use when it began. Runs of other models
-    /// at the same time are counted too.
+    /// Counts the activations of a run so far.
     ///
     /// # Errors
     /// [`Error::Limit`] where the budget has no room for them.
-    pub fn measure(&self, arena: &Arena, before: u64) -> Result<()> {
-        let held = arena.most().saturating_sub(before);
-        let most = self.activations.fetch_max(held, Ordering::Relaxed);
+    pub fn measure(&self, meter: &Meter) -> Result<()> {
+        let held = meter.most();
+        self.activations.fetch_max(held, Ordering::Relaxed);
         self.note();
-        if held > most.max(ACTIVATIONS) { self.claim_activations(held) } else { Ok(()) }
-    }
-
-    fn claim_activations(&self, bytes: u64) -> Result<()> {
-        match &mut *locked(&self.claim) {
-            Some(claim) => {
-                let wanted = self.tables.saturating_add(bytes.next_multiple_of(STEP));
-                if wanted > claim.bytes() { claim.resize(wanted) } else { Ok(()) }
-            }
-            None => Ok(()),
+        let Some(claim) = &mut *locked(&self.claim) else { return Ok(()) };
+        // What was refused once is asked for again by the next run.
+        let wanted = self.tables.saturating_add(held.next_multiple_of(STEP));
+        if held <= ACTIVATIONS || wanted <= claim.bytes() {
+            return Ok(());
         }
+        let note = "activations of this run so far, which may need more as it goes on";
+        claim.resize(wanted).map_err(|why| why.with_note(note))
     }
 
     fn note(&self) {
@@ -376,9 +421,14 @@ impl Residency {
 impl Drop for Residency {
     fn drop(&mut self) {
         // What it computed in may have been more than others need.
-        if let Some(runtime) = Runtime::started() {
-            runtime.arena().trim();
-        }
+        give_blocks_back();
+    }
+}
+
+/// Gives back what the runtime keeps for runs to come.
+pub(super) fn give_blocks_back() {
+    if let Some(runtime) = Runtime::started() {
+        runtime.arena().trim();
     }
 }
 
@@ -399,17 +449,54 @@ impl Share {
         let _ = self.sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// Room that unit `index` needs while it computes: where its weights are copied, pages and copy while that is made.
+    /// Changes what is known of sessions, unless what that leads to is `checked` to fail.
+    fn change(&self, how: impl FnOnce(&mut [SessionOf]), checked: impl FnOnce() -> Result<()>) -> Result<()> {
+        let before = locked(&self.sessions_of).clone();
+        how(&mut locked(&self.sessions_of));
+        let result = checked();
+        if result.is_err() {
+            *locked(&self.sessions_of) = before;
+        }
+        result
+    }
+
+    /// Room that unit `index` needs while it computes: where its weights are copied, pages and copies while these are made.
     fn needs(&self, index: usize) -> u64 {
-        let copied = locked(&self.copied).get(index).copied().unwrap_or(false);
-        if copied { self.sizes[index].saturating_mul(2) } else { self.sizes[index] }
+        let session = locked(&self.sessions_of).get(index).copied().unwrap_or_default();
+        self.sizes[index].saturating_mul(1 + session.copies).saturating_add(session.more)
+    }
+
+    /// Bytes of copies that are there while one is made: of one unit after the other.
+    fn copied_at_once(&self) -> u64 {
+        let may_copy = self.may_copy.load(Ordering::Acquire);
+        let one = if may_copy { self.sizes.iter().copied().max().unwrap_or(0) } else { 0 };
+        one.max(self.forced_copies())
+    }
+
+    /// As [`copied_at_once`](Self::copied_at_once), of units whose weights are always copied.
+    fn forced_copies(&self) -> u64 {
+        let sessions = locked(&self.sessions_of);
+        let copies = |(size, session): (&u64, &SessionOf)| size.saturating_mul(session.copies);
+        self.sizes.iter().zip(sessions.iter()).map(copies).max().unwrap_or(0)
+    }
+
+    /// Bytes of all weights and sessions with `copies` beside them.
+    fn held_with(&self, copies: u64) -> u64 {
+        let all: u64 = self.sizes.iter().sum();
+        let more: u64 = locked(&self.sessions_of).iter().map(|session| session.more).sum();
+        let sessions = SESSION.saturating_mul(self.sizes.len() as u64);
+        all.saturating_add(more).saturating_add(copies).saturating_add(sessions)
     }
 
     /// What of `room` bytes stays.
     fn layout(&self, room: u64) -> Layout {
         let count = self.sizes.len();
+        let whole = Layout { whole: true, ahead: true, sessions: true, ..Layout::default() };
         if room >= self.most() {
-            return Layout { whole: true, pinned: Vec::new(), ahead: true, sessions: true };
+            return Layout { copies: true, ..whole };
+        }
+        if room >= self.held_with(self.forced_copies()) {
+            return whole;
         }
         let sessions = SESSION.saturating_mul(count as u64);
         let (sessions, keep) =
@@ -420,7 +507,13 @@ impl Share {
         let ahead = two.saturating_add(sessions) <= room / 2;
         let window = if ahead { two } else { one };
         let pins = room.saturating_sub(sessions).saturating_sub(window);
-        Layout { whole: false, pinned: spread(&self.sizes, pins), ahead, sessions: keep }
+        let held: Vec<u64> = self
+            .sizes
+            .iter()
+            .zip(locked(&self.sessions_of).iter())
+            .map(|(size, own)| size + own.more)
+            .collect();
+        Layout { pinned: spread(&held, pins), ahead, sessions: keep, copies: true, ..Layout::default() }
     }
 }
 
@@ -447,10 +540,8 @@ impl Weights for Share {
     }
 
     fn most(&self) -> u64 {
-        let all: u64 = self.sizes.iter().sum();
-        // While weights are copied, their pages are there too: of one unit after the other.
-        let twice = if self.may_copy { self.sizes.iter().copied().max().unwrap_or(0) } else { 0 };
-        all.saturating_add(twice).saturating_add(SESSION.saturating_mul(self.sizes.len() as u64))
+        // While weights are copied, their pages are there too.
+        self.held_with(self.copied_at_once())
     }
 
     fn arrange(&self, room: u64) {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::api::{Runtime, Session, SessionSettings};
+use super::arena::Meter;
 use super::raw::RawType;
 use super::submodel::{Head, Part};
 use super::wiring::{Unit, Wiring};
@@ -11,10 +12,11 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::os::{anonymous_bytes, return_free_memory};
 
-/// Memory of a session beside copies of weights and what it makes of its graph, at most.
+/// Memory of a session beside what it asks the arena for and what it makes of its graph, at most.
 const OVERHEAD: u64 = 4 << 20;
-/// Bytes of memory that a byte of a graph takes in a session, at most.
+/// Bytes of memory that a byte of a large graph takes in a session, at most; and what is large.
 const PARSED: u64 = 16;
+const LARGE_GRAPH: usize = 1 << 20;
 
 /// A value that a session is fed with.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,8 @@ pub(super) struct Ready {
     pub has_few_bits: bool,
     /// Anonymous memory that making it took, copies of weights included.
     pub own_bytes: u64,
+    /// What of it is surely its own: what the rest of the process did at the same time is not in it.
+    pub sure_bytes: u64,
     /// How long making it took.
     pub made_in: Duration,
 }
@@ -182,18 +186,20 @@ fn make(
     let model = head.model_of(&part.graph);
     let what = || format!("prepare {} (ONNX Runtime {})", named(store, unit), runtime.version());
     let names = [inputs.as_slice(), outputs.as_slice()];
-    let session = Session::new(runtime, &model, std::mem::take(&mut part.regions), settings, names)
-        .map_err(|refused| refused.error(&what()))?;
+    let (regions, meter) = (std::mem::take(&mut part.regions), Arc::new(Meter::that_looks()));
+    let session = meter.count(|| Session::new(runtime, &model, regions, settings, names));
+    let session = session.map_err(|refused| refused.error(&what()))?;
     let types = (0..outputs.len()).map(|output| session.output_type(output)?.raw_type());
     let output_types = types.collect::<Result<_, _>>().map_err(|refused| refused.error(&what()))?;
     if settings.prepack || !runtime.is_zero_copy() {
         // What was needed on the way is not the session's.
         return_free_memory();
     }
-    let copies = if settings.prepack || !runtime.is_zero_copy() { 2 * part.weight_bytes } else { 0 };
-    // Whatever else the process does is in the measure too.
-    let most = copies.saturating_add(OVERHEAD).saturating_add(PARSED * model.len() as u64);
-    let own_bytes = anonymous_bytes().saturating_sub(before).min(most);
+    // What the runtime makes of small graphs is in what every session is counted with.
+    let parsed = if model.len() > LARGE_GRAPH { PARSED * model.len() as u64 } else { 0 };
+    let sure_bytes = meter.touched().saturating_add(parsed);
+    // Whatever else the process does is in this measure too.
+    let own_bytes = anonymous_bytes().saturating_sub(before).min(sure_bytes.saturating_add(OVERHEAD));
     Ok(Ready {
         session,
         fed: told,
@@ -201,6 +207,7 @@ fn make(
         prepacked: settings.prepack,
         has_few_bits: part.has_few_bits,
         own_bytes,
+        sure_bytes,
         made_in: begun.elapsed(),
     })
 }

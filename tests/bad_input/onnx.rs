@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use capsulegraph::Error;
 use capsulegraph::convert::import::ConvertOptions;
+use capsulegraph::convert::onnx::cut::CutOptions;
 use capsulegraph::convert::onnx::import::OnnxModel;
-use capsulegraph::convert::onnx::proto::{GraphProto, ModelProto};
+use capsulegraph::convert::onnx::proto::{GraphProto, ModelProto, ValueInfoProto};
+use capsulegraph::graph::element::ElementType;
 
 use crate::disk::MemoryDisk;
 use crate::mutations::{damage, one};
-use crate::onnx_models::{self as models, branches, model, node, port, raw};
+use crate::onnx_models::{self as models, branches, info, model, node, port, raw, tensor_type};
 use crate::onnx_use::{sound, use_onnx};
 use crate::support::Random;
 use crate::under_test::{Reached, expected};
@@ -52,10 +54,17 @@ fn a_truncated_model_is_refused() {
 }
 
 fn refused(bytes: Vec<u8>) -> String {
+    refused_in(bytes, CutOptions::default())
+}
+
+fn refused_in(bytes: Vec<u8>, cut: CutOptions) -> String {
     let disk = MemoryDisk::default();
     disk.put("m.onnx", bytes);
-    let options = ConvertOptions { disk: Arc::new(disk), ..ConvertOptions::default() };
-    let error = OnnxModel::open(Path::new("m.onnx"), &[], &options).map(drop).expect_err("it was taken");
+    let options = ConvertOptions { cut, disk: Arc::new(disk), ..ConvertOptions::default() };
+    let (source, target) = (Path::new("m.onnx"), Path::new("m.cgraph"));
+    let taken = OnnxModel::open(source, &[target], &options)
+        .and_then(|opened| opened.convert(source, target, &options, &mut |_, _| {}));
+    let error = taken.map(drop).expect_err("it was taken");
     expected(&error);
     assert!(matches!(error, Error::Malformed { .. } | Error::Limit(_) | Error::Unsupported(_)), "{error}");
     error.to_string()
@@ -145,4 +154,66 @@ fn a_long_chain_of_constants_and_a_long_cycle_are_gone_through() {
     assert_eq!(use_onnx(models::bytes(&model(graph.clone()))), Reached::Computed);
     graph.node[0].input = vec![format!("v{count}")];
     assert!(refused(models::bytes(&model(graph))).contains("cycle"));
+}
+
+#[test]
+fn what_a_model_states_of_shapes_is_no_size() {
+    for len in [65, 1 << 40, 1 << 62, i64::MAX] {
+        let graph = GraphProto {
+            input: vec![port("x", &[4]), info("s", tensor_type(ElementType::Int64, Some(&[len])))],
+            node: vec![
+                node("Concat", &["s", "s", "s"], &["long"]),
+                node("Reshape", &["x", "s"], &["a"]),
+                node("Unsqueeze", &["a", "s"], &["b"]),
+                node("Reshape", &["x", "long"], &["c"]),
+                node("Add", &["b", "c"], &["y"]),
+            ],
+            output: vec![info("y", tensor_type(ElementType::Float32, None))],
+            ..GraphProto::default()
+        };
+        assert_eq!(use_onnx(models::bytes(&model(graph))), Reached::Computed, "{len}");
+    }
+}
+
+#[test]
+fn graphs_with_several_outputs_are_looked_at_once_each() {
+    // Looked at anew for each output, 25 of them inside each other would be gone through 2 to the 25 times.
+    let untyped = |name: &str| ValueInfoProto { name: Some(name.into()), ..ValueInfoProto::default() };
+    let mut graph = GraphProto {
+        node: vec![node("Relu", &["x"], &["a0"]), node("Abs", &["x"], &["b0"])],
+        output: vec![untyped("a0"), untyped("b0")],
+        ..GraphProto::default()
+    };
+    for level in 1..=25 {
+        let [a, b] = ["a", "b"].map(|name| format!("{name}{level}"));
+        let mut branch = branches("c", &a, graph.clone(), GraphProto::default());
+        branch.attribute.truncate(1);
+        branch.output.push(b.clone());
+        graph = GraphProto {
+            node: vec![branch],
+            output: vec![untyped(&a), untyped(&b)],
+            ..GraphProto::default()
+        };
+    }
+    graph.input = vec![port("x", &[2]), port("c", &[])];
+    graph.node.push(node("Add", &["a25", "b25"], &["y"]));
+    graph.output = vec![port("y", &[2])];
+    assert_eq!(use_onnx(models::bytes(&model(graph))), Reached::Computed);
+}
+
+#[test]
+fn what_capsules_repeat_is_bounded() {
+    let (parts, readers) = (20_000, 400);
+    let names: Vec<String> = (0..parts).map(|i| format!("p{i}")).collect();
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    let chain = (0..readers).map(|i| node("Add", &[&format!("x{i}"), "c"], &[&format!("x{}", i + 1)]));
+    let graph = GraphProto {
+        input: vec![port("x0", &[1])],
+        initializer: names.iter().map(|name| raw(name, models::FLOAT, &[1], vec![0; 4])).collect(),
+        node: [node("Concat", &all, &["c"])].into_iter().chain(chain).collect(),
+        output: vec![port(&format!("x{readers}"), &[parts])],
+        ..GraphProto::default()
+    };
+    let cut = CutOptions { capsules: Some(readers), ..CutOptions::default() };
+    assert!(refused_in(models::bytes(&model(graph)), cut).contains("nodes and initializers"));
 }

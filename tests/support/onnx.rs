@@ -7,8 +7,7 @@ use capsulegraph::convert::import::ConvertOptions;
 use capsulegraph::convert::onnx::cut::CutOptions;
 use capsulegraph::convert::onnx::import::OnnxModel as Source;
 use capsulegraph::convert::onnx::proto::{
-    AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, dimension, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
 use capsulegraph::graph::element::ElementType;
 use capsulegraph::onnx::model::{OnnxModel, OnnxOptions};
@@ -16,77 +15,27 @@ use capsulegraph::onnx::value::{Input, TensorData, TensorView, Value};
 use capsulegraph::store::Origin;
 use prost::Message;
 
-/// A dimension: a length, or a name where it is negative.
-pub type Dims<'a> = &'a [i64];
+#[path = "onnx_source.rs"]
+mod source;
+
+pub use source::*;
 
 /// A node of ONNX's own operators.
 pub fn node(op: &str, inputs: &[&str], outputs: &[&str], attributes: Vec<AttributeProto>) -> NodeProto {
-    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    NodeProto {
-        op_type: Some(op.into()),
-        name: Some(format!("{op}_{}", outputs.join("_"))),
-        input: names(inputs),
-        output: names(outputs),
-        attribute: attributes,
-        ..NodeProto::default()
-    }
-}
-
-/// An attribute that is a number.
-pub fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), i: Some(value), r#type: Some(2), ..AttributeProto::default() }
-}
-
-/// An attribute that is a graph.
-pub fn graph(name: &str, value: GraphProto) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        g: Some(Box::new(value)),
-        r#type: Some(5),
-        ..AttributeProto::default()
-    }
-}
-
-/// A tensor type.
-pub fn tensor_type(element: ElementType, dims: Option<Dims<'_>>) -> TypeProto {
-    let dim = |dim: &i64| Dimension {
-        value: Some(match dim {
-            0.. => dimension::Value::DimValue(*dim),
-            _ => dimension::Value::DimParam(format!("n{}", -dim)),
-        }),
-        denotation: None,
-    };
-    let shape = dims.map(|dims| TensorShapeProto { dim: dims.iter().map(dim).collect() });
-    let tensor = type_proto::Tensor { elem_type: Some(element.onnx()), shape };
-    TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation: None }
-}
-
-/// A value of this type.
-pub fn info(name: &str, known: TypeProto) -> ValueInfoProto {
-    ValueInfoProto { name: Some(name.into()), r#type: Some(known), ..ValueInfoProto::default() }
+    let name = Some(format!("{op}_{}", outputs.join("_")));
+    NodeProto { name, attribute: attributes, ..source::node(op, inputs, outputs) }
 }
 
 /// A tensor of floats.
 pub fn floats(name: &str, element: Dims<'_>, of: impl Fn(usize) -> f32) -> TensorProto {
     let count = element.iter().product::<i64>() as usize;
     let data: Vec<u8> = (0..count).flat_map(|i| of(i).to_le_bytes()).collect();
-    raw(name, ElementType::Float32, element, data)
+    raw(name, FLOAT, element, data)
 }
 
 /// A tensor of int64.
 pub fn ints(name: &str, dims: Dims<'_>, values: &[i64]) -> TensorProto {
-    raw(name, ElementType::Int64, dims, values.iter().flat_map(|v| v.to_le_bytes()).collect())
-}
-
-/// A tensor of bytes.
-pub fn raw(name: &str, element: ElementType, dims: Dims<'_>, data: Vec<u8>) -> TensorProto {
-    TensorProto {
-        name: Some(name.into()),
-        data_type: Some(element.onnx()),
-        dims: dims.to_vec(),
-        raw_data: Some(data.into()),
-        ..TensorProto::default()
-    }
+    raw(name, ElementType::Int64.onnx(), dims, values.iter().flat_map(|v| v.to_le_bytes()).collect())
 }
 
 /// Numbers that look random, the same each time, between -1 and 1.
@@ -105,19 +54,13 @@ pub fn model(
     outputs: Vec<ValueInfoProto>,
     initializers: Vec<TensorProto>,
 ) -> ModelProto {
-    ModelProto {
-        ir_version: Some(9),
-        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(18) }],
-        graph: Some(GraphProto {
-            name: Some("test".into()),
-            node: nodes,
-            input: inputs,
-            output: outputs,
-            initializer: initializers,
-            ..GraphProto::default()
-        }),
-        ..ModelProto::default()
-    }
+    source::model(GraphProto {
+        node: nodes,
+        input: inputs,
+        output: outputs,
+        initializer: initializers,
+        ..GraphProto::default()
+    })
 }
 
 /// Layers of a transformer's feed-forward shape: `x [n1, width]` to `y`, with weights of `8 width²` floats a layer.

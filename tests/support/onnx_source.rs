@@ -5,6 +5,7 @@ use capsulegraph::convert::onnx::proto::{
     AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_type, dimension, type_proto,
 };
+use capsulegraph::graph::element::ElementType;
 use prost::Message;
 
 /// Number of the element type float32.
@@ -39,16 +40,48 @@ pub fn external(mut tensor: TensorProto, location: &str, offset: u64, len: Optio
     tensor
 }
 
-/// An input or output of float32 with these dimensions; 0 is any.
-pub fn port(name: &str, dims: &[i64]) -> ValueInfoProto {
-    let dim = |n: &i64| match n {
-        0 => Dimension { value: Some(dimension::Value::DimParam("n".into())), denotation: None },
-        n => Dimension { value: Some(dimension::Value::DimValue(*n)), denotation: None },
+/// Dimensions: lengths, and where they are negative or 0 names: n1 for -1, n for 0.
+pub type Dims<'a> = &'a [i64];
+
+/// A tensor type.
+pub fn tensor_type(element: ElementType, dims: Option<Dims<'_>>) -> TypeProto {
+    let dim = |dim: &i64| Dimension {
+        value: Some(match dim {
+            1.. => dimension::Value::DimValue(*dim),
+            0 => dimension::Value::DimParam("n".into()),
+            _ => dimension::Value::DimParam(format!("n{}", -dim)),
+        }),
+        denotation: None,
     };
-    let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
-    let tensor = type_proto::Tensor { elem_type: Some(FLOAT), shape };
-    let info = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation: None };
-    ValueInfoProto { name: Some(name.into()), r#type: Some(info), ..ValueInfoProto::default() }
+    let shape = dims.map(|dims| TensorShapeProto { dim: dims.iter().map(dim).collect() });
+    let tensor = type_proto::Tensor { elem_type: Some(element.onnx()), shape };
+    TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation: None }
+}
+
+/// A value of this type.
+pub fn info(name: &str, known: TypeProto) -> ValueInfoProto {
+    ValueInfoProto { name: Some(name.into()), r#type: Some(known), ..ValueInfoProto::default() }
+}
+
+/// An input or output of float32 with these dimensions.
+pub fn port(name: &str, dims: Dims<'_>) -> ValueInfoProto {
+    info(name, tensor_type(ElementType::Float32, Some(dims)))
+}
+
+/// An attribute that is a number.
+pub fn int(name: &str, value: i64) -> AttributeProto {
+    let kind = Some(attribute_type::INT);
+    AttributeProto { name: Some(name.into()), i: Some(value), r#type: kind, ..AttributeProto::default() }
+}
+
+/// An attribute that is a graph.
+pub fn graph(name: &str, value: GraphProto) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        g: Some(Box::new(value)),
+        r#type: Some(attribute_type::GRAPH),
+        ..AttributeProto::default()
+    }
 }
 
 /// A node without attributes.
@@ -75,23 +108,17 @@ pub fn constant(output: &str, tensor: TensorProto) -> NodeProto {
 
 /// An If node with these branches.
 pub fn branches(condition: &str, output: &str, then: GraphProto, other: GraphProto) -> NodeProto {
-    let attribute = |name: &str, graph: GraphProto| AttributeProto {
-        name: Some(name.into()),
-        r#type: Some(attribute_type::GRAPH),
-        g: Some(Box::new(graph)),
-        ..AttributeProto::default()
-    };
     NodeProto {
-        attribute: vec![attribute("then_branch", then), attribute("else_branch", other)],
+        attribute: vec![graph("then_branch", then), graph("else_branch", other)],
         ..node("If", &[condition], &[output])
     }
 }
 
-/// A model of format 8 and operators 17.
+/// A model of format 9 and operators 18.
 pub fn model(graph: GraphProto) -> ModelProto {
-    let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(17) };
+    let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(18) };
     ModelProto {
-        ir_version: Some(8),
+        ir_version: Some(9),
         opset_import: vec![opset],
         graph: Some(GraphProto { name: Some("test".into()), ..graph }),
         ..ModelProto::default()

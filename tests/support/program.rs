@@ -56,7 +56,9 @@ pub fn compile(source: &Path, language: Language, link: Link, flags: &[&str], na
     match link {
         Link::Shared => {
             let library = shared_library();
-            command.arg(&library).arg(format!("-Wl,-rpath,{}", library.parent().unwrap().display()));
+            // The old tag: of a RUNPATH, cargo's LD_LIBRARY_PATH comes first, and with it an older build's library.
+            let folder = library.parent().unwrap().display();
+            command.arg(&library).arg(format!("-Wl,--disable-new-dtags,-rpath,{folder}"));
         }
         Link::Static => {
             command.arg(library("libcapsulegraph.a"));

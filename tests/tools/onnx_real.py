@@ -80,8 +80,12 @@ def distance(wanted, found):
     worst = 0.0
     for want, have in zip(wanted, found, strict=True):
         want, have = want.array().astype(np.float64), have.array().astype(np.float64)
-        if want.shape != have.shape:
+        if want.shape != have.shape or not np.array_equal(np.isfinite(want), np.isfinite(have)):
             return np.inf
+        finite = np.isfinite(want)
+        if not np.array_equal(want[~finite], have[~finite], equal_nan=True):
+            return np.inf
+        want, have = want[finite], have[finite]
         worst = max(worst, float(np.max(np.abs(want - have), initial=0)) / max(1.0, float(np.max(np.abs(want), initial=0))))
     return worst
 

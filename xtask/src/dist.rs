@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::csharp_dist;
 use crate::demo;
 use crate::shell::{self, Outcome, cargo, root, target};
 use crate::wheel;
@@ -40,6 +41,7 @@ const SYSTEM_LIBRARIES: &str = "-lgcc_s -lutil -lrt -lpthread -lm -ldl";
 pub fn run() -> Outcome {
     let archive = make()?;
     wheel::dist(&target().join("dist"))?;
+    csharp_dist::run(&target().join("dist"))?;
     println!("{}", archive.display());
     Ok(())
 }
@@ -129,7 +131,7 @@ fn lay_out(folder: &Path) -> Outcome {
 }
 
 /// Copies a folder with all it holds, but for what Python leaves behind.
-fn copy_folder(from: &Path, to: &Path) -> Outcome {
+pub fn copy_folder(from: &Path, to: &Path) -> Outcome {
     let entries = fs::read_dir(from).map_err(|e| format!("cannot list {}: {e}", from.display()))?;
     for entry in entries {
         let path = entry.map_err(|e| format!("cannot list {}: {e}", from.display()))?.path();
@@ -143,7 +145,8 @@ fn copy_folder(from: &Path, to: &Path) -> Outcome {
     Ok(())
 }
 
-fn copy(file: &Path, folder: &Path) -> Outcome {
+/// Copies a file into a folder, which is made where it is missing.
+pub fn copy(file: &Path, folder: &Path) -> Outcome {
     let name = file.file_name().ok_or_else(|| format!("{} is no file", file.display()))?;
     fs::create_dir_all(folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
     fs::copy(file, folder.join(name)).map_err(|e| format!("cannot copy {}: {e}", file.display()))?;
@@ -151,7 +154,7 @@ fn copy(file: &Path, folder: &Path) -> Outcome {
 }
 
 /// The package's version, from the one place that states it.
-fn version() -> Outcome<String> {
+pub fn version() -> Outcome<String> {
     let manifest = root().join("Cargo.toml");
     let text =
         fs::read_to_string(&manifest).map_err(|e| format!("cannot read {}: {e}", manifest.display()))?;

@@ -13,11 +13,13 @@ use serde_json::Value;
 
 use crate::setup;
 use crate::shell::{Outcome, cache, capture, cargo, root};
+use crate::verdict::Verdict;
 
 /// Where the counts are kept.
 const FILE: &str = "benches/instructions.json";
-/// How far a count may be off.
-const TOLERANCE: f64 = 0.05;
+/// How far a count may be off. The folder of the checkout is part of the names by which the compiler divides its work,
+/// and what it inlines differs with it: one kernel had 6% more instructions in another folder.
+const TOLERANCE: f64 = 0.08;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Counts {
@@ -25,13 +27,6 @@ struct Counts {
     rustc: String,
     /// Instructions by kernel.
     counts: BTreeMap<String, u64>,
-}
-
-/// Kernels that were counted and those whose counts are off, each with a reason.
-#[derive(Debug, Default)]
-pub struct Verdict {
-    pub good: u64,
-    pub bad: Vec<String>,
 }
 
 /// Counts and compares. Elsewhere than on x86-64 there is nothing to count.
@@ -49,12 +44,7 @@ pub fn check() -> Outcome<Verdict> {
 /// Counts, compares, and says what is off.
 pub fn run() -> Outcome {
     setup::programs()?;
-    let Verdict { good, bad } = check()?;
-    if bad.is_empty() {
-        println!("instruction counts: {good} hold");
-        return Ok(());
-    }
-    Err(format!("instruction counts: {good} hold, {} do not:\n  {}", bad.len(), bad.join("\n  ")))
+    check()?.conclude("instruction counts")
 }
 
 /// Rewrites the file.
@@ -76,16 +66,14 @@ fn compare(wanted: &Counts, found: &Counts) -> Verdict {
         match off {
             Some(off) if off.abs() <= TOLERANCE => verdict.good += 1,
             Some(off) => verdict.bad.push(format!(
-                "instructions of {name}: {count}, {:+.1}% off {FILE}{compilers}; if that is meant: cargo xtask bless",
+                "{name}: {count}, {:+.1}% off {FILE}{compilers}; if that is meant: cargo xtask bless",
                 100.0 * off
             )),
-            None => verdict.bad.push(format!("instructions of {name}: not in {FILE}; run: cargo xtask bless")),
+            None => verdict.bad.push(format!("{name}: not in {FILE}; run: cargo xtask bless")),
         }
     }
     let gone = wanted.counts.keys().filter(|name| !found.counts.contains_key(*name));
-    verdict.bad.extend(
-        gone.map(|name| format!("instructions of {name}: no longer counted; run: cargo xtask bless")),
-    );
+    verdict.bad.extend(gone.map(|name| format!("{name}: no longer counted; run: cargo xtask bless")));
     verdict
 }
 
@@ -153,10 +141,10 @@ mod tests {
     #[test]
     fn a_few_percent_are_a_finding_in_either_direction() {
         let wanted = counts("1.0", &[("a", 1000), ("b", 1000), ("c", 1000), ("gone", 1)]);
-        let found = counts("1.1", &[("a", 1049), ("b", 1051), ("c", 949), ("new", 1)]);
+        let found = counts("1.1", &[("a", 1079), ("b", 1081), ("c", 919), ("new", 1)]);
         let verdict = compare(&wanted, &found);
         assert_eq!((verdict.good, verdict.bad.len()), (1, 4));
-        assert!(verdict.bad[0].contains("+5.1%") && verdict.bad[0].contains("1.0 wrote the file"));
+        assert!(verdict.bad[0].contains("+8.1%") && verdict.bad[0].contains("1.0 wrote the file"));
         assert!(compare(&wanted, &wanted).bad.is_empty());
     }
 }

@@ -2,6 +2,8 @@
 
 mod aarch64;
 mod bench;
+mod csharp;
+mod csharp_dist;
 mod debian;
 mod demo;
 mod dist;
@@ -14,6 +16,7 @@ mod setup;
 mod shell;
 mod soak;
 mod test;
+mod verdict;
 mod wheel;
 mod windows;
 
@@ -34,16 +37,18 @@ const HELP: &str = "cargo xtask COMMAND
         [--drafts]           only drafts, and with --peers minis, for docs/memory.md
         [--reads]            only ways to read a big file, for docs/memory.md
         [--onnx]             only ONNX models against ONNX Runtime, for docs/onnx.md; a model of 2.1 GB is made first
+        [--csharp]           only what calls and callbacks cost in C#
         [--tables]           measures nothing: writes the page again from the results that are kept
   dist              an archive of libraries, headers, CMake package and command line for this system in target/dist, and
-                    Python's wheel and sdist
+                    Python's wheel and sdist, C#'s packages for NuGet and Unity
        [--windows]          the archive for Windows x86-64 in place of these
+  csharp            only C#'s packages, of the library that is built
   package           makes that archive and tests it: unpacked elsewhere, with CMake and pkg-config
   fuzz [SECONDS]    runs every fuzz target for that long (default 60)
-  soak [SECONDS]    eight threads on one model, from C and Python, for that long each (default 600)
+  soak [SECONDS]    eight threads on one model, from C, Python and C#, for that long each (default 600)
   instructions      counts the kernels' instructions alone and holds them against benches/instructions.json
   planes            measures nested planes against separate light copies and writes the tables of docs/memory.md
-  bless             rewrites the generated files that tests compare: header, symbols, schema, tables, counts
+  bless             rewrites the generated files that tests compare: header, C#'s declarations, symbols, schema, tables, counts
   setup             only installs what the other commands need";
 
 fn main() -> ExitCode {
@@ -53,12 +58,14 @@ fn main() -> ExitCode {
         (Some("demo"), []) => demo::run(),
         (Some("test"), []) => test::run(),
         (Some("bench"), ["--onnx"]) => onnx::bench(),
+        (Some("bench"), ["--csharp"]) => csharp::bench(),
         (Some("bench"), rest) => match bench::Options::parse(rest) {
             Some(options) => bench::run(&options),
             None => return usage(),
         },
         (Some("dist"), []) => dist::run(),
         (Some("dist"), ["--windows"]) => dist::windows(),
+        (Some("csharp"), []) => csharp_dist::run(&shell::target().join("dist")),
         (Some("package"), []) => package::run_alone(),
         (Some("fuzz"), []) => fuzz::run("60"),
         (Some("fuzz"), [seconds]) => fuzz::run(seconds),

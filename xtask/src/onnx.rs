@@ -53,9 +53,7 @@ const LOCALE: &str = "en_US";
 pub fn setup() -> Outcome<PathBuf> {
     let folder = cache().join("onnx");
     let stamp = folder.join("filled");
-    let generator = root().join("xtask/python/onnx_models.py");
-    let script =
-        fs::read_to_string(&generator).map_err(|e| format!("cannot read {}: {e}", generator.display()))?;
+    let (generator, script) = generator()?;
     let wanted = format!("{CASES_PACKAGE} {MODELS:?} {OLDER:?} {RUNTIME:?} {GENERATED:?} {LOCALE}\n{script}");
     if fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
         return Ok(folder);
@@ -79,6 +77,13 @@ pub fn setup() -> Outcome<PathBuf> {
     Ok(folder)
 }
 
+/// The script that writes models, and its text.
+fn generator() -> Outcome<(PathBuf, String)> {
+    let path = root().join("xtask/python/onnx_models.py");
+    let text = fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    Ok((path, text))
+}
+
 /// Folders with the two libraries for Windows, the one that tests use and the older one; filled once.
 pub fn windows_runtimes() -> Outcome<[PathBuf; 2]> {
     const DLL: &[(&str, &str)] = &[("onnxruntime/capi/onnxruntime.dll", "onnxruntime.dll")];
@@ -94,14 +99,15 @@ pub fn windows_runtimes() -> Outcome<[PathBuf; 2]> {
 
 /// The seeded model of 2.1 GB, for measuring; written once.
 pub fn large() -> Outcome<PathBuf> {
-    let path = cache().join("onnx-large/large.onnx");
-    if path.is_file() {
+    let folder = cache().join("onnx-large");
+    let (path, stamp) = (folder.join("large.onnx"), folder.join("filled"));
+    let (generator, script) = generator()?;
+    if fs::read_to_string(&stamp).is_ok_and(|s| s == script) {
         return Ok(path);
     }
-    let folder = cache().join("onnx-large");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    let generator = root().join("xtask/python/onnx_models.py");
     run(Command::new(setup::python()?).arg(generator).arg("large").arg(&path))?;
+    fs::write(&stamp, script).map_err(|e| format!("cannot write {}: {e}", stamp.display()))?;
     Ok(path)
 }
 

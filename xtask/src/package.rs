@@ -8,13 +8,7 @@ use std::process::Command;
 use crate::dist;
 use crate::setup;
 use crate::shell::{Outcome, cache, capture, root, run, target};
-
-/// What was tried, and what went wrong.
-#[derive(Debug, Default)]
-pub struct Verdict {
-    pub good: u64,
-    pub bad: Vec<String>,
-}
+use crate::verdict::Verdict;
 
 /// The unpacked archive and what is built with it.
 struct Package {
@@ -49,7 +43,7 @@ pub fn check() -> Outcome<Verdict> {
             }
             Err(message) => {
                 println!("package: {name} ... FAILED: {message}");
-                verdict.bad.push(format!("package: {name}: {message}"));
+                verdict.bad.push(format!("{name}: {message}"));
             }
         }
     }
@@ -59,12 +53,7 @@ pub fn check() -> Outcome<Verdict> {
 /// Runs the tests alone.
 pub fn run_alone() -> Outcome {
     setup::programs()?;
-    let Verdict { good, bad } = check()?;
-    if bad.is_empty() {
-        println!("package: {good} passed, 0 failed");
-        return Ok(());
-    }
-    Err(format!("package: {good} passed, {} failed:\n  {}", bad.len(), bad.join("\n  ")))
+    check()?.conclude("package")
 }
 
 fn unpack(archive: &Path) -> Outcome<Package> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::aarch64;
+use crate::csharp;
 use crate::onnx;
 use crate::shell::{Outcome, cache, exists, root, run};
 use crate::windows;
@@ -34,6 +35,7 @@ pub fn all() -> Outcome {
     ray()?;
     bindings_python()?;
     onnx::setup()?;
+    csharp::setup()?;
     aarch64::setup()?;
     windows::setup()?;
     Ok(())

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::csharp;
 use crate::setup;
 use crate::shell::{self, Outcome, cache, root, target};
 use crate::wheel;
@@ -44,11 +45,13 @@ pub fn runners(seconds: u32) -> Outcome<Vec<Runner>> {
     let sanitized = program(true, seconds.min(60))?;
     let mut python = wheel::python()?;
     python.arg(root().join("bindings/python/tests/soak.py")).arg(seconds.to_string());
-    Ok(vec![
+    let mut runners = vec![
         Runner { name: "C, eight threads", command: plain },
         Runner { name: "C, eight threads under ThreadSanitizer", command: sanitized },
         Runner { name: "Python, eight threads", command: python },
-    ])
+    ];
+    runners.extend(csharp::soaks(seconds)?.into_iter().map(|(name, command)| Runner { name, command }));
+    Ok(runners)
 }
 
 fn compile(folder: &Path, sanitized: bool) -> Outcome<PathBuf> {

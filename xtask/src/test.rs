@@ -4,11 +4,14 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::aarch64;
+use crate::csharp;
 use crate::instructions;
 use crate::onnx;
+use crate::package;
 use crate::setup;
 use crate::shell::{self, Outcome, cargo, root};
 use crate::soak;
+use crate::verdict::Verdict;
 use crate::wheel;
 use crate::windows;
 
@@ -59,10 +62,14 @@ pub fn run() -> Outcome {
     for (name, mut tests) in wheel::tests()? {
         count(name, &mut tests, &mut total, &mut failures)?;
     }
+    for (name, mut tests) in csharp::tests()? {
+        count(name, &mut tests, &mut total, &mut failures)?;
+    }
     for mut soak in soak::runners(SOAK_SECONDS)? {
         count(soak.name, &mut soak.command, &mut total, &mut failures)?;
     }
-    count_instructions(&mut total, &mut failures);
+    count_checks("package", package::check, &mut total, &mut failures);
+    count_checks("instruction counts", instructions::check, &mut total, &mut failures);
     println!();
     for failure in &failures {
         println!("failed: {failure}");
@@ -74,18 +81,18 @@ pub fn run() -> Outcome {
     Ok(())
 }
 
-/// Each kernel counts as a test.
-fn count_instructions(total: &mut Counts, failures: &mut Vec<String>) {
-    println!("$ instruction counts");
-    match instructions::check() {
+/// Counts each check as a test.
+fn count_checks(name: &str, check: fn() -> Outcome<Verdict>, total: &mut Counts, failures: &mut Vec<String>) {
+    println!("$ {name}");
+    match check() {
         Ok(verdict) => {
-            println!("instruction counts: {} hold, {} do not", verdict.good, verdict.bad.len());
+            println!("{name}: {} passed, {} failed", verdict.good, verdict.bad.len());
             total.passed += verdict.good;
             total.failed += verdict.bad.len() as u64;
-            failures.extend(verdict.bad);
+            failures.extend(verdict.bad.into_iter().map(|why| format!("{name}: {why}")));
         }
         // The tests' own results are worth printing even so.
-        Err(message) => failures.push(format!("instruction counts: {message}")),
+        Err(message) => failures.push(format!("{name}: {message}")),
     }
 }
 
@@ -128,7 +135,18 @@ pub fn bless() -> Outcome {
     setup::programs()?;
     let mut tests = cargo();
     tests.args(["test", "--features", "schema"]);
-    tests.args(["--test", "header", "--test", "docs", "--test", "c_api", "--test", "exactness"]);
+    tests.args([
+        "--test",
+        "header",
+        "--test",
+        "csharp",
+        "--test",
+        "docs",
+        "--test",
+        "c_api",
+        "--test",
+        "exactness",
+    ]);
     tests.env("CAPSULEGRAPH_TEST_MODEL", setup::model()?).env("CAPSULEGRAPH_TEST_PYTHON", setup::python()?);
     tests.env("CAPSULEGRAPH_TEST_ONNX", onnx::setup()?);
     shell::run(tests.env("CAPSULEGRAPH_BLESS", "1"))?;

@@ -163,14 +163,11 @@ class Values:
     def _tensor(self, name: str, value: Any, wanted: int) -> _native.Tensor:
         import numpy as np
 
-        if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+        has_type = hasattr(value, "__array__") or hasattr(value, "__array_interface__")
+        if has_type and not isinstance(value, np.generic):
             array = np.asarray(value)
         else:
-            # A list or number has no type of its own: it takes the model's.
-            try:
-                array = np.asarray(value, object if wanted == STRING else ELEMENTS[wanted].numpy if wanted else None)
-            except (TypeError, ValueError, OverflowError) as error:
-                raise InvalidArgumentError(f"input {name!r}: {error}") from None
+            array = _of_type(name, value, wanted)
         element = _element_of(name, array, wanted)
         dims = (ctypes.c_int64 * array.ndim)(*array.shape)
         tensor = _native.Tensor(rank=array.ndim, element=element, dims=dims)
@@ -179,7 +176,7 @@ class Values:
         else:
             array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
             if ELEMENTS[element].bits < 8:
-                array = _packed(array, ELEMENTS[element].bits)
+                array = _packed(name, array, ELEMENTS[element])
             data, count = array, array.nbytes
         tensor.data = ctypes.addressof(data) if element == STRING else array.ctypes.data
         tensor.data_len = count
@@ -197,6 +194,36 @@ class Values:
         return strings
 
 
+def _of_type(name: str, value: Any, wanted: int) -> Any:
+    """A list or number as an array. It has no type of its own and takes the model's, where that can hold its values."""
+    import numpy as np
+
+    try:
+        found = np.asarray(value, object if wanted == STRING else None)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidArgumentError(f"input {name!r}: {error}") from None
+    if not wanted or wanted == STRING:
+        return found
+    element = ELEMENTS[wanted]
+    if element.other.startswith(("bfloat", "float")):
+        bits = np.dtype(element.numpy).name
+        raise InvalidArgumentError(
+            f"input {name!r}: numpy has no {element.name}; give an array of ml_dtypes' {element.other}, or one of the bits ({bits})"
+        )
+    if not found.size:
+        return np.zeros(found.shape, element.numpy)
+    kinds = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "c": "iufc"}[np.dtype(element.numpy).kind]
+    if found.dtype.kind not in kinds:
+        raise InvalidArgumentError(f"input {name!r} takes {element.name}, and the values given are {found.dtype}")
+    with np.errstate(over="ignore"):
+        array = found.astype(element.numpy)
+    # Whole numbers are taken as they are, others are rounded, but not to infinity.
+    same = array == found if array.dtype.kind in "iu" else np.isfinite(array) | ~np.isfinite(found)
+    if not np.all(same):
+        raise InvalidArgumentError(f"input {name!r} takes {element.name}, which cannot hold {found[~same].flat[0]}")
+    return array
+
+
 def _element_of(name: str, array: Any, wanted: int) -> int:
     """The element type of an array. Types that numpy has not come as unsigned integers of the same bits, or as ml_dtypes'."""
     dtype = array.dtype
@@ -210,11 +237,15 @@ def _element_of(name: str, array: Any, wanted: int) -> int:
     return found
 
 
-def _packed(array: Any, bits: int) -> Any:
+def _packed(name: str, array: Any, element: _Element) -> Any:
     """One element to a byte, to several in a byte, the first in the low bits."""
     import numpy as np
 
-    per = 8 // bits
+    bits, per = element.bits, 8 // element.bits
+    low = -(1 << (bits - 1)) if element.numpy == "|i1" else 0
+    # Those of ml_dtypes are within it.
+    if array.size and array.dtype.kind in "iu" and (array.min() < low or array.max() >= low + (1 << bits)):
+        raise InvalidArgumentError(f"input {name!r} takes {element.name}: numbers from {low} to {low + (1 << bits) - 1}")
     codes = array.ravel().view(np.uint8) & ((1 << bits) - 1)
     codes = np.concatenate([codes, np.zeros(-len(codes) % per, np.uint8)]).reshape(-1, per)
     shifts = np.arange(per, dtype=np.uint8) * np.uint8(bits)

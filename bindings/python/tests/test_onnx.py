@@ -82,11 +82,30 @@ class Running(unittest.TestCase):
 
         for bits, kind, values in ((4, "|i1", range(-8, 8)), (2, "|u1", [3, 0, 1, 2, 3])):
             array = np.array(list(values), kind)
-            packed = tensors._packed(array, bits)
-            self.assertEqual(len(packed), (len(array) * bits + 7) // 8)
             element = tensors._Element("", kind, bits)
+            packed = tensors._packed("x", array, element)
+            self.assertEqual(len(packed), (len(array) * bits + 7) // 8)
             np.testing.assert_array_equal(tensors._unpacked(packed, array.shape, element), array)
-        self.assertEqual(tensors._packed(np.array([1, 2], np.uint8), 4).tolist(), [0x21])
+        self.assertEqual(tensors._packed("x", np.array([1, 2], np.uint8), tensors._Element("", "|u1", 4)).tolist(), [0x21])
+        with self.assertRaisesRegex(cg.InvalidArgumentError, "from 0 to 15"):
+            tensors._packed("x", np.array([1, 16], np.uint8), tensors._Element("", "|u1", 4))
+
+    def test_lists_and_numbers_take_a_type_that_can_hold_them(self):
+        from capsulegraph import tensors
+
+        def taken(kind, value):
+            return tensors._of_type("x", value, tensors.BY_NAME[kind])
+
+        for kind, value in (("float32", [1, 2.5]), ("float32", np.float64(2)), ("uint64", 2**64 - 1), ("bool", [True, False]),
+                            ("int4", [7, -8]), ("int64", []), ("float16", float("inf")), ("complex64", [1j, 2])):
+            array = taken(kind, value)
+            np.testing.assert_array_equal(array, value)
+            self.assertEqual(array.dtype, np.dtype(tensors.ELEMENTS[tensors.BY_NAME[kind]].numpy))
+        for kind, value in (("int64", [1.5]), ("int64", ["3"]), ("uint8", [np.int64(300)]), ("uint8", [-1]), ("bool", ["False"]),
+                            ("bool", [1]), ("float16", [1e6]), ("float32", [True]), ("bfloat16", [1.0]), ("int64", 2**70),
+                            ("float32", [[1], [2, 3]])):
+            with self.subTest(kind=kind, value=value), self.assertRaises(cg.InvalidArgumentError):
+                taken(kind, value)
 
     def test_models_are_written_back(self):
         x = np.sin(np.arange(128, dtype=np.float32)).reshape(2, 64)

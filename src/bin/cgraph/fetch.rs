@@ -7,7 +7,7 @@ use capsulegraph::convert::onnx::export::{ExportOptions, export_served};
 use capsulegraph::convert::onnx::write::WrittenModel;
 use capsulegraph::pool::CancelToken;
 use capsulegraph::store::fetch_files::{DESCRIPTION, safe_name};
-use capsulegraph::store::{OpenOptions, Origin, Store};
+use capsulegraph::store::{Mode, OpenOptions, Origin, Store};
 
 use crate::args::FetchArgs;
 use crate::failure::Failure;
@@ -18,7 +18,11 @@ use crate::ui::{self, Ui};
 pub fn fetch(args: FetchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure> {
     let options = OpenOptions { partial: true, ..args.source.open_options() };
     refuse_gguf(&args.file)?;
+    let wanted = options.mode;
     let store = Store::open(&Origin::Path(args.file), &options)?;
+    if wanted == Mode::Auto && store.mode() == Mode::Fast {
+        ui.note(&format!("in mode fast, as the mini holds it: {}", store.mode_reason()));
+    }
     let capsule = store.fetch_until(&args.capsule, args.layout.into(), Some(cancel))?;
     let directory = args.output.unwrap_or_else(|| PathBuf::from(safe_name(capsule.id)));
     let files = capsule.write_to(&directory, &SystemDisk, Some(cancel))?;

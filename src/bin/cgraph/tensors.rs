@@ -28,6 +28,9 @@ use crate::quote::quoted;
 use crate::size::human;
 use crate::ui::{self, Ui, converted_name, counted};
 
+/// Bytes of made-up inputs at most.
+const MADE_UP_BYTES: u64 = 16 << 30;
+
 /// Elements of an output that are shown.
 const SHOWN: usize = 8;
 
@@ -60,6 +63,7 @@ pub fn run(args: &RunArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Failure>
     take_files(&model, &args.onnx.input, &mut feed)?;
     sampler.sample();
     let wanted: Vec<&str> = args.output.iter().map(|output| output.name.as_str()).collect();
+    refuse_unwritable(&model, &wanted)?;
     let values = model.run(&feed.inputs(), &wanted, Some(cancel))?;
     sampler.sample();
     let names: Vec<&str> = match wanted.is_empty() {
@@ -90,10 +94,11 @@ pub fn bench(args: &BenchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Fail
     take_files(&model, &args.onnx.input, &mut feed)?;
     let dims: Vec<(String, u64)> = args.dim.iter().map(|dim| (dim.0.clone(), dim.1)).collect();
     refuse_unknown(&model, &dims)?;
-    let runtime = model.runtime()?;
+    let by_hand = feed.inputs().len();
+    let (runtime, mut room) = (model.runtime()?, MADE_UP_BYTES);
     for (number, port) in model.inputs().iter().enumerate() {
         if !port.optional && !feed.has(&port.name) {
-            feed.add(runtime, &port.name, made_up(port, &dims, number as u64)?)?;
+            feed.add(runtime, &port.name, made_up(port, &dims, number as u64, &mut room)?)?;
         }
     }
     sampler.sample();
@@ -102,7 +107,12 @@ pub fn bench(args: &BenchArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), Fail
     let mut runs = Vec::with_capacity(args.repeat);
     for run in 0..=args.repeat {
         let begun = Instant::now();
-        model.run(&fed, &[], Some(cancel))?;
+        model.run(&fed, &[], Some(cancel)).map_err(|why| match why {
+            Error::Mismatch(text) if by_hand < fed.len() => Error::Mismatch(format!(
+                "{text} (made-up inputs may not suit the model: name lengths with --dim, or give inputs with --input)"
+            )),
+            why => why,
+        })?;
         // The first makes the sessions, and is told of by itself.
         if run > 0 {
             runs.push(begun.elapsed());
@@ -224,10 +234,23 @@ fn write(name: &str, value: &Value, path: &Path) -> Result<()> {
         (OnnxKind::Tensor, Some(element)) => {
             npy::write(&SystemDisk, path, element, value.shape(), value.bytes()?)
         }
-        (kind, _) => Err(Error::Unsupported(format!(
-            "output \"{name}\" is no tensor but {}, which a .npy file cannot hold; leave out --output to have it shown",
-            if value.is_present() { kind.name() } else { "absent" }
-        ))),
+        (kind, _) => Err(unwritable(name, if value.is_present() { kind.name() } else { "absent" })),
+    }
+}
+
+fn unwritable(name: &str, kind: &str) -> Error {
+    Error::Unsupported(format!(
+        "output \"{name}\" is no tensor but {kind}, which a .npy file cannot hold; leave out --output to have it shown"
+    ))
+}
+
+/// Refuses outputs that no file can hold before anything is computed or written.
+fn refuse_unwritable(model: &OnnxModel, wanted: &[&str]) -> Result<()> {
+    let port = |name: &&str| model.outputs().iter().find(|port| port.name == *name);
+    match wanted.iter().filter_map(port).find(|port| matches!(port.kind, OnnxKind::Sequence | OnnxKind::Map))
+    {
+        Some(port) => Err(unwritable(&port.name, port.kind.name())),
+        None => Ok(()),
     }
 }
 

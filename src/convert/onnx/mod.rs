@@ -12,6 +12,7 @@ pub mod join;
 mod ports;
 pub mod proto;
 mod ranks;
+mod scope;
 pub mod segment;
 pub mod source;
 pub mod subgraph;

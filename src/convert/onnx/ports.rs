@@ -39,7 +39,10 @@ fn port(info: &ValueInfoProto) -> OnnxPort {
     };
     let tensor = info.r#type.as_ref().and_then(innermost);
     let element = tensor.and_then(|t| ElementType::from_onnx(t.elem_type()));
-    let shape = tensor.and_then(|t| t.shape.as_ref()).map(|shape| {
+    // A value of a map is one number.
+    let mapped = matches!(kind, OnnxKind::Map)
+        || info.r#type.as_ref().is_some_and(|own| text_of(own).contains("map("));
+    let shape = tensor.filter(|_| !mapped).and_then(|t| t.shape.as_ref()).map(|shape| {
         let dim = |dim: &super::proto::Dimension| match &dim.value {
             Some(dimension::Value::DimValue(n)) => u64::try_from(*n).map_or(OnnxDim::Any(()), OnnxDim::Fixed),
             Some(dimension::Value::DimParam(name)) if !name.is_empty() => OnnxDim::Named(name.clone()),

@@ -2,12 +2,11 @@
 //! of dimensions of unknown length at least, for all that a model takes and gives. What is not certain stays unknown, as a
 //! runtime refuses a shape that is wrong.
 
-use std::collections::HashMap;
-
 use super::proto::{
     AttributeProto, Dimension, GraphProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto,
     dimension, type_proto,
 };
+use super::scope::Scope;
 use super::subgraph::graphs_of;
 
 /// What is known of a tensor.
@@ -20,9 +19,12 @@ struct Known {
     numbers: Option<Vec<i64>>,
 }
 
+/// More dimensions than any operator takes: a number above it is the length of a list that a crafted model states.
+const MOST_DIMENSIONS: usize = 64;
+
 impl Known {
     fn of(rank: usize) -> Option<Self> {
-        Some(Self { rank, ..Self::default() })
+        (rank <= MOST_DIMENSIONS).then(|| Self { rank, ..Self::default() })
     }
 
     fn list(len: Option<usize>) -> Option<Self> {
@@ -31,19 +33,20 @@ impl Known {
 }
 
 /// Ranks by the names of values.
-#[derive(Clone, Debug, Default)]
-pub struct Ranks(HashMap<String, Known>);
+#[derive(Debug, Default)]
+pub struct Ranks(Scope<Known>);
 
 impl Ranks {
     /// Adds what a graph states and what its nodes tell; to be called for graphs in the order of computation.
     pub fn learn(&mut self, graph: &GraphProto) {
         for info in graph.input.iter().chain(&graph.output).chain(&graph.value_info) {
-            self.set(info.name(), stated(info));
+            self.0.set(info.name(), stated(info));
         }
-        graph.initializer.iter().for_each(|tensor| self.set(tensor.name(), of_tensor(tensor)));
+        graph.initializer.iter().for_each(|tensor| self.0.set(tensor.name(), of_tensor(tensor)));
         for node in &graph.node {
-            let made: Vec<Option<Known>> = (0..node.output.len()).map(|k| self.output(node, k)).collect();
-            node.output.iter().zip(made).for_each(|(name, made)| self.set(name, made));
+            for (name, made) in node.output.iter().zip(self.outputs(node)) {
+                self.0.set(name, made);
+            }
         }
     }
 
@@ -57,12 +60,6 @@ impl Ranks {
             {
                 tensor.shape = Some(TensorShapeProto { dim: vec![Dimension::default(); known.rank] });
             }
-        }
-    }
-
-    fn set(&mut self, name: &str, found: Option<Known>) {
-        if let Some(found) = found.filter(|_| !name.is_empty()) {
-            self.0.entry(name.to_owned()).or_insert(found);
         }
     }
 
@@ -80,7 +77,21 @@ impl Ranks {
         Known::of(ranks?.into_iter().max()?)
     }
 
-    /// What output `number` of a node is known to be.
+    /// What all outputs of a node are known to be: graphs in it are looked at once.
+    fn outputs(&mut self, node: &NodeProto) -> Vec<Option<Known>> {
+        let own = matches!(node.domain(), "" | "ai.onnx");
+        let given = match node.op_type() {
+            "If" if own => self.branches(node),
+            "Loop" if own => self.repeated(node),
+            "Scan" if own => self.scanned(node),
+            _ => return (0..node.output.len()).map(|number| self.output(node, number)).collect(),
+        };
+        let mut given = given.unwrap_or_default();
+        given.resize(node.output.len(), None);
+        given
+    }
+
+    /// What output `number` of a node without graphs in it is known to be.
     fn output(&self, node: &NodeProto, number: usize) -> Option<Known> {
         let rank = |k| self.rank(node, k);
         let same = || Known::of(rank(0)?);
@@ -120,15 +131,12 @@ impl Ranks {
             "ArgMax" | "ArgMin" => Known::of(rank(0)?.checked_sub(usize::from(!keeps(node)))?),
             "Gather" => Known::of((rank(0)? + rank(1)?).checked_sub(1)?),
             "Unsqueeze" => {
-                let known = rank(0)? + self.axes(node)?;
-                Some(Known { rank: known, len: (known == 1).then_some(1), numbers: None })
+                let known = Known::of(rank(0)?.checked_add(self.axes(node)?)?)?;
+                Some(Known { len: (known.rank == 1).then_some(1), ..known })
             }
             "Squeeze" => Known::of(rank(0)?.checked_sub(self.axes(node)?)?),
             "Concat" => self.joined(node),
             "Slice" => self.slice(node),
-            "If" => self.branches(node, number),
-            "Loop" => self.repeated(node, number),
-            "Scan" => self.scanned(node, number),
             _ => None,
         }
     }
@@ -158,7 +166,8 @@ impl Ranks {
         let rank = parts.first()?.rank;
         let lens: Option<Vec<usize>> = parts.iter().map(|part| part.len).collect();
         let len = lens.filter(|lens| rank == 1 && lens.len() == node.input.len());
-        Some(Known { rank, len: len.map(|lens| lens.iter().sum()), numbers: None })
+        let sum = |lens: Vec<usize>| lens.into_iter().try_fold(0usize, usize::checked_add);
+        Some(Known { rank, len: len.and_then(sum), numbers: None })
     }
 
     fn slice(&self, node: &NodeProto) -> Option<Known> {
@@ -182,53 +191,62 @@ impl Ranks {
     }
 
     /// What the graphs of a node all give.
-    fn branches(&self, node: &NodeProto, number: usize) -> Option<Known> {
-        let given = |body: &GraphProto| self.inside(body, &[], number).map(|known| known.rank);
-        let mut ranks = graphs_of(node).map(given);
-        let first = ranks.next()??;
-        if ranks.all(|rank| rank == Some(first)) { Known::of(first) } else { None }
+    fn branches(&mut self, node: &NodeProto) -> Option<Vec<Option<Known>>> {
+        let given: Vec<Ranked> = graphs_of(node).map(|body| self.inside(body, &[])).collect();
+        let (first, others) = given.split_first()?;
+        let same = |(number, rank): (usize, &Option<usize>)| {
+            let all = others.iter().all(|other| other.get(number) == Some(rank));
+            rank.filter(|_| all).and_then(Known::of)
+        };
+        Some(first.iter().enumerate().map(same).collect())
     }
 
-    /// A loop's output: a value that is carried on, or one that each round gives, joined to one dimension more.
-    fn repeated(&self, node: &NodeProto, number: usize) -> Option<Known> {
-        let carried: Vec<Option<usize>> =
-            (2..node.input.len()).map(|number| self.rank(node, number)).collect();
-        let before = [Some(0), Some(0)].into_iter().chain(carried.iter().copied()).collect::<Vec<_>>();
-        let made = self.inside(graphs_of(node).next()?, &before, number + 1)?.rank;
-        match carried.get(number) {
-            Some(before) => Known::of(made).filter(|_| *before == Some(made)),
-            None => Known::of(made + 1),
-        }
+    /// A loop's outputs: values that are carried on, and ones that each round gives, joined to one dimension more.
+    fn repeated(&mut self, node: &NodeProto) -> Option<Vec<Option<Known>>> {
+        let carried: Ranked = (2..node.input.len()).map(|number| self.rank(node, number)).collect();
+        let before: Ranked = [Some(0), Some(0)].into_iter().chain(carried.iter().copied()).collect();
+        let made = self.inside(graphs_of(node).next()?, &before);
+        // The first says whether the loop goes on.
+        Some(
+            made.iter().skip(1).enumerate().map(|(number, rank)| carry(*rank, carried.get(number))).collect(),
+        )
     }
 
-    /// A scan's output: a state, or what each step gives, joined to one dimension more.
-    fn scanned(&self, node: &NodeProto, number: usize) -> Option<Known> {
+    /// A scan's outputs: states, and what each step gives, joined to one dimension more.
+    fn scanned(&mut self, node: &NodeProto) -> Option<Vec<Option<Known>>> {
         let scanned = usize::try_from(attribute(node, "num_scan_inputs")?.i?).ok()?;
         let states = node.input.len().checked_sub(scanned)?;
-        let before = (0..node.input.len())
+        let before: Ranked = (0..node.input.len())
             .map(|number| self.rank(node, number)?.checked_sub(usize::from(number >= states)))
-            .collect::<Vec<_>>();
-        let made = self.inside(graphs_of(node).next()?, &before, number)?.rank;
-        if number < states {
-            Known::of(made).filter(|_| before[number] == Some(made))
-        } else {
-            Known::of(made + 1)
-        }
+            .collect();
+        let made = self.inside(graphs_of(node).next()?, &before);
+        let given = |(number, rank): (usize, &Option<usize>)| carry(*rank, before[..states].get(number));
+        Some(made.iter().enumerate().map(given).collect())
     }
 
-    /// Output `number` of a graph in a node, whose inputs have the ranks `before`.
-    fn inside(&self, body: &GraphProto, before: &[Option<usize>], number: usize) -> Option<Known> {
-        let mut inside = self.clone();
-        // Names of the body hide those around it.
+    /// Ranks of what a graph in a node gives, whose inputs have the ranks `before`.
+    fn inside(&mut self, body: &GraphProto, before: &[Option<usize>]) -> Ranked {
+        let hidden = self.0.enter(body);
         for (info, rank) in body.input.iter().zip(before) {
-            inside.0.remove(info.name());
-            inside.set(info.name(), rank.and_then(Known::of));
+            self.0.set(info.name(), rank.and_then(Known::of));
         }
-        for name in body.node.iter().flat_map(|node| &node.output) {
-            inside.0.remove(name);
-        }
-        inside.learn(body);
-        inside.0.get(body.output.get(number)?.name()).cloned()
+        self.learn(body);
+        let given = body.output.iter().map(|output| self.0.get(output.name()).map(|known| known.rank));
+        let given = given.collect();
+        self.0.leave(hidden);
+        given
+    }
+}
+
+/// Ranks, where they are known.
+type Ranked = Vec<Option<usize>>;
+
+/// An output of a body that is repeated and gives `rank`: a value carried on from one of rank `before`, or joined to those of
+/// the other rounds.
+fn carry(rank: Option<usize>, before: Option<&Option<usize>>) -> Option<Known> {
+    match before {
+        Some(before) => Known::of(rank?).filter(|_| *before == rank),
+        None => Known::of(rank? + 1),
     }
 }
 
@@ -379,7 +397,7 @@ fn stated(info: &ValueInfoProto) -> Option<Known> {
         [Dimension { value: Some(dimension::Value::DimValue(len)), .. }] => usize::try_from(*len).ok(),
         _ => None,
     };
-    Some(Known { rank: dims.len(), len, numbers: None })
+    Some(Known { len, ..Known::of(dims.len())? })
 }
 
 fn of_tensor(tensor: &TensorProto) -> Option<Known> {
@@ -387,7 +405,7 @@ fn of_tensor(tensor: &TensorProto) -> Option<Known> {
         [len] => usize::try_from(*len).ok(),
         _ => None,
     };
-    Some(Known { rank: tensor.dims.len(), len, numbers: numbers(tensor) })
+    Some(Known { len, numbers: numbers(tensor), ..Known::of(tensor.dims.len())? })
 }
 
 /// The elements of a small tensor of int64.

@@ -8,8 +8,8 @@ use super::proto::{ValueInfoProto, dimension, type_proto};
 use crate::error::{Error, Result};
 use crate::graph::element::ElementType;
 
-/// Nodes of all capsules at most, copies of constant ones counted; and capsules.
-const MAX_NODES: usize = 4 << 20;
+/// Nodes and initializers of all capsules at most, copies of constant ones counted; and capsules.
+const MAX_PARTS: usize = 4 << 20;
 const MAX_CAPSULES: usize = 1 << 20;
 /// Bytes of a value of which the model states no type.
 const UNKNOWN: u64 = 4096;
@@ -42,10 +42,10 @@ pub fn segments(graph: &Graph, options: &CutOptions) -> Result<Vec<Segment>> {
         for node in &cuttable[range] {
             filling.add_node(*node)?;
         }
-        total = total.saturating_add(filling.segment.nodes.len());
-        if total > MAX_NODES {
+        total = total.saturating_add(filling.parts());
+        if total > MAX_PARTS {
             return Err(Error::Limit(format!(
-                "{} capsules would have more than {MAX_NODES} nodes; ask for fewer",
+                "{} capsules would have more than {MAX_PARTS} nodes and initializers; ask for fewer",
                 all.len() + 1
             )));
         }
@@ -148,11 +148,17 @@ impl<'a> Filling<'a> {
                 self.segment.nodes.push(maker);
                 stack.extend(graph.nodes[maker].reads.iter().rev());
             }
-            if self.segment.nodes.len() > MAX_NODES {
-                return Err(Error::Limit(format!("a capsule would have more than {MAX_NODES} nodes")));
+            if self.parts() > MAX_PARTS {
+                return Err(Error::Limit(format!(
+                    "a capsule would have more than {MAX_PARTS} nodes and initializers"
+                )));
             }
         }
         Ok(())
+    }
+
+    fn parts(&self) -> usize {
+        self.segment.nodes.len() + self.segment.initializers.len()
     }
 }
 

@@ -18,7 +18,7 @@ fn graphs_of_mut(node: &mut NodeProto) -> impl Iterator<Item = &mut GraphProto> 
 }
 
 /// The names that a graph defines itself.
-fn defined(graph: &GraphProto) -> impl Iterator<Item = &str> {
+pub(super) fn defined(graph: &GraphProto) -> impl Iterator<Item = &str> {
     let inputs = graph.input.iter().map(|v| v.name());
     let tensors = graph.initializer.iter().map(TensorProto::name);
     let sparse = graph.sparse_initializer.iter().filter_map(|s| Some(s.values.as_ref()?.name()));
@@ -76,6 +76,8 @@ pub struct Hoist<'s> {
     source: &'s mut Source,
     /// How often each name is defined in the whole model.
     names: HashMap<String, usize>,
+    /// The last number that was put behind a name.
+    serials: HashMap<String, usize>,
     /// The weights that were taken out, by their names in the model's graph.
     pub found: Vec<(String, Weight)>,
 }
@@ -85,7 +87,7 @@ impl<'s> Hoist<'s> {
     pub fn new(source: &'s mut Source, model: &ModelProto) -> Self {
         let mut names = HashMap::new();
         model.graph.iter().for_each(|graph| count(graph, &mut names));
-        Self { source, names, found: Vec::new() }
+        Self { source, names, serials: HashMap::new(), found: Vec::new() }
     }
 
     /// The files of the model.
@@ -184,19 +186,25 @@ impl<'s> Hoist<'s> {
     fn take(&mut self, name: &str, weight: &Weight, renamed: &mut HashMap<String, String>) {
         let mut own = name.to_owned();
         if self.names.get(name).is_none_or(|times| *times > 1) {
-            own = fresh(name, &self.names);
+            own = self.fresh(name);
             renamed.insert(name.to_owned(), own.clone());
         }
         self.names.insert(own.clone(), 1);
         self.found.push((own, weight.clone()));
     }
-}
 
-/// A name like `name` that the model does not have.
-fn fresh(name: &str, names: &HashMap<String, usize>) -> String {
-    // One of so many is free.
-    let candidates = (1..=names.len() + 1).map(|serial| format!("{name}_{serial}"));
-    candidates.into_iter().find(|candidate| !names.contains_key(candidate)).unwrap_or_default()
+    /// A name like `name` that the model does not have.
+    fn fresh(&mut self, name: &str) -> String {
+        let serial = self.serials.entry(name.to_owned()).or_default();
+        loop {
+            *serial += 1;
+            let candidate = format!("{name}_{serial}");
+            // Names are finite; none is looked at twice.
+            if !self.names.contains_key(&candidate) {
+                return candidate;
+            }
+        }
+    }
 }
 
 /// Counts the definitions of names in a graph and in the graphs in it.

@@ -1,33 +1,31 @@
 //! Element types of values of which the model states none, as far as operators tell: a capsule that is taken out as a model of
 //! its own must say of which type its inputs are. (A run needs none of this: it sees the values.)
 
-use std::collections::HashMap;
-
 use super::proto::{
     AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto,
 };
+use super::scope::Scope;
 use super::subgraph::graphs_of;
 use crate::graph::element::ElementType as E;
 
 /// Types by the names of values.
 #[derive(Debug, Default)]
-pub struct Types(HashMap<String, TypeProto>);
+pub struct Types(Scope<TypeProto>);
 
 impl Types {
     /// Adds what a graph states and what its nodes tell; to be called for graphs in the order of computation.
     pub fn learn(&mut self, graph: &GraphProto) {
         for info in graph.input.iter().chain(&graph.output).chain(&graph.value_info) {
-            if let Some(stated) = info.r#type.as_ref().filter(|t| t.value.is_some()) {
-                self.0.entry(info.name().to_owned()).or_insert_with(|| stated.clone());
-            }
+            self.0.set(info.name(), info.r#type.clone().filter(|t| t.value.is_some()));
         }
         let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
         for tensor in graph.initializer.iter().chain(sparse) {
-            self.set(tensor.name(), of_tensor(tensor));
+            self.0.set(tensor.name(), of_tensor(tensor));
         }
         for node in &graph.node {
-            let made: Vec<Option<TypeProto>> = (0..node.output.len()).map(|k| self.output(node, k)).collect();
-            node.output.iter().zip(made).for_each(|(name, made)| self.set(name, made));
+            for (name, made) in node.output.iter().zip(self.outputs(node)) {
+                self.0.set(name, made);
+            }
         }
     }
 
@@ -38,18 +36,27 @@ impl Types {
         }
     }
 
-    fn set(&mut self, name: &str, found: Option<TypeProto>) {
-        if let Some(found) = found.filter(|_| !name.is_empty()) {
-            self.0.entry(name.to_owned()).or_insert(found);
-        }
-    }
-
     /// Type of input `number` of a node, without its shape.
     fn input(&self, node: &NodeProto, number: usize) -> Option<TypeProto> {
         Some(unshaped(self.0.get(node.input.get(number)?)?))
     }
 
-    /// Type of output `number` of a node.
+    /// Types of all outputs of a node: a graph in it is looked at once.
+    fn outputs(&mut self, node: &NodeProto) -> Vec<Option<TypeProto>> {
+        let own = matches!(node.domain(), "" | "ai.onnx");
+        let mut given = match graphs_of(node).next() {
+            Some(body) if own => self.inside(body),
+            _ => return (0..node.output.len()).map(|number| self.output(node, number)).collect(),
+        };
+        if node.op_type() == "Loop" && !given.is_empty() {
+            // The first output of a body says whether the loop goes on.
+            given.remove(0);
+        }
+        given.resize(node.output.len(), None);
+        given
+    }
+
+    /// Type of output `number` of a node without graphs in it.
     fn output(&self, node: &NodeProto, number: usize) -> Option<TypeProto> {
         if !matches!(node.domain(), "" | "ai.onnx" | "com.microsoft") {
             return None;
@@ -100,25 +107,18 @@ impl Types {
             "SequenceConstruct" | "SplitToSequence" => sequence(input(0)),
             "SequenceEmpty" => sequence(number_of(node, "dtype").or(Some(E::Float32)).and_then(plain)),
             "SequenceAt" | "ConcatFromSequence" | "OptionalGetElement" => inner(&input(0)?),
-            "If" => self.body_output(node, number),
-            // The first output of a body says whether the loop goes on.
-            "Loop" => self.body_output(node, number + 1),
-            "Scan" => self.body_output(node, number),
             "Optional" => None,
             _ => input(0),
         }
     }
 
-    /// Type of an output of the first graph in a node.
-    fn body_output(&self, node: &NodeProto, number: usize) -> Option<TypeProto> {
-        let body = graphs_of(node).next()?;
-        let output = body.output.get(number)?;
-        if let Some(stated) = output.r#type.as_ref().filter(|t| t.value.is_some()) {
-            return Some(unshaped(stated));
-        }
-        let mut inside = Self(self.0.clone());
-        inside.learn(body);
-        inside.0.get(output.name()).map(unshaped)
+    /// Types of what a graph in a node gives.
+    fn inside(&mut self, body: &GraphProto) -> Vec<Option<TypeProto>> {
+        let hidden = self.0.enter(body);
+        self.learn(body);
+        let given = body.output.iter().map(|output| self.0.get(output.name()).map(unshaped)).collect();
+        self.0.leave(hidden);
+        given
     }
 }
 

@@ -44,7 +44,11 @@ pub(in super::super) fn own_folder() -> Option<PathBuf> {
     }
     // SAFETY: dladdr gives a NUL-terminated string that lives as long as the library, which is running.
     let name = unsafe { std::ffi::CStr::from_ptr(info.dli_fname) };
-    let path = absolute(PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes())));
+    let path = PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes()));
+    // Of the program itself it is the name by which it was called. One without a folder was found along the path: taken as
+    // relative it would lead to the working directory, where anybody may have put a library.
+    let has_folder = path.parent().is_some_and(|folder| !folder.as_os_str().is_empty());
+    let path = if has_folder { absolute(path) } else { std::env::current_exe().ok()? };
     path.parent().map(Path::to_owned)
 }
 

@@ -19,6 +19,8 @@ use crate::onnx::value::Value;
 use crate::split::options::SplitOptions;
 use crate::store::{Mode, OpenOptions, Origin};
 
+/// Bytes of random inputs at most: a conversion measures its mini with them, whatever the model says they are.
+const MADE_UP_BYTES: u64 = 256 << 20;
 /// Lengths of a named dimension of random inputs that is not the first of any: the first with which the model runs. Signals
 /// and images may have to be longer than texts.
 const OPEN_DIMS: [u64; 3] = [16, 64, 576];
@@ -103,27 +105,30 @@ impl Calibration {
             };
             let (mini, _) = compose(source, &self.target, &plan, options, &mut |_, _| {})?;
             let light = open(Origin::Source(mini.source()?), Mode::Fast, options)?;
-            let mut squares = vec![Squares::default(); forms.len()];
+            // Of each capsule's outputs: one of large numbers would hide what is done to the others.
+            let mut squares: Vec<Vec<Squares>> = vec![Vec::new(); forms.len()];
             for sample in &self.samples {
                 let cancel = options.cancel.as_ref();
-                let mut compare = |index: usize, own: &[Value], other: Option<&[Value]>| match other {
-                    Some(other) => own
-                        .iter()
-                        .zip(other)
-                        .try_for_each(|(own, other)| add(own, other, &mut squares[index])),
-                    // A form that the runtime does not know is no choice.
-                    None => {
-                        squares[index].difference = f64::INFINITY;
-                        Ok(())
+                let mut compare = |index: usize, own: &[Value], other: Option<&[Value]>| {
+                    let squares = &mut squares[index];
+                    squares.resize(own.len().max(1), Squares::default());
+                    match other {
+                        Some(other) => {
+                            let mut pairs = own.iter().zip(other).zip(squares);
+                            pairs.try_for_each(|((own, other), squares)| add(own, other, squares))
+                        }
+                        // A form that the runtime does not know is no choice.
+                        None => {
+                            squares[0].difference = f64::INFINITY;
+                            Ok(())
+                        }
                     }
                 };
                 self.full.beside(&light, &sample.inputs(), cancel, &mut compare)?;
             }
             for (forms, squares) in forms.iter_mut().zip(squares) {
-                forms
-                    .iter_mut()
-                    .filter(|form| form.bits == Some(bits))
-                    .for_each(|form| form.error = squares.error());
+                let error = furthest(squares);
+                forms.iter_mut().filter(|form| form.bits == Some(bits)).for_each(|form| form.error = error);
             }
         }
         Ok(())
@@ -142,8 +147,13 @@ impl Calibration {
                 add(own, other, squares)?;
             }
         }
-        Ok(squares.into_iter().map(Squares::error).fold(0.0, f64::max))
+        Ok(furthest(squares))
     }
+}
+
+/// The error of the output that is furthest.
+fn furthest(squares: Vec<Squares>) -> f64 {
+    squares.into_iter().map(Squares::error).fold(0.0, f64::max)
 }
 
 fn open(origin: Origin, mode: Mode, options: &SplitOptions) -> Result<OnnxModel> {
@@ -219,9 +229,9 @@ fn random_of(model: &OnnxModel, length: u64) -> Result<Feed> {
             }
         }
     }
-    let mut feed = Feed::default();
+    let (mut feed, mut room) = (Feed::default(), MADE_UP_BYTES);
     for (number, port) in ports().enumerate() {
-        let array = made_up(port, &dims, number as u64);
+        let array = made_up(port, &dims, number as u64, &mut room);
         let array = array.map_err(|why| why.with_note("here as --calibrate NAME=FILE.npy"))?;
         feed.add(runtime, &port.name, array)?;
     }

@@ -18,7 +18,8 @@ use self::write::{Source, compose};
 use super::options::SplitOptions;
 use super::plan::Light;
 use super::write::{SplitSummary, record};
-use crate::container::manifest::{Capsule, PlannedCapsule, Residence, SplitPlan};
+use crate::container::manifest::{Capsule, Manifest, PlannedCapsule, Residence, SplitPlan};
+use crate::container::writer::Sealed;
 use crate::container::{EXTENT_ALIGN, PLANE_ALIGN, align_up};
 use crate::convert::import::ProgressFn;
 use crate::error::{Error, Result};
@@ -64,74 +65,156 @@ pub(super) fn split(
     search(&source, forms, calibration.as_ref(), target, options, progress)
 }
 
-/// Writes minis until one has the length and the error that it must have.
+/// Writes the mini that is nearest to the full file of those that are as long as it may be. Errors of capsules tell only
+/// roughly what happens to the model's outputs, so with a length more than one plan is measured.
 fn search(
     source: &Source<'_>,
-    mut forms: Vec<Vec<Form>>,
+    forms: Vec<Vec<Form>>,
     calibration: Option<&Calibration>,
     target: &Path,
     options: &SplitOptions,
     progress: &mut ProgressFn<'_>,
 ) -> Result<SplitSummary> {
+    let search = Search { source, calibration, target, options };
+    if options.size == 0 {
+        return search.within_error(forms, progress);
+    }
+    let mut best = search.of_length(&forms, progress)?;
+    let is_light = |made: &Made, bits: Bits| {
+        made.plan.capsules.iter().any(|capsule| capsule.encodings.iter().any(|name| *name == bits.name()))
+    };
+    if is_light(&best, Bits::Four) && forms.iter().flatten().any(|form| form.bits == Some(Bits::Eight)) {
+        let gentle: Vec<Vec<Form>> = forms
+            .iter()
+            .map(|forms| forms.iter().copied().filter(|form| form.bits != Some(Bits::Four)).collect())
+            .collect();
+        match search.of_length(&gentle, progress) {
+            Ok(other) if other.error < best.error => best = other,
+            Ok(_) | Err(Error::Limit(_)) => {}
+            Err(why) => return Err(why),
+        }
+    }
     let most = options.max_error.unwrap_or(MOST_ERROR);
-    // What does more harm alone than is allowed to all is no choice, but where a length leaves no other.
-    let mut most_alone = if options.size == 0 { most } else { f64::MAX };
-    let mut room = (options.size > 0).then_some(options.size);
-    for _ in 0..TRIES {
-        forms
-            .iter_mut()
-            .for_each(|forms| forms.retain(|form| form.bits.is_none() || form.error <= most_alone));
-        let plan = chosen(source, &forms, room, options)?;
-        let holds = |wanted| plan.capsules.iter().any(|planned| planned.residence == wanted);
-        if options.size == 0 && calibration.is_some() && !holds(Residence::Light) {
-            break;
-        }
-        let (mut mini, mut manifest) = compose(source, target, &plan, options, progress)?;
-        let bytes = mini.source()?.len();
-        if let Some(room) = room.as_mut().filter(|_| bytes > options.size) {
-            // What the capsules took, less what was too much: capsules are longer or shorter by steps.
-            let taken: u64 =
-                manifest.capsules.iter().filter_map(|capsule| capsule.extent).map(|e| e.len).sum();
-            *room = taken.saturating_sub(bytes - options.size);
-            continue;
-        }
-        let error = match calibration.filter(|_| !holds(Residence::Linked)) {
-            Some(calibration) => Some(calibration.error(mini.source()?, options)?),
-            None => None,
-        };
-        if error.is_some_and(|error| error > most) {
-            if options.size > 0 {
-                return Err(too_far(source, error, most));
+    match best.error {
+        Some(error) if error > most => Err(too_far(source, Some(error), most)),
+        _ => search.kept(best),
+    }
+}
+
+/// A mini that has no name yet.
+struct Made {
+    mini: Sealed,
+    manifest: Manifest,
+    plan: SplitPlan,
+    /// How far its outputs are from the full file's, where that can be measured.
+    error: Option<f64>,
+}
+
+/// What minis are made of, and how.
+struct Search<'a> {
+    source: &'a Source<'a>,
+    calibration: Option<&'a Calibration>,
+    target: &'a Path,
+    options: &'a SplitOptions,
+}
+
+impl Search<'_> {
+    /// A mini without a bound on its length whose error is small enough.
+    fn within_error(&self, mut forms: Vec<Vec<Form>>, progress: &mut ProgressFn<'_>) -> Result<SplitSummary> {
+        let most = self.options.max_error.unwrap_or(MOST_ERROR);
+        // What does more harm alone than is allowed to all is no choice.
+        let (mut most_alone, mut nearest) = (most, None);
+        for _ in 0..TRIES {
+            forms
+                .iter_mut()
+                .for_each(|forms| forms.retain(|form| form.bits.is_none() || form.error <= most_alone));
+            let plan = chosen(self.source, &forms, None, self.options)?;
+            let is_light = |planned: &PlannedCapsule| planned.residence == Residence::Light;
+            if self.calibration.is_some() && !plan.capsules.iter().any(is_light) {
+                break;
+            }
+            let made = self.made(plan, progress)?;
+            match made.error {
+                Some(error) if error > most => nearest = Some(error),
+                _ => return self.kept(made),
             }
             // Together they do too much: those that do least alone remain.
             most_alone /= 2.0;
-            continue;
         }
+        Err(too_far(self.source, nearest, most))
+    }
+
+    /// A mini that is at most as long as the options say.
+    fn of_length(&self, forms: &[Vec<Form>], progress: &mut ProgressFn<'_>) -> Result<Made> {
+        let mut room = self.options.size;
+        let mut shortest = u64::MAX;
+        for _ in 0..TRIES {
+            let Ok(plan) = chosen(self.source, forms, Some(room), self.options) else { break };
+            let mut made = self.made_unmeasured(plan, progress)?;
+            let bytes = made.mini.source()?.len();
+            if bytes <= self.options.size {
+                made.error = self.measured(&mut made)?;
+                return Ok(made);
+            }
+            shortest = shortest.min(bytes);
+            // What the capsules took, less what was too much: capsules are longer or shorter by steps.
+            let extents = made.manifest.capsules.iter().filter_map(|capsule| capsule.extent);
+            let taken: u64 = extents.map(|extent| extent.len).sum();
+            room = taken.saturating_sub(bytes - self.options.size);
+        }
+        Err(too_short(self.source, forms, self.options, shortest))
+    }
+
+    fn made(&self, plan: SplitPlan, progress: &mut ProgressFn<'_>) -> Result<Made> {
+        let mut made = self.made_unmeasured(plan, progress)?;
+        made.error = self.measured(&mut made)?;
+        Ok(made)
+    }
+
+    fn made_unmeasured(&self, plan: SplitPlan, progress: &mut ProgressFn<'_>) -> Result<Made> {
+        let (mini, manifest) = compose(self.source, self.target, &plan, self.options, progress)?;
+        Ok(Made { mini, manifest, plan, error: None })
+    }
+
+    /// The error of a mini that answers alone.
+    fn measured(&self, made: &mut Made) -> Result<Option<f64>> {
+        let is_linked = |planned: &PlannedCapsule| planned.residence == Residence::Linked;
+        match self.calibration.filter(|_| !made.plan.capsules.iter().any(is_linked)) {
+            Some(calibration) => calibration.error(made.mini.source()?, self.options).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Gives the mini its name.
+    fn kept(&self, made: Made) -> Result<SplitSummary> {
+        let Made { mut mini, mut manifest, plan, error } = made;
         record(&mut mini, &mut manifest, |plan| plan.output_error = error)?;
-        return Ok(SplitSummary {
-            path: target.to_owned(),
+        Ok(SplitSummary {
+            path: self.target.to_owned(),
             bytes: mini.commit()?,
-            full_bytes: source.full.contents().header.file_len,
+            full_bytes: self.source.full.contents().header.file_len,
             plan: SplitPlan { output_error: error, ..plan },
             expected_agreement: None,
-        });
+        })
     }
-    Err(if options.size == 0 { too_far(source, None, most) } else { too_short(source, &forms, options) })
 }
 
-/// No mini is as near to the full file as it must be; one that was made is `error` away.
+/// No mini is as near to the full file as it must be; the nearest that was made is `error` away.
 fn too_far(source: &Source<'_>, error: Option<f64>, most: f64) -> Error {
-    let (file, allowed) = (source.full.name(), 100.0 * most);
+    let percent = |error: f64| format!("{:.*}%", if error < 0.001 { 4 } else { 1 }, 100.0 * error);
+    let (file, allowed) = (source.full.name(), percent(most));
     let found = match error {
         Some(error) => {
-            format!("the outputs of a mini of this length would be {:.1}% from its own", 100.0 * error)
+            format!(
+                "the outputs of the nearest mini that was made would be {} from the full file's",
+                percent(error)
+            )
         }
-        None => {
-            "the outputs of every mini with light forms would be further than that from its own".to_owned()
-        }
+        None => "every light form of every capsule does more alone".to_owned(),
     };
     Error::Limit(format!(
-        "{file}: {found}, and {allowed:.1}% are allowed; give a larger --size, or allow more with --max-error"
+        "{file}: {found}, and {allowed} are allowed; allow more with --max-error, or name a --size at which more capsules stay as \
+         they are"
     ))
 }
 
@@ -194,7 +277,7 @@ fn chosen(
     let residences: Vec<(Residence, Option<Bits>)> = if options.light == Light::None {
         linked(forms, room).into_iter().map(|residence| (residence, None)).collect()
     } else {
-        let chosen = plan::choose(forms, room).ok_or_else(|| too_short(source, forms, options))?;
+        let chosen = plan::choose(forms, room).ok_or_else(|| too_short(source, forms, options, u64::MAX))?;
         let form = |(forms, at): (&Vec<Form>, usize)| match forms.get(at).and_then(|form| form.bits) {
             None => (Residence::Pinned, None),
             light => (Residence::Light, light),
@@ -238,13 +321,19 @@ fn linked(forms: &[Vec<Form>], room: Option<u64>) -> Vec<Residence> {
         .collect()
 }
 
-fn too_short(source: &Source<'_>, forms: &[Vec<Form>], options: &SplitOptions) -> Error {
+/// No mini is so short; the shortest that was made has `made` bytes.
+fn too_short(source: &Source<'_>, forms: &[Vec<Form>], options: &SplitOptions, made: u64) -> Error {
     let beside = source.full.contents().header.file_len
         - source.capsules().iter().filter_map(|capsule| capsule.extent).map(|extent| extent.len).sum::<u64>();
+    let least = plan::least(forms).saturating_add(beside);
     Error::Limit(format!(
-        "a mini of {} bytes is not possible with --light {}; the smallest is about {} bytes",
+        "a mini of {} bytes is not possible with --light {}; {}",
         options.size,
         options.light.name(),
-        plan::least(forms).saturating_add(beside)
+        // Beside its capsules a mini has about what the full file has.
+        match made {
+            u64::MAX => format!("the smallest is about {least} bytes"),
+            _ => format!("one of {made} bytes is"),
+        }
     ))
 }

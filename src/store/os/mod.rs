@@ -21,7 +21,7 @@ pub(super) use system::{
     BLOCK, DirectHandle, HUGE_PAGES, Kept, MAP_HINDERS, Pages, is_cached, is_refusal, let_go, uncache,
     will_need,
 };
-pub(crate) use system::{anonymous_bytes, process_memory, return_free_memory};
+pub(crate) use system::{anonymous_bytes, process_memory, return_free_memory, touched_bytes};
 
 /// What the system counts of the process, in bytes; absent where it does not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +49,19 @@ mod tests {
         assert_eq!(Kept::new(&pages, 1 << 16..2 << 16).is_some(), kept);
         assert!(bytes.iter().all(|byte| *byte == 7));
         assert!(Pages::new(isize::MAX as usize - 4096).is_err());
+    }
+
+    #[test]
+    fn pages_that_nobody_wrote_are_not_in_memory() {
+        let pages = Pages::new(1 << 20).unwrap();
+        let touched = touched_bytes(pages.as_ptr(), 1 << 20);
+        // SAFETY: the pages are ours alone, and so long.
+        unsafe { std::slice::from_raw_parts_mut(pages.as_mut_ptr(), 1 << 18) }.fill(1);
+        let written = touched_bytes(pages.as_ptr(), 1 << 20);
+        assert!(written >= 1 << 18 && touched <= written, "{touched} {written}");
+        if cfg!(target_os = "linux") {
+            assert!(touched == 0 && written <= 1 << 19, "{touched} {written}");
+        }
     }
 
     #[test]
