@@ -72,6 +72,7 @@ fn check(program: &str, language: Language, link: Link) {
 fn main_path() {
     for (language, link) in [(Language::C, Link::Shared), (Language::Cpp, Link::Static)] {
         check("main_path.c", language, link);
+        check("paths.c", language, link);
     }
 }
 

@@ -6,15 +6,14 @@ mod disk;
 #[path = "support/onnx_source.rs"]
 mod onnx;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 
 use capsulegraph::Error;
 use capsulegraph::container::manifest::{Capsule, Manifest};
 use capsulegraph::convert::import::ConvertOptions;
 use capsulegraph::convert::onnx::cut::CutOptions;
-use capsulegraph::convert::onnx::export::{ExportOptions, export, export_capsule, graph_of, head_of};
+use capsulegraph::convert::onnx::export::{ExportOptions, export, graph_of, head_of};
 use capsulegraph::convert::onnx::import::{OnnxModel, sub_model};
 use capsulegraph::convert::onnx::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
@@ -484,44 +483,53 @@ fn weights_are_fetched_as_arrays() {
     assert!(written.starts_with(b"\x93NUMPY") && written.ends_with(&want));
 }
 
-/// Converts and exports every model that tests/tools/onnx_models.py writes, and lets it compare what ONNX Runtime makes of
-/// the source, of what was exported, and of the chain of all capsules as models of their own.
-#[cfg(unix)] // it starts a Python of the system that the tests are built on
-#[test]
-fn models_give_the_same_before_and_after() {
-    let python = std::env::var_os("CAPSULEGRAPH_TEST_PYTHON").expect(
-        "CAPSULEGRAPH_TEST_PYTHON must name a Python with the packages onnx and onnxruntime; run the tests with: \
-         cargo xtask test",
-    );
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/onnx_models.py");
-    let dir = tempfile::tempdir().unwrap();
-    let run = |what: &str| {
-        let output = Command::new(&python).arg(&script).arg(what).arg(dir.path()).output().unwrap();
-        let told = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "onnx_models.py {what}:\n{told}");
-    };
-    run("make");
-    let mut models: Vec<PathBuf> =
-        std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
-    models.sort();
-    assert!(models.len() >= 20, "{models:?}");
-    for folder in &models {
-        for capsules in [1, 2, 1000] {
-            let cut = CutOptions { capsules: Some(capsules), ..CutOptions::default() };
-            let options = ConvertOptions { cut, ..ConvertOptions::default() };
-            let (source, target) = (folder.join("model.onnx"), folder.join(format!("{capsules}.cgraph")));
-            let opened = OnnxModel::open(&source, &[&target], &options).unwrap();
-            opened.convert(&source, &target, &options, &mut |_, _| {}).unwrap();
-            // With 2 capsules the weights are written beside the model.
-            let max_inline = if capsules == 2 { 0 } else { u64::MAX };
-            let options = ExportOptions { max_inline, ..ExportOptions::default() };
-            export(&target, &folder.join(format!("{capsules}.onnx")), &options, &mut |_, _| {}).unwrap();
-            let file = MappedFile::open(options.disk.open(&target).unwrap()).unwrap();
-            for (number, capsule) in manifest(&file).capsules.iter().enumerate() {
-                let path = folder.join(format!("{capsules}.{number}.onnx"));
-                export_capsule(&file, &capsule.id, &path, &options, &mut |_, _| {}).unwrap();
+#[cfg(unix)] // a Python of the system that the tests are built on is started
+mod python {
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use capsulegraph::convert::onnx::export::export_capsule;
+
+    use super::*;
+
+    /// Converts and exports every model that tests/tools/onnx_models.py writes, and lets it compare what ONNX Runtime makes of
+    /// the source, of what was exported, and of the chain of all capsules as models of their own.
+    #[test]
+    fn models_give_the_same_before_and_after() {
+        let python = std::env::var_os("CAPSULEGRAPH_TEST_PYTHON").expect(
+            "CAPSULEGRAPH_TEST_PYTHON must name a Python with the packages onnx and onnxruntime; run the tests with: \
+             cargo xtask test",
+        );
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/onnx_models.py");
+        let dir = tempfile::tempdir().unwrap();
+        let run = |what: &str| {
+            let output = Command::new(&python).arg(&script).arg(what).arg(dir.path()).output().unwrap();
+            let told = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "onnx_models.py {what}:\n{told}");
+        };
+        run("make");
+        let mut models: Vec<PathBuf> =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        models.sort();
+        assert!(models.len() >= 20, "{models:?}");
+        for folder in &models {
+            for capsules in [1, 2, 1000] {
+                let cut = CutOptions { capsules: Some(capsules), ..CutOptions::default() };
+                let options = ConvertOptions { cut, ..ConvertOptions::default() };
+                let (source, target) = (folder.join("model.onnx"), folder.join(format!("{capsules}.cgraph")));
+                let opened = OnnxModel::open(&source, &[&target], &options).unwrap();
+                opened.convert(&source, &target, &options, &mut |_, _| {}).unwrap();
+                // With 2 capsules the weights are written beside the model.
+                let max_inline = if capsules == 2 { 0 } else { u64::MAX };
+                let options = ExportOptions { max_inline, ..ExportOptions::default() };
+                export(&target, &folder.join(format!("{capsules}.onnx")), &options, &mut |_, _| {}).unwrap();
+                let file = MappedFile::open(options.disk.open(&target).unwrap()).unwrap();
+                for (number, capsule) in manifest(&file).capsules.iter().enumerate() {
+                    let path = folder.join(format!("{capsules}.{number}.onnx"));
+                    export_capsule(&file, &capsule.id, &path, &options, &mut |_, _| {}).unwrap();
+                }
             }
         }
+        run("check");
     }
-    run("check");
 }

@@ -121,9 +121,9 @@ impl Weights {
 impl Store {
     /// Asks for the bytes that hold row `row` of the matrix at `place`, which is about to be decoded.
     pub(super) fn ask_for_row(&self, place: MatrixRef, row: usize) {
-        let Ok(data) = self.tensor(place.capsule, place.tensor) else { return };
-        let (groups, group) = groups(data.tensor);
-        for (number, plane) in data.tensor.planes.iter().enumerate() {
+        let Ok(stored) = self.described(View::Promised, place.capsule, place.tensor) else { return };
+        let (groups, group) = groups(stored);
+        for (number, plane) in stored.planes.iter().enumerate() {
             let len = plane.len as usize / groups.max(1);
             let start = row / group * len;
             self.ask_for_tensor(place.capsule, place.tensor, number, start..start + len);
@@ -132,7 +132,7 @@ impl Store {
 
     /// Decodes row `row` of the matrix at `place` into `out`, whatever its layout.
     pub(super) fn decode_row(&self, view: View, place: MatrixRef, row: usize, out: &mut [f32]) -> Result<()> {
-        let stored = self.tensor_in(view, place.capsule, place.tensor)?.tensor;
+        let stored = self.described(view, place.capsule, place.tensor)?;
         let (encoding, (_, cols), (_, group)) = (encoding_of(stored)?, rows_cols(stored), groups(stored));
         let bytes = self.row_group(view, place.capsule, place.tensor, row / group)?;
         match stored.layout {
@@ -235,7 +235,7 @@ impl Resolver<'_> {
 
     fn projection(&self, capsule: usize, name: &str) -> Result<Projection> {
         let weight = self.find(capsule, &format!("{name}.weight"))?;
-        let (rows, _) = rows_cols(self.store.tensor(weight.capsule, weight.tensor)?.tensor);
+        let (rows, _) = rows_cols(self.store.described(View::Promised, weight.capsule, weight.tensor)?);
         Ok(Projection { weight, bias: self.vector(capsule, &format!("{name}.bias"))?, rows })
     }
 

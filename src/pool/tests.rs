@@ -214,7 +214,7 @@ fn threads_can_be_placed_where_the_system_allows_it() {
     let both = ThreadOptions { processors: vec![0], host: Some(host), ..ThreadOptions::default() };
     assert!(refused(both).contains("exclude parallel_for"));
     assert!(refused(1025.into()).contains("1025 threads; 1 to 1024"));
-    if cfg!(target_os = "linux") {
+    if cfg!(any(target_os = "linux", windows)) {
         let placed = ThreadOptions { count: 2, processors: vec![0], priority: Priority::Low, host: None };
         check_once(&Pool::new(placed).expect("placed"), 100);
         // Also where no worker is started: one thread computes, the caller's.

@@ -287,11 +287,24 @@ impl MappedFile {
     /// # Errors
     /// [`Error::NotFound`] where this file does not hold it.
     pub fn plane(&self, capsule: &Capsule, tensor: &Tensor, number: usize) -> Result<&[u8]> {
-        let place = capsule.extent.zip(tensor.planes.get(number));
-        let range = place
-            .and_then(|(extent, plane)| self.range(extent.offset.checked_add(plane.offset)?, plane.len))
-            .ok_or_else(|| self.not_stored(capsule, tensor))?;
+        let range = self.plane_range(capsule, tensor, number)?;
         Ok(self.bytes.all()?.get(range).unwrap_or_default())
+    }
+
+    fn plane_range(&self, capsule: &Capsule, tensor: &Tensor, number: usize) -> Result<Range<usize>> {
+        let place = capsule.extent.zip(tensor.planes.get(number));
+        place
+            .and_then(|(extent, plane)| self.range(extent.offset.checked_add(plane.offset)?, plane.len))
+            .ok_or_else(|| self.not_stored(capsule, tensor))
+    }
+
+    /// Refuses a tensor that this file does not hold, which belongs to `capsule` of it. Nothing is read or mapped.
+    ///
+    /// # Errors
+    /// Those of [`planes`](Self::planes).
+    pub(super) fn check_stored(&self, capsule: &Capsule, tensor: &Tensor) -> Result<()> {
+        let second = tensor.division.is_some() && tensor.planes.len() > 1;
+        (0..=usize::from(second)).try_for_each(|number| self.plane_range(capsule, tensor, number).map(drop))
     }
 
     pub(super) fn not_stored(&self, capsule: &Capsule, tensor: &Tensor) -> Error {

@@ -315,11 +315,28 @@ impl Store {
 
     /// As [`tensor`](Self::tensor), for a draft too.
     pub(crate) fn tensor_in(&self, view: View, capsule: usize, tensor: usize) -> Result<TensorData<'_>> {
+        let (file, capsule, tensor) = self.find_tensor(view, capsule, tensor)?;
+        Ok(TensorData { tensor, planes: file.planes(capsule, tensor)? })
+    }
+
+    /// As [`tensor_in`](Self::tensor_in), of the description alone: nothing is mapped for it.
+    pub(crate) fn described(&self, view: View, capsule: usize, tensor: usize) -> Result<&Tensor> {
+        let (file, capsule, tensor) = self.find_tensor(view, capsule, tensor)?;
+        file.check_stored(capsule, tensor)?;
+        Ok(tensor)
+    }
+
+    fn find_tensor(
+        &self,
+        view: View,
+        capsule: usize,
+        tensor: usize,
+    ) -> Result<(&MappedFile, &Capsule, &Tensor)> {
         let (file, capsule) = self.capsule_in(view, capsule)?;
         let tensor = capsule.tensors.get(tensor).ok_or_else(|| {
             Error::NotFound(format!("capsule {}: there is no tensor number {tensor}", capsule.id))
         })?;
-        Ok(TensorData { tensor, planes: file.planes(capsule, tensor)? })
+        Ok((file, capsule, tensor))
     }
 
     /// Bytes of the longest row group of a divided matrix, joined; 0 where none is divided.

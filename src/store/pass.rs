@@ -173,7 +173,7 @@ impl Store {
         tensor: usize,
         group: usize,
     ) -> Result<Cow<'_, [u8]>> {
-        let stored = self.tensor_in(view, capsule, tensor)?.tensor;
+        let stored = self.described(view, capsule, tensor)?;
         let (encoding, (rows, cols)) = (encoding_of(stored)?, rows_cols(stored));
         let part = |number: usize, len: usize| {
             self.stored(view, capsule, tensor, number, group * len..(group + 1) * len)

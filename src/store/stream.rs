@@ -435,6 +435,7 @@ impl Throttle {
 mod tests {
     #![allow(clippy::expect_used)]
 
+    use super::super::os::BLOCK;
     use super::super::segments::Source;
     use super::*;
     use crate::container::disk::{MemorySource, ReadAt};
@@ -546,7 +547,7 @@ mod tests {
                 let started = stream.readers.lock().map_or(0, |readers| readers.len());
                 assert!(started <= known.unwrap_or(0), "{started} of {known:?}");
                 let most =
-                    stream.pinned_bytes() + count as u64 * 8192 + buffers as u64 * stream.buffer_cost();
+                    stream.pinned_bytes() + count as u64 * 2 * BLOCK + buffers as u64 * stream.buffer_cost();
                 let [now, peak] = stream.memory();
                 assert!(now <= peak && peak <= most, "{peak} of {most}");
             }

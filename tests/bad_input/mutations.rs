@@ -11,7 +11,7 @@ use crate::support::Random;
 use crate::under_test::{MEMORY_CAP, Reached, TIME_CAP, files, tiny, use_gguf, use_graph, view};
 
 /// Damaged files of each kind.
-const CASES: u64 = 100_000;
+const CASES: u64 = crate::cases(100_000);
 /// Numbers at which fields break.
 const INTERESTING: [u64; 12] = [
     0,

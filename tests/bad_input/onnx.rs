@@ -18,7 +18,7 @@ use crate::support::Random;
 use crate::under_test::{Reached, expected};
 
 /// Damaged models.
-const CASES: u64 = 30_000;
+const CASES: u64 = crate::cases(30_000);
 
 #[test]
 fn a_damaged_model_never_breaks_the_importer() {

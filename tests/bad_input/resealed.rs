@@ -11,7 +11,7 @@ use crate::support::Random;
 use crate::under_test::{files, use_graph, view};
 
 /// Changed manifests of each kind of file.
-const CASES: u64 = 100_000;
+const CASES: u64 = crate::cases(100_000);
 
 fn count(value: &Value) -> usize {
     1 + match value {

@@ -26,9 +26,9 @@ use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
 use super::ProcessMemory;
 
-/// What begin, length and memory of an unbuffered read are multiples of: every sector and cluster size divides it, and
-/// capsules begin and end there.
-pub(in super::super) const BLOCK: u64 = 64 << 10;
+/// What begin, length and memory of an unbuffered read are multiples of: every disk's sector divides it. Capsules begin and
+/// end at multiples of 64 KiB, but segments of them do not, and in such blocks they would take up to a sixth more memory.
+pub(in super::super) const BLOCK: u64 = 4096;
 /// Whether there are huge pages that need no privilege.
 pub(in super::super) const HUGE_PAGES: bool = false;
 /// Whether a file's map stands in the way of reads past the cache: the system keeps the two coherent, page by page.
@@ -149,7 +149,10 @@ impl DirectHandle {
         let (free, flags) =
             if is_mapped { (&self.buffered, 0) } else { (&self.unbuffered, FILE_FLAG_NO_BUFFERING) };
         let own = free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let own = own.map_or_else(|| reopen(&self.file, flags), Ok)?;
+        let Ok(own) = own.map_or_else(|| reopen(&self.file, flags), Ok) else {
+            // One that is to be deleted, say, is not opened again. The one handle that there is from the start serves all.
+            return self.file.seek_read(buf, offset);
+        };
         let read = own.seek_read(buf, offset);
         free.lock().unwrap_or_else(PoisonError::into_inner).push(own);
         read
@@ -214,7 +217,8 @@ pub(crate) fn process_memory() -> ProcessMemory {
     }
     ProcessMemory {
         peak_resident: Some(counted.PeakWorkingSetSize as u64),
-        anonymous: Some(counted.PrivateUsage as u64),
+        // The same number since Windows 8; wine has the second alone.
+        anonymous: Some(counted.PrivateUsage.max(counted.PagefileUsage) as u64),
     }
 }
 
