@@ -111,9 +111,10 @@ fn memory_that_the_system_refuses_is_an_error() {
     for len in [1 << 45, i64::MAX / 4, i64::MAX] {
         let refused = run(len);
         assert!(
-            matches!(&refused, Err(Error::Mismatch(why)) if why.contains("segment.0")),
+            matches!(&refused, Err(Error::Mismatch(why) | Error::Limit(why)) if why.contains("segment.0")),
             "{len}: {refused:?}"
         );
+        assert!(len != 1 << 45 || matches!(refused, Err(Error::Limit(_))), "{refused:?}");
     }
     assert_eq!(run(1 << 20).unwrap(), [1 << 20]);
 }

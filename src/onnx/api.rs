@@ -66,6 +66,10 @@ impl Refused {
     /// The library's error for it; `what` says what was attempted, as "run capsule segment.3 of FILE".
     pub fn error(self, what: &str) -> Error {
         let text = format!("cannot {what}: ONNX Runtime says: {}", self.message.trim());
+        // It has no code for memory that the system refuses.
+        if self.message.contains("bad_alloc") || self.message.contains("Failed to allocate memory") {
+            return Error::Limit(format!("{text} (the system has no memory for a value of this size)"));
+        }
         match self.code {
             NOT_IMPLEMENTED => Error::Unsupported(text),
             INVALID_ARGUMENT => Error::InvalidArgument(text),

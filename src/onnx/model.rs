@@ -297,8 +297,8 @@ impl OnnxModel {
         if let Err(why) = self.walk(runtime, steps, &mut held, (&options, cancel)) {
             drop(held);
             self.residency.tidy();
-            // What there was no room for is not kept either.
-            if matches!(why, Error::Limit(_)) {
+            // What a run that failed computed in was not measured to its end: it may be more than there is room for.
+            if self.options.store.budget.is_some() {
                 give_blocks_back();
             }
             return Err(why);
