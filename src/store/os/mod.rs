@@ -66,12 +66,19 @@ mod tests {
 
     #[test]
     fn memory_that_is_taken_is_seen() {
-        let (before, whole) = (anonymous_bytes(), process_memory());
-        let held = std::hint::black_box(vec![1u8; 32 << 20]);
-        let after = anonymous_bytes();
-        if whole.anonymous.is_some() {
-            assert!(after >= before + (24 << 20), "{before} {after} {}", held.len());
-            assert!(whole.peak_resident >= Some(1 << 20), "{whole:?}");
+        let whole = process_memory();
+        if whole.anonymous.is_none() {
+            return;
         }
+        assert!(whole.peak_resident >= Some(1 << 20), "{whole:?}");
+        // Other tests of the process give memory back at the same time.
+        let seen = (0..50).any(|_| {
+            let before = anonymous_bytes();
+            let held = vec![1u8; 32 << 20];
+            let after = anonymous_bytes();
+            std::hint::black_box(&held);
+            after >= before + (24 << 20)
+        });
+        assert!(seen);
     }
 }
