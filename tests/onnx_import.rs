@@ -363,6 +363,8 @@ fn a_graph_that_makes_no_sense_is_refused_by_name() {
     assert!(twice.contains("\"a\" is defined twice"), "{twice}");
     let output = refused(graph(vec![node("Relu", &["x"], &["a"])], "b"));
     assert!(output.contains("nothing makes its output \"b\""), "{output}");
+    let split = refused(graph(vec![node("Split", &["x"], &["", "a"])], "a"));
+    assert!(split.contains("the first output of the node Split"), "{split}");
     let inner = GraphProto {
         node: vec![node("Relu", &["gone"], &["t"])],
         output: vec![port("t", &[])],

@@ -2,11 +2,13 @@
 //! its own, and so that what they take is known: a run, and the making of a session, count what their thread asks for.
 //!
 //! Runs repeat: large blocks that a run gave back are kept for the next, by their length. What is kept and in use together is
-//! never more than what was in use at once at most.
+//! never more than what was in use at once at most. Of small ones a few are kept too, up to a megabyte: the C library's
+//! aligned blocks take longer than many a node of a small model.
 
 use std::cell::{Cell, UnsafeCell};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
+use std::ops::RangeInclusive;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +24,11 @@ const HEADER: usize = 64;
 const KEPT: usize = 64 << 10;
 /// Lengths of blocks that are kept are multiples of this.
 const PAGE: usize = 4 << 10;
+/// The logarithms to the base 2 of the lengths of small blocks, and how many of each are kept at most.
+const SMALL: RangeInclusive<u32> = 7..=14;
+const MOST_SMALL: usize = 32;
+const SMALLEST: usize = 1 << *SMALL.start();
+const LARGEST_SMALL: usize = 1 << *SMALL.end();
 /// The version of the allocator's table: from 18 on weights are asked for by a function of their own.
 const VERSION: u32 = 18;
 
@@ -33,6 +40,8 @@ pub(super) struct Arena {
     /// The runtime's own allocator, which raises its exception where there is no memory.
     source: *mut sys::OrtAllocator,
     kept: Mutex<Kept>,
+    /// Small blocks that nobody uses, by the logarithms of their lengths.
+    small: [Mutex<Vec<Block>>; (*SMALL.end() - *SMALL.start() + 1) as usize],
     in_use: AtomicU64,
 }
 
@@ -163,6 +172,7 @@ impl Arena {
             info,
             source,
             kept: Mutex::default(),
+            small: Default::default(),
             in_use: AtomicU64::new(0),
         }))
     }
@@ -179,6 +189,17 @@ impl Arena {
         let blocks = std::mem::take(&mut *kept).blocks;
         drop(kept);
         blocks.into_values().flatten().for_each(|block| self.give_back(block));
+        for small in &self.small {
+            let blocks = std::mem::take(&mut *small.lock().unwrap_or_else(PoisonError::into_inner));
+            blocks.into_iter().for_each(|block| self.give_back(block));
+        }
+    }
+
+    /// The kept blocks of a length, if it is one of those of small blocks.
+    fn small(&self, len: usize) -> Option<MutexGuard<'_, Vec<Block>>> {
+        let logarithm = len.is_power_of_two().then(|| len.trailing_zeros()).filter(|l| SMALL.contains(l))?;
+        let small = self.small.get((logarithm - SMALL.start()) as usize)?;
+        Some(small.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -193,6 +214,13 @@ impl Arena {
             Some(block) => block.0,
             None => self.take(len),
         }
+    }
+
+    /// A block of `len` bytes, fewer than are kept by their lengths.
+    fn small_block(&self, len: usize) -> *mut u8 {
+        // Not asked for under the lock: what the source raises would leave it taken.
+        let found = self.small(len).and_then(|mut blocks| blocks.pop());
+        found.map_or_else(|| self.take(len), |block| block.0)
     }
 
     /// A block from the source; what that raises where it has none passes through.
@@ -217,9 +245,13 @@ impl Arena {
 
     fn alloc(&self, size: usize) -> *mut c_void {
         let Some(len) = size.checked_add(HEADER) else { return self.take(usize::MAX).cast() };
-        let len = if len < KEPT { Some(len) } else { len.checked_next_multiple_of(PAGE) };
+        let len = match len {
+            ..=LARGEST_SMALL => Some(len.next_power_of_two().max(SMALLEST)),
+            ..KEPT => Some(len),
+            KEPT.. => len.checked_next_multiple_of(PAGE),
+        };
         let Some(len) = len else { return self.take(usize::MAX).cast() };
-        let block = if len < KEPT { self.take(len) } else { self.block(len) };
+        let block = if len < KEPT { self.small_block(len) } else { self.block(len) };
         self.in_use.fetch_add(len as u64, Ordering::Relaxed);
         begin(block, len, Kind::Activations)
     }
@@ -257,10 +289,15 @@ impl Arena {
             Kind::Activations => {}
         }
         self.in_use.fetch_sub(len as u64, Ordering::Relaxed);
-        if len < KEPT || OPEN.load(Ordering::Acquire) == 0 {
-            self.give_back(block);
-        } else {
-            self.lock().put(len, block);
+        if OPEN.load(Ordering::Acquire) == 0 {
+            return self.give_back(block);
+        }
+        if len >= KEPT {
+            return self.lock().put(len, block);
+        }
+        match self.small(len) {
+            Some(mut blocks) if blocks.len() < MOST_SMALL => blocks.push(block),
+            _ => self.give_back(block),
         }
     }
 }

@@ -129,6 +129,8 @@ fn absence(path: &Path) -> String {
         format!("no {} in it", os::FILE_NAME)
     } else if path.is_relative() {
         "of no Python on the path, of no active environment and not of the user".to_owned()
+    } else if path.exists() {
+        "neither a file nor a folder".to_owned()
     } else {
         "not there".to_owned()
     }
@@ -256,6 +258,9 @@ fn load_file(path: &Path) -> Result<String, Refusal> {
             return Err(Refusal::Unusable("it is not known where the program lies".into()));
         }
     }
+    if !os::is_whole(path) {
+        return Err(Refusal::Unusable("it is cut short: get it again".into()));
+    }
     let version = version_of(path)?;
     let minor = version.split('.').nth(1).and_then(|part| part.parse::<u32>().ok());
     if !version.starts_with("1.") || minor.is_none_or(|minor| minor < OLDEST_MINOR) {
@@ -319,6 +324,21 @@ mod tests {
             assert_eq!(library_at(&place), Some(folder.path().join(names[1])));
         }
         assert_eq!(library_at(&Place { path: folder.path().join("none"), ..place }), None);
+    }
+
+    /// The loader maps what the header says, and the first touch behind the file's end would kill the process.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_library_that_is_cut_short_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(os::FILE_NAME);
+        let whole = fs::read(env::current_exe().unwrap()).unwrap();
+        for len in [100, 5000, whole.len() / 2] {
+            fs::write(&path, &whole[..len]).unwrap();
+            let refusal = load_file(&path).err();
+            assert!(matches!(refusal, Some(Refusal::Unusable(why)) if why.contains("cut short")), "{len}");
+        }
+        assert!(os::is_whole(&env::current_exe().unwrap()));
     }
 
     #[test]

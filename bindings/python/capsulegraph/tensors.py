@@ -93,11 +93,14 @@ def view(owner: Handle, data: Optional[int], shape: Sequence[int], numpy: str) -
     """An array that cannot be written, of memory that `owner` keeps; without a copy."""
     import numpy as np
 
-    if not data or 0 in shape:
-        array = np.empty(shape, numpy)
-        array.flags.writeable = False
-        return array
-    return np.asarray(Memory(owner, data, shape, numpy))
+    try:
+        if not data or 0 in shape:
+            array = np.empty(shape, numpy)
+            array.flags.writeable = False
+            return array
+        return np.asarray(Memory(owner, data, shape, numpy))
+    except ValueError as error:
+        raise UnsupportedError(f"numpy has no array of {len(shape)} dimensions {tuple(shape)}: {error}") from None
 
 
 class Values:

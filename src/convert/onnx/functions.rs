@@ -21,7 +21,7 @@ const RANDOM: &[&str] = &[
 const DOMAINS: &[&str] = &["", "ai.onnx", "ai.onnx.ml", "com.microsoft"];
 
 /// Domain, name and overload of a function.
-type Key<'a> = (&'a str, &'a str, &'a str);
+pub(super) type Key<'a> = (&'a str, &'a str, &'a str);
 
 /// The functions of a model that draw no random numbers and have no control flow, and those that do.
 #[derive(Debug)]
@@ -75,11 +75,13 @@ fn is_deterministic(node: &NodeProto) -> bool {
     DOMAINS.contains(&node.domain()) && !RANDOM.contains(&node.op_type())
 }
 
-fn key_of(function: &FunctionProto) -> Key<'_> {
+/// The name that calls give a function.
+pub(super) fn key_of(function: &FunctionProto) -> Key<'_> {
     (normal(function.domain()), function.name(), function.overload())
 }
 
-fn called_by(node: &NodeProto) -> Key<'_> {
+/// The function that a node calls, if there is one of this name.
+pub(super) fn called_by(node: &NodeProto) -> Key<'_> {
     (normal(node.domain()), node.op_type(), node.overload())
 }
 

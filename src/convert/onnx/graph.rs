@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
+use super::calls;
 use super::functions::Functions;
 use super::proto::{GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto};
 use super::source::Source;
@@ -107,6 +108,7 @@ impl Graph {
         for (name, weight) in hoist.found {
             names.initializer(&name, Initializer::Weight(weight), &mut initializers)?;
         }
+        calls::check(&names.file, &model.functions, &protos)?;
         let functions = Functions::new(&model.functions);
         let nodes = names.nodes(protos, &functions)?;
         let outputs = names.outputs(&outputs)?;
@@ -247,6 +249,11 @@ impl Names {
         for proto in protos {
             if proto.op_type().is_empty() {
                 return Err(self.bad(format!("{} has no operator", label(&proto))));
+            }
+            // None of its outputs may be left out, and ONNX Runtime reads through null where the first is.
+            let split = proto.op_type() == "Split" && matches!(proto.domain(), "" | "ai.onnx");
+            if split && proto.output.first().is_some_and(String::is_empty) {
+                return Err(self.bad(format!("the first output of {} has no name", label(&proto))));
             }
             let mut makes = Vec::with_capacity(proto.output.len());
             for name in proto.output.iter().filter(|name| !name.is_empty()) {

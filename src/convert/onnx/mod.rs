@@ -3,6 +3,7 @@
 //! Nothing is trusted: nesting, counts and lengths are held against what is there before anything is allocated, names
 //! are resolved before anything is written, and caps bound what a crafted file can make us hold.
 
+mod calls;
 pub mod cut;
 pub mod export;
 mod functions;

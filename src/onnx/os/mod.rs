@@ -11,5 +11,5 @@ use unix as system;
 use windows as system;
 
 pub(super) use system::{
-    FILE_NAME, PYTHON_DEPTH, PYTHONS, USER_PACKAGES, is_library_name, own_folder, runtime_string,
+    FILE_NAME, PYTHON_DEPTH, PYTHONS, USER_PACKAGES, is_library_name, is_whole, own_folder, runtime_string,
 };

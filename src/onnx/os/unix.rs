@@ -1,5 +1,7 @@
 //! ONNX Runtime on Linux and macOS.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +52,32 @@ pub(in super::super) fn own_folder() -> Option<PathBuf> {
     let has_folder = path.parent().is_some_and(|folder| !folder.as_os_str().is_empty());
     let path = if has_folder { absolute(path) } else { std::env::current_exe().ok()? };
     path.parent().map(Path::to_owned)
+}
+
+/// Whether a library's file has all that its header says is to be mapped (ELF: System V ABI, program header). A file of another
+/// form, or none, is left to the loader.
+pub(in super::super) fn is_whole(path: &Path) -> bool {
+    /// Bytes of the header and of each entry for a segment.
+    const HEADER: usize = 64;
+    const ENTRY: usize = 56;
+    const LOADED: [u8; 4] = 1u32.to_le_bytes();
+    let Ok(mut file) = File::open(path) else { return true };
+    let Ok(len) = file.metadata().map(|found| found.len()) else { return true };
+    let mut header = [0; HEADER];
+    if file.read_exact(&mut header).is_err() || header[..6] != *b"\x7fELF\x02\x01" {
+        return true;
+    }
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |all, byte| (all << 8) | u64::from(*byte));
+    let (start, entry, count) = (number(&header[32..40]), number(&header[54..56]), number(&header[56..58]));
+    if entry != ENTRY as u64 {
+        return true;
+    }
+    let mut entries = vec![0; count as usize * ENTRY];
+    if file.seek(SeekFrom::Start(start)).is_err() || file.read_exact(&mut entries).is_err() {
+        return false;
+    }
+    let mut mapped = entries.chunks_exact(ENTRY).filter(|entry| entry[..4] == LOADED);
+    mapped.all(|entry| number(&entry[8..16]).saturating_add(number(&entry[32..40])) <= len)
 }
 
 /// A file name as the runtime wants one, NUL-terminated.

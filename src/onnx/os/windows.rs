@@ -45,6 +45,11 @@ pub(in super::super) fn own_folder() -> Option<PathBuf> {
     path.parent().map(Path::to_owned)
 }
 
+/// Whether a library's file may be given to the loader: the one of this system checks files itself.
+pub(in super::super) fn is_whole(_: &Path) -> bool {
+    true
+}
+
 /// A file name as the runtime wants one, NUL-terminated.
 pub(in super::super) fn runtime_string(text: &str) -> Vec<sys::os_char> {
     text.encode_utf16().chain([0]).collect()
