@@ -151,7 +151,10 @@ fn check(source: &str, language: Language) {
         "tests/cpp/api.cpp" => command.args([&gguf, &small, &work]),
         _ => command.args([&gguf, &work]),
     };
-    assert_eq!(output_of(&mut command), (Some(0), "ok\n".into(), String::new()), "{source} {language:?}");
+    let (code, out, mut err) = output_of(&mut command);
+    // ONNX Runtime looks for graphics processors, which wine has no library for.
+    err = err.replace("Failed to create DXGI factory.\n", "");
+    assert_eq!((code, out.as_str(), err.as_str()), (Some(0), "ok\n", ""), "{source} {language:?}");
     std::fs::remove_dir_all(place).unwrap();
 }
 
