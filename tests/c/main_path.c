@@ -463,9 +463,9 @@ static void logs(const char *full, const char *mini) {
     options.full_path_len = 0;
     char hidden[4096];
     snprintf(hidden, sizeof hidden, "%s.hidden", full);
-    CHECK(rename(full, hidden) == 0);
+    CHECK(move_file(full, hidden) == 0);
     OK(capg_model_open(mini, strlen(mini), &options, &model, &error));
-    CHECK(rename(hidden, full) == 0);
+    CHECK(move_file(hidden, full) == 0);
     OK(capg_log_deliver(log, count_line, &lines, &error));
     CHECK(lines.lines[CAPG_LOG_INFO] == 1 && lines.lines[CAPG_LOG_ERROR] == 2 && lines.lines[CAPG_LOG_WARNING] == 1);
     capg_log_free(log);
@@ -496,7 +496,7 @@ static void make_files(const char *gguf, const char *full, const char *mini) {
     capg_text *summary;
     FAILS(CAPG_ERROR_CANCELLED,
           capg_convert(gguf, strlen(gguf), full, strlen(full), &options, &summary, &error));
-    CHECK(summary == NULL && fopen(full, "rb") == NULL);
+    CHECK(summary == NULL && open_file(full, "rb") == NULL);
     uint32_t triggered = 0;
     OK(capg_cancel_is_triggered(cancel, &triggered, &error));
     CHECK(triggered == 1);

@@ -8,7 +8,7 @@
 #define INVALID(call) FAILS(CAPG_ERROR_INVALID_ARGUMENT, call)
 #define LIMIT(call) FAILS(CAPG_ERROR_LIMIT, call)
 
-enum { TOKENS = 40, PROMPT = 9, MOST_PARTS = 4, CONTEXT = 64 };
+enum { TOKENS = 40, PROMPT = 9, MOST_PARTS = 4, CONTEXT_TOKENS = 64 };
 
 static capg_model_options opening(uint32_t first, uint32_t end) {
     capg_model_options options;
@@ -72,7 +72,7 @@ static const float *pass(capg_part **parts, size_t count, const uint32_t *ids, s
 static void divided(const char *path, const uint32_t *ends, size_t count, uint64_t budget, const uint32_t *tokens,
                     const float *logits, size_t vocab) {
     capg_part *parts[MOST_PARTS];
-    const capg_part_options room = sizes(CONTEXT);
+    const capg_part_options room = sizes(CONTEXT_TOKENS);
     CHECK(count <= MOST_PARTS);
     for (size_t i = 0; i < count; i++) {
         capg_model_options options = opening(i == 0 ? 0 : ends[i - 1], ends[i]);
@@ -180,11 +180,11 @@ static void wrong_options(const capg_model *model) {
 static void wrong_calls(const capg_model *model, const capg_model *behind, size_t width, size_t vocab) {
     capg_part *first, *last;
     capg_cancel *cancel;
-    const capg_part_options room = sizes(CONTEXT);
+    const capg_part_options room = sizes(CONTEXT_TOKENS);
     const uint32_t ids[3] = {5, 6, 7}, beyond = UINT32_MAX;
     const float *data = NULL;
     size_t rows = 77, columns = 77;
-    float *row = (float *)calloc((CONTEXT + 1) * width, sizeof *row);
+    float *row = (float *)calloc((CONTEXT_TOKENS + 1) * width, sizeof *row);
     CHECK(row != NULL);
     OK(capg_cancel_new(&cancel, &error));
     OK(capg_part_new(model, &room, &first, &error));
@@ -200,7 +200,7 @@ static void wrong_calls(const capg_model *model, const capg_model *behind, size_
     INVALID(capg_part_eval(first, &beyond, 1, 0, NULL, &error));
     INVALID(capg_part_eval(first, ids, SIZE_MAX, 0, NULL, &error));
     INVALID(capg_part_eval(first, (const uint32_t *)(const void *)((const char *)ids + 1), 1, 0, NULL, &error));
-    LIMIT(capg_part_eval(first, ids, CONTEXT + 1, 0, NULL, &error)); /* none of them is read */
+    LIMIT(capg_part_eval(first, ids, CONTEXT_TOKENS + 1, 0, NULL, &error)); /* none of them is read */
     LIMIT(capg_part_eval(first, ids, SIZE_MAX / 8, 0, NULL, &error));
     INVALID(capg_part_eval(last, ids, 3, 0, NULL, &error)); /* it takes activations */
 
@@ -214,7 +214,7 @@ static void wrong_calls(const capg_model *model, const capg_model *behind, size_
     INVALID(capg_part_eval_activations(last, row, SIZE_MAX, width, 0, NULL, &error));
     INVALID(capg_part_eval_activations(last, row, SIZE_MAX / width, width, 0, NULL, &error));
     INVALID(capg_part_eval_activations(last, (const float *)(const void *)((const char *)row + 1), 1, width, 0, NULL, &error));
-    LIMIT(capg_part_eval_activations(last, row, CONTEXT + 1, width, 0, NULL, &error));
+    LIMIT(capg_part_eval_activations(last, row, CONTEXT_TOKENS + 1, width, 0, NULL, &error));
     LIMIT(capg_part_eval_activations(last, row, SIZE_MAX / 16 / width, width, 0, NULL, &error));
     INVALID(capg_part_eval_activations(first, row, 1, width, 0, NULL, &error)); /* it takes token ids */
     const float bad[] = {NAN, INFINITY, -INFINITY};
@@ -250,11 +250,11 @@ static void wrong_calls(const capg_model *model, const capg_model *behind, size_
     positions(first, 3);
     positions(last, 3);
     OK(capg_cancel_reset(cancel, &error));
-    OK(capg_part_eval_activations(last, row, CONTEXT - 3, width, CAPG_EVAL_ALL_LOGITS, cancel, &error));
+    OK(capg_part_eval_activations(last, row, CONTEXT_TOKENS - 3, width, CAPG_EVAL_ALL_LOGITS, cancel, &error));
     LIMIT(capg_part_eval_activations(last, row, 1, width, 0, NULL, &error));
-    positions(last, CONTEXT);
+    positions(last, CONTEXT_TOKENS);
     OK(capg_part_truncate(last, SIZE_MAX, &error));
-    positions(last, CONTEXT);
+    positions(last, CONTEXT_TOKENS);
     gives_nothing(last, vocab);
 
     capg_cancel_free(cancel);
@@ -267,7 +267,7 @@ static void wrong_calls(const capg_model *model, const capg_model *behind, size_
 /* A part of the middle: its output is no input of its own. */
 static void own_output(const char *path, size_t width) {
     const capg_model_options options = opening(3, 6);
-    const capg_part_options room = sizes(CONTEXT);
+    const capg_part_options room = sizes(CONTEXT_TOKENS);
     capg_model *model;
     capg_part *part;
     const float *data;

@@ -8,6 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef _WIN32
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#endif
 
 #define CHECK(condition) \
     do { \
@@ -48,9 +52,43 @@ static inline char *path_of(const char *directory, const char *name) {
     return path;
 }
 
+#ifdef _WIN32
+/* C's own functions take names in the system's code page; these take UTF-8. */
+static inline wchar_t *utf16(const char *text) {
+    int len = MultiByteToWideChar(CP_UTF8, 0, text, -1, NULL, 0);
+    wchar_t *made = (wchar_t *)malloc((size_t)len * sizeof *made);
+    CHECK(made != NULL && MultiByteToWideChar(CP_UTF8, 0, text, -1, made, len) == len);
+    return made;
+}
+
+static inline FILE *open_file(const char *path, const char *mode) {
+    wchar_t *name = utf16(path), *how = utf16(mode);
+    FILE *file = _wfopen(name, how);
+    free(name);
+    free(how);
+    return file;
+}
+
+static inline int move_file(const char *from, const char *to) {
+    wchar_t *old_name = utf16(from), *new_name = utf16(to);
+    int moved = MoveFileExW(old_name, new_name, MOVEFILE_REPLACE_EXISTING) ? 0 : -1;
+    free(old_name);
+    free(new_name);
+    return moved;
+}
+#else
+static inline FILE *open_file(const char *path, const char *mode) {
+    return fopen(path, mode);
+}
+
+static inline int move_file(const char *from, const char *to) {
+    return rename(from, to);
+}
+#endif
+
 /* The whole file; the caller frees it. */
 static inline unsigned char *read_file(const char *path, size_t *len) {
-    FILE *file = fopen(path, "rb");
+    FILE *file = open_file(path, "rb");
     CHECK(file != NULL && fseek(file, 0, SEEK_END) == 0);
     *len = (size_t)ftell(file);
     rewind(file);
@@ -61,7 +99,7 @@ static inline unsigned char *read_file(const char *path, size_t *len) {
 }
 
 static inline void write_file(const char *path, const void *bytes, size_t len) {
-    FILE *file = fopen(path, "wb");
+    FILE *file = open_file(path, "wb");
     CHECK(file != NULL && fwrite(bytes, 1, len, file) == len && fclose(file) == 0);
 }
 
