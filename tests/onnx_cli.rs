@@ -227,6 +227,24 @@ fn a_plan_says_what_stays_in_a_budget() {
     assert!(why.contains("no use for --ctx"), "{why}");
 }
 
+/// Large activations of many lengths: in a heap they would leave holes, half as large as all of them (measured).
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_beside_the_budget_is_the_runtimes_own_whatever_the_activations() {
+    let (place, new) = (Onnx(tempfile::tempdir().unwrap()), runtime(VARIABLE));
+    let source = set_up::folder().join("models/ch_PP-OCRv4_det_infer.onnx");
+    let convert = ["convert", source.to_str().unwrap(), "-o", "m.cgraph", "--no-mini"];
+    ok(&cgraph(&place, Some(&new), &convert));
+    let input = vec![0; 4 * 3 * 640 * 640];
+    npy::write(&SystemDisk, &place.path("x.npy"), ElementType::Float32, &[1, 3, 640, 640], &input).unwrap();
+    let run = ["run", "m.cgraph", "--input", "x=x.npy", "--memory", "400MiB", "--json"];
+    let report: Value = serde_json::from_str(&ok(&cgraph(&place, Some(&new), &run))).unwrap();
+    let memory = |field: &str| report["memory"][field].as_u64().unwrap();
+    assert!(memory("buffers_bytes") > 30 << 20, "{report}");
+    let beside = memory("peak_rss_bytes") - memory("peak_bytes");
+    assert!(beside < (52 << 20) + 2 * input.len() as u64, "{beside} bytes; {report}");
+}
+
 #[test]
 fn numbers_of_half_precision_are_shown() {
     let new = runtime(VARIABLE);

@@ -2,8 +2,9 @@
 //! its own, and so that what they take is known: a run, and the making of a session, count what their thread asks for.
 //!
 //! Runs repeat: large blocks that a run gave back are kept for the next, by their length. What is kept and in use together is
-//! never more than what was in use at once at most. Of small ones a few are kept too, up to a megabyte: the C library's
-//! aligned blocks take longer than many a node of a small model.
+//! never more than what was in use at once at most; so large blocks are pages of their own, which leave memory when they are
+//! given back, where those of a heap may leave holes. Of small ones a few are kept too, up to a megabyte: the C library's aligned
+//! blocks take longer than many a node of a small model.
 
 use std::cell::{Cell, UnsafeCell};
 use std::collections::{BTreeMap, HashMap};
@@ -206,21 +207,22 @@ impl Arena {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A block of `len` bytes that nobody uses, its header included.
-    fn block(&self, len: usize) -> *mut u8 {
+    /// Where the data begins of a block of `len` bytes, its header included.
+    fn block(&self, len: usize) -> *mut c_void {
         let (found, superfluous) = self.lock().take(len, self.in_use.load(Ordering::Relaxed));
         superfluous.into_iter().for_each(|block| self.give_back(block));
         match found {
-            Some(block) => block.0,
-            None => self.take(len),
+            Some(block) => begin_again(block),
+            None => self.fresh(len, Purpose::Activations),
         }
     }
 
-    /// A block of `len` bytes, fewer than are kept by their lengths.
-    fn small_block(&self, len: usize) -> *mut u8 {
+    /// As [`Self::block`], of fewer bytes than are kept by their lengths.
+    fn small_block(&self, len: usize) -> *mut c_void {
         // Not asked for under the lock: what the source raises would leave it taken.
         let found = self.small(len).and_then(|mut blocks| blocks.pop());
-        found.map_or_else(|| self.take(len), |block| block.0)
+        let block = found.map_or_else(|| self.take(len), |block| block.0);
+        begin(block, len, Purpose::Activations, ptr::null_mut())
     }
 
     /// A block from the source; what that raises where it has none passes through.
@@ -235,34 +237,48 @@ impl Arena {
     }
 
     fn give_back(&self, block: Block) {
-        // SAFETY: it came from the source.
+        // SAFETY: its header stands as it was written, and owned the pages; nobody uses them any more. What is not in pages
+        // came from the source.
         unsafe {
+            let pages = block.0.cast::<Header>().read().pages;
+            if !pages.is_null() {
+                return drop(Box::from_raw(pages));
+            }
             if let Some(free) = (*self.source).Free {
                 free(self.source, block.0.cast());
             }
         }
     }
 
-    fn alloc(&self, size: usize) -> *mut c_void {
-        let Some(len) = size.checked_add(HEADER) else { return self.take(usize::MAX).cast() };
-        let len = match len {
-            ..=LARGEST_SMALL => Some(len.next_power_of_two().max(SMALLEST)),
-            ..KEPT => Some(len),
-            KEPT.. => len.checked_next_multiple_of(PAGE),
-        };
-        let Some(len) = len else { return self.take(usize::MAX).cast() };
-        let block = if len < KEPT { self.small_block(len) } else { self.block(len) };
-        self.in_use.fetch_add(len as u64, Ordering::Relaxed);
-        begin(block, len, Kind::Activations)
+    /// A block of `len` bytes in fresh pages of its own; from the source where there are none.
+    fn fresh(&self, len: usize, purpose: Purpose) -> *mut c_void {
+        match MmapMut::map_anon(len) {
+            Ok(mut map) => begin(map.as_mut_ptr(), len, purpose, Box::into_raw(Box::new(map))),
+            Err(_) => begin(self.take(len), len, purpose, ptr::null_mut()),
+        }
     }
 
-    /// Memory for weights, which a session holds as long as it lives. Large blocks are fresh pages: the runtime asks for more
-    /// than it fills, and what was used before would be in memory for nothing.
+    fn alloc(&self, size: usize) -> *mut c_void {
+        let Some(len) = size.checked_add(HEADER) else { return self.take(usize::MAX).cast() };
+        let len = if len <= LARGEST_SMALL {
+            Some(len.next_power_of_two().max(SMALLEST))
+        } else if len < KEPT {
+            Some(len)
+        } else {
+            len.checked_next_multiple_of(PAGE)
+        };
+        let Some(len) = len else { return self.take(usize::MAX).cast() };
+        let data = if len < KEPT { self.small_block(len) } else { self.block(len) };
+        self.in_use.fetch_add(len as u64, Ordering::Relaxed);
+        data
+    }
+
+    /// Memory for weights, which a session holds as long as it lives. Large blocks are fresh pages here too: the runtime asks
+    /// for more than it fills, and what was used before would be in memory for nothing.
     fn reserve(&self, size: usize) -> *mut c_void {
-        let len = size.saturating_add(HEADER);
-        match (len >= KEPT).then(|| MmapMut::map_anon(len).ok()).flatten() {
-            Some(mut map) => begin(map.as_mut_ptr(), len, Kind::Pages(Box::into_raw(Box::new(map)))),
-            None => begin(self.take(len), len, Kind::Weights),
+        match size.saturating_add(HEADER) {
+            len @ KEPT.. => self.fresh(len, Purpose::Weights),
+            len => begin(self.take(len), len, Purpose::Weights, ptr::null_mut()),
         }
     }
 
@@ -273,7 +289,7 @@ impl Arena {
             return;
         }
         // SAFETY: the header is before what was handed out.
-        let (block, Header { len, kind, meter }) = unsafe {
+        let (block, Header { len, purpose, meter, .. }) = unsafe {
             let block = data.cast::<u8>().sub(HEADER);
             (Block(block), block.cast::<Header>().read())
         };
@@ -282,11 +298,8 @@ impl Arena {
             let meter = unsafe { Arc::from_raw(meter) };
             meter.take(block.0, len);
         }
-        match kind {
-            Kind::Weights => return self.give_back(block),
-            // SAFETY: the header owned it, and nobody reads the pages any more.
-            Kind::Pages(map) => return drop(unsafe { Box::from_raw(map) }),
-            Kind::Activations => {}
+        if purpose == Purpose::Weights {
+            return self.give_back(block);
         }
         self.in_use.fetch_sub(len as u64, Ordering::Relaxed);
         if OPEN.load(Ordering::Acquire) == 0 {
@@ -334,17 +347,17 @@ impl Kept {
 
 /// What a block is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum Purpose {
     Activations,
     Weights,
-    /// Weights in pages of their own, which the block owns.
-    Pages(*mut MmapMut),
 }
 
 /// What stands before a block's data.
 struct Header {
     len: usize,
-    kind: Kind,
+    purpose: Purpose,
+    /// The pages that the block is and owns; NULL of one from the source.
+    pages: *mut MmapMut,
     /// What counted it, NULL or a count of its own of an [`Arc`].
     meter: *const Meter,
 }
@@ -352,7 +365,7 @@ struct Header {
 const _: () = assert!(size_of::<Header>() <= HEADER && align_of::<Header>() <= HEADER);
 
 /// Writes a block's header; where its data begins.
-fn begin(block: *mut u8, len: usize, kind: Kind) -> *mut c_void {
+fn begin(block: *mut u8, len: usize, purpose: Purpose, pages: *mut MmapMut) -> *mut c_void {
     if block.is_null() {
         return ptr::null_mut();
     }
@@ -364,9 +377,16 @@ fn begin(block: *mut u8, len: usize, kind: Kind) -> *mut c_void {
             Arc::increment_strong_count(meter);
             counting.add(block, len);
         }
-        block.cast::<Header>().write(Header { len, kind, meter });
+        block.cast::<Header>().write(Header { len, purpose, pages, meter });
         block.add(HEADER).cast()
     }
+}
+
+/// As [`begin`], of a block that was used before.
+fn begin_again(block: Block) -> *mut c_void {
+    // SAFETY: its header stands as it was written; nobody else has the block.
+    let Header { len, purpose, pages, .. } = unsafe { block.0.cast::<Header>().read() };
+    begin(block.0, len, purpose, pages)
 }
 
 type Alloc = unsafe extern "system-unwind" fn(*mut sys::OrtAllocator, usize) -> *mut c_void;
@@ -413,12 +433,13 @@ mod tests {
         let block = |of: &mut [u64; 64]| of.as_mut_ptr().cast::<u8>();
         let (outer, inner) = (Arc::new(Meter::default()), Arc::new(Meter::default()));
         let a = outer.count(|| {
-            let a = begin(block(first), 100, Kind::Activations);
-            inner.count(|| begin(block(second), 30, Kind::Weights));
+            let a = begin(block(first), 100, Purpose::Activations, ptr::null_mut());
+            inner.count(|| begin(block(second), 30, Purpose::Weights, ptr::null_mut()));
             // Another thread has none.
             let at = block(other) as usize;
             std::thread::scope(|scope| {
-                scope.spawn(move || begin(at as *mut u8, 500, Kind::Activations) as usize);
+                scope
+                    .spawn(move || begin(at as *mut u8, 500, Purpose::Activations, ptr::null_mut()) as usize);
             });
             a
         });

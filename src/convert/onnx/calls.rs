@@ -168,7 +168,9 @@ mod tests {
 
     /// `count` functions that each call the next `times` times.
     fn ladder(count: usize, times: usize) -> Vec<FunctionProto> {
-        let body = |n: usize| if n + 1 < count { vec![call(&format!("f{}", n + 1)); times] } else { vec![call("Relu")] };
+        let body = |n: usize| {
+            if n + 1 < count { vec![call(&format!("f{}", n + 1)); times] } else { vec![call("Relu")] }
+        };
         (0..count).map(|n| function(&format!("f{n}"), body(n))).collect()
     }
 
