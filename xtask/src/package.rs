@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::dist;
 use crate::setup;
 use crate::shell::{Outcome, cache, capture, root, run, target};
+use crate::systems::built_here;
 use crate::verdict::Verdict;
 
 /// The unpacked archive and what is built with it.
@@ -33,7 +34,7 @@ const TESTS: &[Test] = &[
 
 /// Makes the archive and runs every test on it.
 pub fn check() -> Outcome<Verdict> {
-    let package = unpack(&dist::make()?)?;
+    let package = unpack(&dist::archive(&built_here()?, &cache().join("archive"))?)?;
     let mut verdict = Verdict::default();
     for (name, test) in TESTS {
         match test(&package) {
@@ -57,10 +58,7 @@ pub fn run_alone() -> Outcome {
 }
 
 fn unpack(archive: &Path) -> Outcome<Package> {
-    let folder = cache().join("package");
-    if folder.exists() {
-        fs::remove_dir_all(&folder).map_err(|e| format!("cannot clear {}: {e}", folder.display()))?;
-    }
+    let folder = dist::cleared(&cache().join("package"))?;
     let (tree, work) = (folder.join("moved ü"), folder.join("work"));
     for new in [&tree, &work] {
         fs::create_dir_all(new).map_err(|e| format!("cannot create {}: {e}", new.display()))?;

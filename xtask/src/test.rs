@@ -14,6 +14,7 @@ use crate::soak;
 use crate::verdict::Verdict;
 use crate::wheel;
 use crate::windows;
+use crate::workflows;
 
 /// How long each soak lasts here; `cargo xtask soak` takes ten minutes.
 const SOAK_SECONDS: u32 = 20;
@@ -65,6 +66,7 @@ pub fn run() -> Outcome {
         count(soak.name, &mut soak.command, &mut total, &mut failures)?;
     }
     count_checks("package", package::check, &mut total, &mut failures);
+    count_checks("workflows", workflows::check, &mut total, &mut failures);
     count_checks("instruction counts", instructions::check, &mut total, &mut failures);
     conclude(total, &failures)
 }
@@ -83,6 +85,44 @@ pub fn windows() -> Outcome {
     windows.build(&mut driven)?;
     count("tests of the Windows build", &mut driven, &mut total, &mut failures)?;
     count("cargo test for Windows", &mut windows.tests(&model, &onnx), &mut total, &mut failures)?;
+    conclude(total, &failures)
+}
+
+/// Of the integration tests those that need neither a compiler for C nor another program.
+const NATIVE: &[&str] = &[
+    "bounds",
+    "budget",
+    "cases",
+    "cli",
+    "cli_files",
+    "cli_limits",
+    "divided",
+    "encodings",
+    "exactness",
+    "golden",
+    "killed",
+    "limits",
+    "onnx_cli",
+    "onnx_import",
+    "onnx_mini",
+    "onnx_run",
+    "smollm2",
+    "speculative",
+    "tokenizer_golden",
+    "tokenizer_smollm2",
+];
+
+/// The Rust tests alone, on whatever system this is: for machines that are not set up for all the others.
+pub fn native() -> Outcome {
+    let (model, onnx, python) = (setup::model()?, onnx::setup()?, setup::python()?);
+    let (mut total, mut failures) = (Counts::default(), Vec::new());
+    let mut tests = cargo();
+    tests.args(["test", "--no-fail-fast", "--lib", "--bins"]);
+    tests.args(NATIVE.iter().flat_map(|name| ["--test", name]));
+    tests.env("CAPSULEGRAPH_TEST_MODEL", model).env("CAPSULEGRAPH_TEST_ONNX", &onnx);
+    tests.env("CAPSULEGRAPH_TEST_PYTHON", python).env("CAPSULEGRAPH_ONNXRUNTIME", onnx.join("runtime"));
+    tests.env("CAPSULEGRAPH_TEST_OLD_ONNXRUNTIME", onnx.join("older"));
+    count("cargo test", &mut tests, &mut total, &mut failures)?;
     conclude(total, &failures)
 }
 
@@ -153,20 +193,11 @@ pub fn bless() -> Outcome {
     setup::programs()?;
     let mut tests = cargo();
     tests.args(["test", "--features", "schema"]);
-    tests.args([
-        "--test",
-        "header",
-        "--test",
-        "csharp",
-        "--test",
-        "docs",
-        "--test",
-        "c_api",
-        "--test",
-        "exactness",
-    ]);
+    let written = ["header", "csharp", "docs", "c_api", "exactness", "golden"];
+    tests.args(written.iter().flat_map(|name| ["--test", name]));
     tests.env("CAPSULEGRAPH_TEST_MODEL", setup::model()?).env("CAPSULEGRAPH_TEST_PYTHON", setup::python()?);
-    tests.env("CAPSULEGRAPH_TEST_ONNX", onnx::setup()?);
+    let onnx = onnx::setup()?;
+    tests.env("CAPSULEGRAPH_ONNXRUNTIME", onnx.join("runtime")).env("CAPSULEGRAPH_TEST_ONNX", onnx);
     shell::run(tests.env("CAPSULEGRAPH_BLESS", "1"))?;
     instructions::bless()?;
     println!("generated files are up to date in {}", root().display());

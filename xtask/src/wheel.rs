@@ -3,16 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::demo;
 use crate::onnx;
 use crate::setup;
-use crate::shell::{self, Outcome, capture, cargo, root, target};
-
-/// Builds the library and the command line with full optimisation.
-pub fn build() -> Outcome {
-    demo::build()?;
-    shell::run(cargo().args(["build", "--release", "--lib"]))
-}
+use crate::shell::{Outcome, capture, root, target};
+use crate::systems::{Built, here};
 
 /// The Python of the package's tests, which finds the package of this checkout and the library just built.
 pub fn python() -> Outcome<Command> {
@@ -29,7 +23,7 @@ pub fn python() -> Outcome<Command> {
 
 /// The runners of the package's tests.
 pub fn tests() -> Outcome<Vec<(&'static str, Command)>> {
-    build()?;
+    here()?;
     let folder = root().join("bindings/python/tests");
     let runner = |file: &str| -> Outcome<Command> {
         let mut command = python()?;
@@ -39,20 +33,30 @@ pub fn tests() -> Outcome<Vec<(&'static str, Command)>> {
     Ok(vec![("Python: the table of cases", runner("cases.py")?), ("Python: tests", runner("run.py")?)])
 }
 
-/// Writes the wheel and the sdist into `folder`, and has auditwheel confirm the wheel's tag.
-pub fn dist(folder: &Path) -> Outcome {
-    let mut hooks = python()?;
-    hooks.current_dir(root().join("bindings/python")).env("CAPSULEGRAPH_BUILT", target().join("release"));
-    let code =
-        "import sys, build_backend as b; b.build_sdist(sys.argv[1]); print(b.build_wheel(sys.argv[1]))";
-    let name = capture(hooks.args(["-c", code]).arg(folder))?;
-    let wheel = folder.join(name.trim());
-    let said = capture(python()?.args(["-m", "auditwheel", "show"]).arg(&wheel))?;
-    let platform = name.trim().trim_end_matches(".whl").rsplit('-').next().unwrap_or_default().to_owned();
-    let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    if !words.contains(&format!("consistent with the following platform tag: \"{platform}\"")) {
-        return Err(format!("auditwheel does not confirm the tag of {}:\n{said}", wheel.display()));
+/// Writes the sdist and a wheel for each system into `folder`, and has auditwheel confirm the tags of those for Linux.
+pub fn dist(built: &[Built], folder: &Path) -> Outcome {
+    let hooks = |code: &str, built: Option<&Built>| -> Outcome<String> {
+        let mut python = python()?;
+        python.current_dir(root().join("bindings/python"));
+        if let Some(built) = built {
+            python.env("CAPSULEGRAPH_BUILT", &built.folder).env("CAPSULEGRAPH_PLATFORM", built.system.python);
+        }
+        let code = format!("import sys, build_backend as b; print(b.{code}(sys.argv[1]))");
+        Ok(capture(python.arg("-c").arg(code).arg(folder))?.trim().to_owned())
+    };
+    println!("{}", folder.join(hooks("build_sdist", None)?).display());
+    for built in built {
+        let name = hooks("build_wheel", Some(built))?;
+        let wheel = folder.join(&name);
+        let platform = name.trim_end_matches(".whl").rsplit('-').next().unwrap_or_default();
+        if platform.starts_with("manylinux") {
+            let said = capture(python()?.args(["-m", "auditwheel", "show"]).arg(&wheel))?;
+            let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            if !words.contains(&format!("consistent with the following platform tag: \"{platform}\"")) {
+                return Err(format!("auditwheel does not confirm the tag of {}:\n{said}", wheel.display()));
+            }
+        }
+        println!("{}", wheel.display());
     }
-    println!("{}", wheel.display());
     Ok(())
 }

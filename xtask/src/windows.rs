@@ -47,7 +47,7 @@ fn create(path: &Path) -> Outcome {
 }
 
 /// A path as wine has it, from whatever drive a program runs.
-fn drive(path: &Path) -> String {
+pub fn drive(path: &Path) -> String {
     format!("Z:{}", path.display())
 }
 
@@ -140,10 +140,20 @@ impl Windows {
         Ok(())
     }
 
+    /// A program under wine.
+    pub fn wine(&self, program: &Path) -> Command {
+        let mut command = Command::new(WINE);
+        command.arg(program);
+        self.name_wine(&mut command);
+        command
+    }
+
     /// Builds the libraries and the command line as users have them; gives their folder.
     pub fn release(&self) -> Outcome<PathBuf> {
         run(self.cargo().cargo("build").args(["--release", "--lib", "--bins"]))?;
-        Ok(target().join(TRIPLE).join("release"))
+        let folder = target().join(TRIPLE).join("release");
+        import_library(&folder)?;
+        Ok(folder)
     }
 
     /// The Rust tests under wine, with the model and the folder of ONNX models.

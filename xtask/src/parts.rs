@@ -1,0 +1,70 @@
+//! What a release is made of: the list of its parts and their licences, of which all must be allowed ones
+//! (xtask/licenses/about.toml).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::shell::{Outcome, cache, capture, cargo, root, run};
+
+/// What finds the licences.
+const LICENSES: (&str, &str) = ("cargo-about", "0.9.3");
+/// What lists the parts.
+const LIST: (&str, &str) = ("cargo-cyclonedx", "0.5.9");
+
+/// A program that cargo builds, once; its path.
+fn tool((name, version): (&str, &str)) -> Outcome<PathBuf> {
+    let folder = cache().join("tools").join(format!("{name}-{version}"));
+    let program = folder.join("bin").join(name);
+    if !program.is_file() {
+        let mut install = cargo();
+        install.args(["install", "--quiet", "--locked", name, "--version", version, "--root"]).arg(&folder);
+        run(install.arg("--target-dir").arg(cache().join("tools/target")))?;
+    }
+    Ok(program)
+}
+
+fn page() -> PathBuf {
+    root().join("docs/licenses.md")
+}
+
+/// The licences' page; an error where one is not allowed.
+fn licenses() -> Outcome<String> {
+    let folder = root().join("xtask/licenses");
+    let mut about = Command::new(tool(LICENSES)?);
+    about.current_dir(root()).args(["about", "generate", "--fail", "--locked", "--features", "cli", "-c"]);
+    let text = capture(about.arg(folder.join("about.toml")).arg(folder.join("about.hbs")))?;
+    // Blank lines at the end of a licence's text say nothing.
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    Ok(lines.join("\n").trim_end().to_owned() + "\n")
+}
+
+/// Writes the licences' page.
+pub fn write_licenses() -> Outcome {
+    let text = licenses()?;
+    fs::write(page(), text).map_err(|e| format!("cannot write {}: {e}", page().display()))
+}
+
+/// Writes the list of parts into `folder`; fails where the licences' page is not up to date.
+pub fn dist(folder: &Path) -> Outcome {
+    let found = fs::read_to_string(page()).map_err(|e| format!("cannot read {}: {e}", page().display()))?;
+    if found != licenses()? {
+        return Err("docs/licenses.md is out of date; run: cargo xtask licenses".into());
+    }
+    let name = "capsulegraph.cdx";
+    let mut list = Command::new(tool(LIST)?);
+    list.current_dir(root()).args([
+        "cyclonedx",
+        "--format",
+        "json",
+        "--spec-version",
+        "1.5",
+        "--target",
+        "all",
+    ]);
+    run(list.args(["--describe", "crate", "--override-filename", name]))?;
+    let made = root().join(format!("{name}.json"));
+    let target = folder.join(format!("{name}.json"));
+    fs::copy(&made, &target).map_err(|e| format!("cannot copy {}: {e}", made.display()))?;
+    fs::remove_file(&made).map_err(|e| format!("cannot remove {}: {e}", made.display()))
+}
