@@ -55,8 +55,13 @@ impl Target<'_> {
         cargo.current_dir(root()).env("RUSTC", "/usr/bin/rustc").env("CARGO_TARGET_DIR", target());
         // These would take the place of the target's own flags.
         cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-        cargo.env(self.variable("RUSTFLAGS"), format!("--sysroot={}", self.sysroot.display()));
+        cargo.env(self.variable("RUSTFLAGS"), self.flags());
         cargo
+    }
+
+    /// What its compiler is told.
+    pub fn flags(&self) -> String {
+        format!("--sysroot={}", self.sysroot.display())
     }
 
     /// A command of it for the target.

@@ -7,18 +7,19 @@ use std::process::Command;
 
 use crate::shell::{Outcome, cache, capture, cargo, root, run};
 
-/// What finds the licences.
-const LICENSES: (&str, &str) = ("cargo-about", "0.9.3");
-/// What lists the parts.
-const LIST: (&str, &str) = ("cargo-cyclonedx", "0.5.9");
+/// What finds the licences: its version and features.
+const LICENSES: [&str; 3] = ["cargo-about", "0.9.3", "cli"];
+/// What lists the parts, likewise.
+const LIST: [&str; 3] = ["cargo-cyclonedx", "0.5.9", ""];
 
 /// A program that cargo builds, once; its path.
-fn tool((name, version): (&str, &str)) -> Outcome<PathBuf> {
+fn tool([name, version, features]: [&str; 3]) -> Outcome<PathBuf> {
     let folder = cache().join("tools").join(format!("{name}-{version}"));
     let program = folder.join("bin").join(name);
     if !program.is_file() {
         let mut install = cargo();
-        install.args(["install", "--quiet", "--locked", name, "--version", version, "--root"]).arg(&folder);
+        install.args(["install", "--quiet", "--locked", name, "--version", version, "--features", features]);
+        install.arg("--root").arg(&folder);
         run(install.arg("--target-dir").arg(cache().join("tools/target")))?;
     }
     Ok(program)
@@ -32,7 +33,9 @@ fn page() -> PathBuf {
 fn licenses() -> Outcome<String> {
     let folder = root().join("xtask/licenses");
     let mut about = Command::new(tool(LICENSES)?);
-    about.current_dir(root()).args(["about", "generate", "--fail", "--locked", "--features", "cli", "-c"]);
+    // The texts are those in the crates themselves, whatever a server says of them.
+    run(cargo().args(["fetch", "--locked"]))?;
+    about.current_dir(root()).args(["generate", "--fail", "--frozen", "--features", "cli", "-c"]);
     let text = capture(about.arg(folder.join("about.toml")).arg(folder.join("about.hbs")))?;
     // Blank lines at the end of a licence's text say nothing.
     let lines: Vec<_> = text.lines().map(str::trim_end).collect();
