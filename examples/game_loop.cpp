@@ -67,14 +67,14 @@ static void play(const std::string &path, const std::string &question, std::uint
     auto session = model.session();
     capsulegraph::GenerateOptions options;
     options.max_tokens = tokens;
-    session.start(model.chat({{"user", question}}), options);
+    session.start(model.chat_tokens({{"user", question}}), options);
 
     Histogram slices(microseconds(500)), frames(microseconds(1000));
     std::size_t held = 0, count = 0;
     bool talking = true;
     for (auto begin = Clock::now(); talking;) {
         const auto computed = processor_time();
-        const auto slice = session.advance(budget);
+        const auto slice = session.advance(budget.count() == 0 ? capsulegraph::no_limit : budget);
         const microseconds took = processor_time() - computed;
         std::cout << slice.text << std::flush;
         talking = slice.more;
@@ -97,7 +97,7 @@ static void play(const std::string &path, const std::string &question, std::uint
 
 int main(int argc, char **argv) try {
     const std::string path = argc > 1 ? argv[1] : "model.cgraph";
-    const std::string question = argc > 2 ? argv[2] : "What is the capital of France?";
+    const std::string question = argc > 2 ? argv[2] : "What is the capital of Japan?";
     const std::uint64_t tokens = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 60;
     const double milliseconds = argc > 4 ? std::strtod(argv[4], nullptr) : 4;
     play(path, question, tokens, microseconds(static_cast<long>(milliseconds * 1000)));

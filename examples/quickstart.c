@@ -8,7 +8,7 @@ static int32_t print(void *left, uint32_t token, const char *text, size_t len) {
 
 int main(int argc, char **argv) {
     const char *path = argc > 1 ? argv[1] : "model.cgraph";
-    capg_chat_message question = {"user", 4, "What is the capital of France?", 30};
+    capg_chat_message question = {"user", 4, "What is the capital of Japan?", 29};
     int most = 100; /* tokens */
     capg_error *error = NULL;
     capg_model *model = NULL;

@@ -28,6 +28,15 @@ static size_t element_bytes(uint32_t element, unsigned char one[8]) {
     }
 }
 
+/* Names of the types by their numbers, CAPG_ELEMENT_*. */
+static const char *element_name(uint32_t element) {
+    static const char *const names[] = {
+        "none", "float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "float64",
+        "uint32", "uint64", "complex64", "complex128", "bfloat16", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2",
+        "float8e5m2fnuz", "uint4", "int4", "float4e2m1", "float8e8m0", "uint2", "int2"};
+    return element < sizeof names / sizeof *names ? names[element] : "of an unknown type";
+}
+
 /* A tensor of ones for an input; 0 where there is none. */
 static int fill(const capg_port *port, int64_t *dims, capg_tensor *tensor) {
     unsigned char one[8];
@@ -53,7 +62,7 @@ static int describe(const capg_values *values, size_t index, capg_error **error)
     printf("%.*s:", (int)value.name_len, value.name);
     for (size_t t = 0; t < value.count; t++) {
         const capg_tensor *tensor = &value.tensors[t];
-        printf(" element type %" PRIu32 " [", tensor->element);
+        printf(" %s [", element_name(tensor->element));
         for (size_t i = 0; i < tensor->rank; i++) printf(i ? ", %" PRId64 : "%" PRId64, tensor->dims[i]);
         printf("]");
         if (tensor->element == CAPG_ELEMENT_FLOAT32 && tensor->data_len > 0)

@@ -6,6 +6,7 @@
 ///   (-fno-exceptions) only the second is there.
 /// - Objects own what they stand for, can be moved and not copied, and keep alive what they need: a session its model. One
 ///   that is closed or was moved from answers every call with Status::invalid_argument.
+/// - Text and paths are UTF-8, on Windows too; utf8() makes them of a std::filesystem::path.
 /// - Text goes in as std::string_view. What comes back as std::string_view or Span is a view; each says of what.
 /// - An exception of a callable that is handed in comes out of the call that called it, of `try_name` too.
 #ifndef CAPSULEGRAPH_HPP

@@ -8,7 +8,7 @@ int main(int argc, char **argv) try {
     auto session = model.session();
     capsulegraph::GenerateOptions options;
     options.max_tokens = 100;
-    const auto question = model.chat({{"user", argc > 2 ? argv[2] : "What is the capital of France?"}});
+    const auto question = model.chat_tokens({{"user", argc > 2 ? argv[2] : "What is the capital of Japan?"}});
     for (std::string_view text : session.stream(question, options)) std::cout << text << std::flush;
     std::cout << '\n';
 } catch (const capsulegraph::Error &error) {

@@ -1,6 +1,7 @@
 // The C++ header: what works, and what misuse gives. Arguments: a GGUF model, the ONNX model "small", an empty folder.
-#include "api.hpp"
+#include "lifetimes.hpp"
 
+#include <filesystem>
 #include <fstream>
 #include <thread>
 
@@ -120,6 +121,8 @@ void budgets(const std::string &full, const std::string &mini) {
     CHECK(failed(cg::Model::try_open(full, fast), cg::Status::mismatch));
     CHECK(cg::Model::open(mini, fast).mode() == cg::Mode::fast);
     CHECK(throws(cg::Status::io, [] { cg::Model::open("absent.cgraph"); }));
+    // A path of the standard library.
+    CHECK(cg::utf8(std::filesystem::path(u"gr\u00fcn.cgraph")) == "gr\xc3\xbcn.cgraph");
 }
 
 void models(const std::string &folder) {
@@ -133,7 +136,7 @@ void models(const std::string &folder) {
     CHECK(!ids.empty() && model.detokenize(ids).find("Hello") != std::string::npos && !model.is_end_token(ids.back()));
     CHECK(model.chat_prompt({{"user", "Hi"}}).size() > model.chat_prompt({{"user", "Hi"}}, cg::no_reply).size());
     CHECK(throws(cg::Status::invalid_argument, [&] { model.tokenize("\xff"); }));
-    CHECK(throws(cg::Status::invalid_argument, [&] { model.tokenize("a", 1u << 20); }));
+    CHECK(throws(cg::Status::invalid_argument, [&] { model.tokenize("a", static_cast<cg::TokenizeFlags>(1u << 20)); }));
     const cg::Token wrong[] = {0xffffffff};
     CHECK(throws(cg::Status::invalid_argument, [&] { model.detokenize(wrong); }));
     CHECK(throws(cg::Status::unsupported, [&] { model.inputs(); }) && throws(cg::Status::unsupported, [&] { model.report(); }));
@@ -153,15 +156,15 @@ void capsules(const std::string &folder) {
     cg::Capsule kept = model.fetch(ids[1], cg::Layout::f32);
     CHECK(kept.precision() == "full" && kept.size() > 0 && kept.tensors().size() == kept.size());
     const cg::Weight first = kept.tensor(0);
-    CHECK(kept.tensor(first.name).bytes.data() == first.bytes.data() && first.encoding == "f32");
+    CHECK(kept.tensor(first.name()).bytes().data() == first.bytes().data() && first.encoding() == "f32");
     std::uint64_t elements = 1;
-    for (const std::uint64_t extent : first.shape) elements *= extent;
+    for (const std::uint64_t extent : first.shape()) elements *= extent;
     CHECK(first.floats().size() == elements);
     CHECK(failed(kept.try_tensor(kept.size()), cg::Status::not_found) && failed(kept.try_tensor("x"), cg::Status::not_found));
     CHECK(throws(cg::Status::not_found, [&] { model.fetch("block.99.attn"); }));
     const cg::Capsule source = model.fetch(ids[1]);
     for (const cg::Weight &weight : source.tensors())
-        if (weight.encoding != "f32") CHECK(throws(cg::Status::invalid_argument, [&] { weight.floats(); }));
+        if (weight.encoding() != "f32") CHECK(throws(cg::Status::invalid_argument, [&] { weight.floats(); }));
 
     const cg::Fetch fetch = model.fetch_begin(ids);
     while (fetch.poll() < count) std::this_thread::yield();
@@ -219,8 +222,11 @@ void tensors(const std::string &folder) {
     const cg::Value product = values.at("product");
     CHECK(product.span<float>().size() == 256 && product.tensor().shape()[1] == 128 && product.size() == 1);
     CHECK(values.at("turned").tensor().bytes().size() == 16 * 16 * sizeof(float));
-    CHECK(failed(product.tensor().try_span<int>(), cg::Status::invalid_argument, "type 1, not 6"));
-    CHECK(failed(product.tensor().try_strings(), cg::Status::invalid_argument));
+    CHECK(failed(product.tensor().try_span<int>(), cg::Status::invalid_argument, "type float32, not int32"));
+    CHECK(failed(product.tensor().try_strings(), cg::Status::invalid_argument, "type float32, not string"));
+    CHECK(std::string_view("bool") == cg::element_name(cg::Element::boolean));
+    CHECK(std::string_view("int2") == cg::element_name(cg::Element::int2));
+    CHECK(std::string_view("unknown") == cg::element_name(static_cast<cg::Element>(27)));
     CHECK(failed(product.try_tensor(1), cg::Status::not_found) && failed(values.try_at("absent"), cg::Status::not_found));
     CHECK(failed(values.try_at(3), cg::Status::not_found));
 
@@ -243,6 +249,7 @@ int main(int argc, char **argv) try {
     tensors(folder);
     sessions(at(folder, "full.cgraph"));
     parts(at(folder, "full.cgraph"));
+    lifetimes(at(folder, "full.cgraph"));
     host_threads(at(folder, "full.cgraph"));
     misuse(at(folder, "full.cgraph"));
     std::puts("ok");

@@ -45,7 +45,6 @@ inline cg::GenerateOptions at_most(std::uint64_t tokens) {
 
 /// Cancelling loses nothing.
 inline void cancelling(cg::Session &session, const std::vector<cg::Token> &prompt, const std::string &text) {
-    using std::chrono::microseconds;
     std::vector<cg::Token> tokens;
     const cg::Cancel cancel = cg::Cancel::make();
     const auto trigger = [&](cg::Token token, std::string_view) {
@@ -53,7 +52,7 @@ inline void cancelling(cg::Session &session, const std::vector<cg::Token> &promp
         if (tokens.size() == 4) cancel.trigger();
     };
     CHECK(throws(cg::Status::cancelled, [&] { session.generate(prompt, trigger, at_most(12), &cancel); }));
-    CHECK(throws(cg::Status::cancelled, [&] { session.advance(microseconds(0), 0, &cancel); }));
+    CHECK(throws(cg::Status::cancelled, [&] { session.advance(cg::no_limit, 0, &cancel); }));
     CHECK(throws(cg::Status::cancelled, [&] {
         for (std::string_view piece : session.stream(prompt, at_most(12), &cancel)) CHECK(piece.empty());
     }));
@@ -83,20 +82,19 @@ inline void ends(const cg::Model &model, cg::Session &session, const std::vector
 
 /// Sessions together.
 inline void together(const cg::Model &model, const std::vector<cg::Token> &prompt, const std::string &text) {
-    using std::chrono::microseconds;
     cg::Session one = model.session(), two = model.session();
     cg::Group group = cg::Group::make();
     one.start(prompt, at_most(12));
     two.start(prompt, at_most(12));
     std::string first, second;
     for (std::size_t running = 2; running > 0;) {
-        running = group.advance({&one, &two}, microseconds(0), 2);
+        running = group.advance({&one, &two}, cg::no_limit, 2);
         first += one.slice().text;
         second += two.slice().text;
     }
     CHECK(first == text && second == text);
-    CHECK(throws(cg::Status::invalid_argument, [&] { group.advance({&one, &one}, microseconds(0)); }));
-    CHECK(throws(cg::Status::invalid_argument, [&] { group.advance({nullptr}, microseconds(0)); }));
+    CHECK(throws(cg::Status::invalid_argument, [&] { group.advance({&one, &one}, cg::no_limit); }));
+    CHECK(throws(cg::Status::invalid_argument, [&] { group.advance({nullptr}, cg::no_limit); }));
 }
 
 inline void sessions(const std::string &path) {
@@ -134,7 +132,7 @@ inline void sessions(const std::string &path) {
     CHECK(pieces == text && count == 12 && slice.finish == cg::Finish::length);
     count = 0;
     CHECK(session.generate(prompt, [&](std::string_view) { return ++count < 3; }, at_most(12)) == cg::Finish::callback);
-    CHECK(count == 3 && session.advance(microseconds(0)).finish == cg::Finish::length);
+    CHECK(count == 3 && session.advance(cg::no_limit).finish == cg::Finish::length);
     cg::GenerateOptions stopped = at_most(12);
     stopped.stop = {text.substr(0, 1), "never"};
     CHECK(session.generate(prompt, [](std::string_view) {}, stopped) == cg::Finish::stop);
@@ -213,7 +211,7 @@ inline void host_threads(const std::string &path) {
     other.reset();
     other.start(prompt, at_most(8));
     *armed = true;
-    CHECK(throws<Oops>([&] { group.advance({&other}, std::chrono::microseconds(0), 1); }));
+    CHECK(throws<Oops>([&] { group.advance({&other}, cg::no_limit, 1); }));
     *armed = false;
     CHECK(other.complete(prompt, at_most(8)) == wanted);
 }
@@ -230,8 +228,9 @@ inline void shared_by_threads(const cg::Model &model, const std::vector<cg::Toke
         });
     });
     while (!computing) std::this_thread::yield();
-    const bool busy = throws(cg::Status::busy, [&] { session.advance(std::chrono::microseconds(0)); })
-                      && throws(cg::Status::busy, [&] { session.tokens(); }) && throws(cg::Status::busy, [&] { session.reset(); });
+    const bool busy = throws(cg::Status::busy, [&] { session.advance(cg::no_limit); })
+                      && throws(cg::Status::busy, [&] { session.tokens(); })
+                      && throws(cg::Status::busy, [&] { session.reset(); });
     leave = true;
     other.join();
     CHECK(busy);
@@ -252,7 +251,7 @@ inline void misuse(const std::string &path) {
     CHECK(!session && session.get() == nullptr);
     session.close();
     CHECK(throws(cg::Status::invalid_argument, [&] { session.complete(prompt); }));
-    CHECK(failed(session.try_advance(std::chrono::microseconds(0)), cg::Status::invalid_argument, "the session is closed"));
+    CHECK(failed(session.try_advance(cg::no_limit), cg::Status::invalid_argument, "the session is closed"));
     CHECK(failed(session.try_stream(prompt), cg::Status::invalid_argument, "the session is closed"));
 
     // Moved: the new object works, the old one says what it is.
@@ -262,7 +261,7 @@ inline void misuse(const std::string &path) {
     target = model.session();
     CHECK(!target.complete(prompt, at_most(2)).empty());
     cg::Group group = cg::Group::make();
-    CHECK(failed(group.try_advance({&moved}, std::chrono::microseconds(0)), cg::Status::invalid_argument, "number 0"));
+    CHECK(failed(group.try_advance({&moved}, cg::no_limit), cg::Status::invalid_argument, "number 0"));
 
     // A model's sessions and capsules stay usable without it.
     const cg::Capsule capsule = model.fetch("embed");

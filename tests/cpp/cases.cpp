@@ -75,7 +75,7 @@ void generate(const Case &c) {
     c.only({"file", "mode", "memory", "prompt", "chat", "max_tokens", "cancel_after", "stop_after", "tokens", "text"});
     const cg::Model model = open(c);
     std::vector<cg::Token> prompt;
-    if (c.has("chat")) prompt = model.chat({{"user", c.need("chat")}});
+    if (c.has("chat")) prompt = model.chat_tokens({{"user", c.need("chat")}});
     else prompt = model.tokenize(c.need("prompt"), cg::add_special | cg::parse_special);
     cg::Session session = model.session();
     cg::GenerateOptions options;
@@ -109,10 +109,10 @@ void fetch(const Case &c) {
     const cg::Model model = open(c);
     const cg::Capsule capsule = model.fetch(c.need("capsule"), layouts.at(c.maybe("layout")));
     const cg::Weight weight = capsule.tensor(c.need("tensor"));
-    compare("type", std::string(weight.encoding), c.need("type"));
-    compare("shape", joined(weight.shape, ","), c.need("shape"));
+    compare("type", std::string(weight.encoding()), c.need("type"));
+    compare("shape", joined(weight.shape(), ","), c.need("shape"));
     std::uint64_t sum = 0;
-    for (const std::byte byte : weight.bytes) sum += std::to_integer<std::uint64_t>(byte);
+    for (const std::byte byte : weight.bytes()) sum += std::to_integer<std::uint64_t>(byte);
     compare("sum", std::to_string(sum), c.need("sum"));
 }
 

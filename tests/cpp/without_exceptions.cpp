@@ -21,7 +21,9 @@ void language(const std::string &path) {
     for (std::string_view piece : *stream) pieces += piece;
     CHECK(pieces == text && stream->result().ok());
     const auto capsule = model->try_fetch("embed", cg::Layout::f32);
-    CHECK(capsule->try_tensor(0)->try_floats()->size() > 0);
+    const auto weight = capsule->try_tensor(0);
+    const auto floats = weight->try_floats();
+    CHECK(floats && floats->size() > 0);
     session->close();
     CHECK(failed(session->try_complete(*prompt), cg::Status::invalid_argument, "closed"));
 }
@@ -30,14 +32,17 @@ void onnx(const std::string &path) {
     const auto model = cg::Model::try_open(path);
     const float x[] = {1, 2, 3, 4};
     const auto values = model->try_run({{"x", cg::Tensor::of(x, {1, 4})}}, {"product"});
-    CHECK(values && values->try_at("product")->try_tensor()->try_span<float>()->size() == 128);
+    const auto product = values->try_at("product");
+    const auto tensor = product->try_tensor();
+    const auto span = tensor->try_span<float>();
+    CHECK(span && span->size() == 128);
     CHECK(failed(model->try_session(), cg::Status::unsupported));
 }
 
 } // namespace
 
 int main(int argc, char **argv) {
-    if (argc == 2) return cg::Model::try_open("absent.cgraph")->get() != nullptr;
+    if (argc == 2) return static_cast<bool>(*cg::Model::try_open("absent.cgraph"));
     CHECK(argc == 4);
     const std::string text = std::string(argv[3]) + "/text.cgraph", tensors = std::string(argv[3]) + "/tensors.cgraph";
     cg::ConvertOptions options;

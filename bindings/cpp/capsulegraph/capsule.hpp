@@ -4,8 +4,6 @@
 
 #include "handle.hpp"
 
-#include <cstring>
-
 namespace capsulegraph {
 
 class Model;
@@ -17,37 +15,45 @@ enum class Layout : std::uint32_t {
     f32 = CAPG_LAYOUT_F32,
 };
 
-/// A tensor of a capsule: views of the capsule.
-struct Weight {
-    std::string_view name;
+/// A tensor of a capsule: a view of the capsule.
+class Weight {
+public:
+    std::string_view name() const noexcept { return {raw_.name, raw_.name_len}; }
     /// How the elements are stored: "f32", "f16", "q4_k", ...
-    std::string_view encoding;
+    std::string_view encoding() const noexcept { return {raw_.encoding, raw_.encoding_len}; }
     /// How rows are arranged: "rows", "packed8", or "plain".
-    std::string_view layout;
+    std::string_view layout() const noexcept { return {raw_.layout, raw_.layout_len}; }
     /// Extents in elements, outermost first.
-    Span<const std::uint64_t> shape;
+    Span<const std::uint64_t> shape() const noexcept { return {raw_.shape, raw_.dimensions}; }
     /// Little-endian, of any alignment.
-    Span<const std::byte> bytes;
+    Span<const std::byte> bytes() const noexcept { return {static_cast<const std::byte *>(raw_.data), raw_.data_len}; }
 
     /// The elements as floats, where the encoding is "f32".
     Result<Span<const float>> try_floats() const {
-        if (encoding != "f32" && encoding != "float32")
-            return Error(Status::invalid_argument, "tensor \"" + std::string(name) + "\" is stored as " + std::string(encoding)
-                                                       + ", not as f32: fetch the capsule with Layout::f32");
-        const auto *data = static_cast<const void *>(bytes.data());
-        if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
-            return Error(Status::unsupported, "tensor \"" + std::string(name) + "\" lies at an address that no float may have: "
-                                                                                "copy its bytes");
-        return Span<const float>(static_cast<const float *>(data), bytes.size() / sizeof(float));
+        if (encoding() != "f32" && encoding() != "float32")
+            return Error(Status::invalid_argument, "tensor \"" + std::string(name()) + "\" is stored as "
+                                                       + std::string(encoding()) + ", not as f32: fetch the capsule with Layout::f32");
+        if (reinterpret_cast<std::uintptr_t>(raw_.data) % alignof(float) != 0)
+            return Error(Status::unsupported, "tensor \"" + std::string(name()) + "\" lies at an address that no float may have: "
+                                                                                  "copy its bytes");
+        return Span<const float>(static_cast<const float *>(raw_.data), raw_.data_len / sizeof(float));
     }
 #if CAPSULEGRAPH_EXCEPTIONS
     Span<const float> floats() const { return try_floats().value(); }
 #endif
+
+private:
+    friend class Capsule;
+    explicit Weight(const capg_tensor_view &raw) noexcept : raw_(raw) {}
+    capg_tensor_view raw_;
 };
 
 /// A capsule's tensors. It never changes and keeps its model in memory.
 class Capsule : public detail::Owned<capg_capsule, capg_capsule_free> {
 public:
+    /// Closed, until another one is moved into it.
+    Capsule() = default;
+
     /// "full", "pinned", "light" or "nested". A view of the capsule.
     Result<std::string_view> try_precision() const & { return view<std::string_view>(capg_capsule_precision); }
     /// Number of tensors.
@@ -58,9 +64,7 @@ public:
             auto raw = detail::options<capg_tensor_view>();
             auto done = detail::call(capg_capsule_tensor, self, index, &raw);
             if (!done) return *done.error();
-            return Weight{std::string_view(raw.name, raw.name_len), std::string_view(raw.encoding, raw.encoding_len),
-                          std::string_view(raw.layout, raw.layout_len), {raw.shape, raw.dimensions},
-                          {static_cast<const std::byte *>(raw.data), raw.data_len}};
+            return Weight(raw);
         });
     }
     /// All tensors, in the order of use.
@@ -80,7 +84,7 @@ public:
         auto all = try_tensors();
         if (!all) return *all.error();
         for (const Weight &weight : *all)
-            if (weight.name == name) return weight;
+            if (weight.name() == name) return weight;
         return Error(Status::not_found, "the capsule has no tensor \"" + std::string(name) + "\"");
     }
     // Views of an object that is gone at the end of the expression.
@@ -103,7 +107,6 @@ public:
 private:
     friend class Model;
     friend class Fetch;
-    Capsule() = default;
 
     static Result<Capsule> take(Result<capg_capsule *> made, std::shared_ptr<detail::Host> host) {
         if (!made) return *made.error();
@@ -116,6 +119,9 @@ private:
 /// Capsules on their way. Destroying it gives up those that have not come.
 class Fetch : public detail::Owned<capg_fetch, capg_fetch_free> {
 public:
+    /// Closed, until another one is moved into it.
+    Fetch() = default;
+
     /// How many have come by now; a failure counts as one. Never waits.
     Result<std::size_t> try_poll() const { return ask<std::size_t>(capg_fetch_poll); }
     /// Takes capsule number `index` of those that were asked for; once. Status::busy where it has not come.
@@ -129,7 +135,6 @@ public:
 
 private:
     friend class Model;
-    Fetch() = default;
 };
 
 } // namespace capsulegraph

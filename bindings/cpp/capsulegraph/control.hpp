@@ -44,7 +44,8 @@ private:
     Budget() = default;
 };
 
-/// A flag that any thread puts up to stop the calls that were given it. It must outlive them.
+/// A flag that any thread puts up to stop the calls and streams that were given it. They keep the flag itself: the object may be
+/// closed or gone before they end. Calls may share one. No call resets it; a job whose progress callback throws triggers it.
 class Cancel : public detail::Owned<capg_cancel, capg_cancel_free> {
 public:
     static Result<Cancel> try_make() {
@@ -56,7 +57,9 @@ public:
     }
     /// Asks every call that was given this token to end with Status::cancelled. The flag stays up until it is reset.
     Result<void> try_trigger() const { return call(capg_cancel_trigger); }
+    /// Makes a triggered token usable again.
     Result<void> try_reset() const { return call(capg_cancel_reset); }
+    /// Whether it was triggered since it was last reset.
     Result<bool> try_triggered() const {
         auto up = ask<std::uint32_t>(capg_cancel_is_triggered);
         if (!up) return *up.error();
@@ -162,13 +165,6 @@ private:
     capg_reader raw_;
     Carrier carrier_;
 };
-
-/// The handle of an object that options or parameters may leave out. A closed one counts as an error, not as left out.
-template <class O>
-Result<decltype(std::declval<const O &>().get())> optional(const O *object) {
-    if (object && !*object) return closed(name_of(object->get()));
-    return object ? object->get() : nullptr;
-}
 
 } // namespace detail
 

@@ -21,7 +21,7 @@ enum class Planes : std::uint32_t {
 };
 
 /// Receives bytes done and bytes in all. An exception of it stops the job and comes out of the call; the job's cancel token,
-/// where it was given one, is triggered then.
+/// where it was given one, is triggered then and stays so until it is reset.
 using Progress = std::function<void(Phase phase, std::uint64_t done, std::uint64_t total)>;
 
 /// What the jobs have in common.
@@ -96,38 +96,36 @@ public:
         progress_ = &job.progress;
         const auto log = optional(job.log);
         if (!log) return *log.error();
-        raw.log = *log;
-        const auto cancel = optional(job.cancel);
+        raw.log = log->get();
+        auto cancel = optional(job.cancel);
         if (!cancel) return *cancel.error();
-        raw.cancel = cancel_ = *cancel;
-        Owned own(nullptr);
+        cancel_ = *std::move(cancel);
         if (job.progress) {
             if (!cancel_) {
                 auto made = get<capg_cancel *>(capg_cancel_new);
                 if (!made) return *made.error();
-                own.reset(*made);
-                raw.cancel = cancel_ = own.get();
+                cancel_ = std::shared_ptr<capg_cancel>(*made, Free<capg_cancel_free>());
             }
             raw.progress = receive;
             raw.progress_user_data = this;
         }
+        raw.cancel = cancel_.get();
         R result = work();
         carrier_.rethrow();
         return result;
     }
 
 private:
-    using Owned = std::unique_ptr<capg_cancel, Free<capg_cancel_free>>;
-
     static void receive(void *self, std::uint32_t phase, std::uint64_t done, std::uint64_t total) {
         auto &job = *static_cast<Job *>(self);
         if (job.carrier_.holds()) return;
         if (!job.carrier_.run([&] { (*job.progress_)(static_cast<Phase>(phase), done, total); }))
-            capg_cancel_trigger(job.cancel_, nullptr);
+            capg_cancel_trigger(job.cancel_.get(), nullptr);
     }
 
     const Progress *progress_ = nullptr;
-    const capg_cancel *cancel_ = nullptr;
+    /// Kept, for the callback may close the job's token.
+    std::shared_ptr<capg_cancel> cancel_;
     Carrier carrier_;
 };
 
@@ -193,7 +191,8 @@ inline Result<std::string> try_inspect(std::string_view path, bool details = fal
 inline Result<std::string> try_export_onnx(std::string_view source, std::string_view target, const Cancel *cancel = nullptr) {
     const auto flag = detail::optional(cancel);
     if (!flag) return *flag.error();
-    return detail::text(capg_export, source.data(), source.size(), target.data(), target.size(), *flag);
+    return detail::text(capg_export, source.data(), source.size(), target.data(), target.size(),
+                        static_cast<const capg_cancel *>(flag->get()));
 }
 
 #if CAPSULEGRAPH_EXCEPTIONS

@@ -47,7 +47,7 @@ constexpr const char *name_of(const capg_values *) noexcept { return "object of 
 
 inline Error closed(const char *what) {
     return Error(Status::invalid_argument,
-                 std::string("the ") + what + " is closed or was moved from: make another one");
+                 std::string("the ") + what + " is closed, was moved from, or was never made: make one");
 }
 
 template <auto release>
@@ -181,8 +181,16 @@ private:
     std::unordered_map<std::thread::id, Carrier> carriers_;
 };
 
-/// An owned handle: moved, not copied. The handle is shared with calls in progress and with iterators only, so that an object
-/// may be closed in a callback of its own call.
+template <class T, void (*release)(T *)>
+class Owned;
+
+/// The handle of an object that options or parameters may leave out, kept for as long as the call or stream that it was given
+/// to. A closed one counts as an error, not as left out.
+template <class T, void (*release)(T *)>
+Result<std::shared_ptr<T>> optional(const Owned<T, release> *object);
+
+/// An owned handle: moved, not copied. The handle is shared with calls in progress and with streams only, so that an object
+/// may be closed in a callback of a call that uses it.
 template <class T, void (*release)(T *)>
 class Owned {
 public:
@@ -252,7 +260,16 @@ protected:
 
     std::shared_ptr<Host> host_;
     std::shared_ptr<T> handle_;
+
+private:
+    friend Result<std::shared_ptr<T>> optional<T, release>(const Owned *object);
 };
+
+template <class T, void (*release)(T *)>
+Result<std::shared_ptr<T>> optional(const Owned<T, release> *object) {
+    if (object && !*object) return closed(name_of(object->get()));
+    return object ? object->handle_ : nullptr;
+}
 
 /// An options struct of the C API with all defaults.
 template <class T>

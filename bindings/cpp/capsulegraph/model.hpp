@@ -85,19 +85,33 @@ struct Message {
     std::string content;
 };
 
-/// Flag of tokenize: add the BOS and EOS tokens that the model asks for.
-inline constexpr std::uint32_t add_special = CAPG_TOKENIZE_ADD_SPECIAL;
-/// Flag of tokenize: the text of a control token becomes that token. Leave it off for text from outside.
-inline constexpr std::uint32_t parse_special = CAPG_TOKENIZE_PARSE_SPECIAL;
-/// Flag of detokenize: print control tokens too.
-inline constexpr std::uint32_t show_special = CAPG_DETOKENIZE_SPECIAL;
-/// Flag of chat_prompt: leave out the beginning of the next answer.
-inline constexpr std::uint32_t no_reply = CAPG_CHAT_NO_REPLY;
+/// Flags of tokenize: add_special, parse_special, both (`|`), or none (`{}`).
+enum class TokenizeFlags : std::uint32_t {};
+constexpr TokenizeFlags operator|(TokenizeFlags a, TokenizeFlags b) noexcept {
+    return static_cast<TokenizeFlags>(static_cast<std::uint32_t>(a) | static_cast<std::uint32_t>(b));
+}
+/// Adds the BOS and EOS tokens that the model asks for.
+inline constexpr TokenizeFlags add_special{CAPG_TOKENIZE_ADD_SPECIAL};
+/// The text of a control token becomes that token. Leave it off for text from outside.
+inline constexpr TokenizeFlags parse_special{CAPG_TOKENIZE_PARSE_SPECIAL};
+
+/// Flags of detokenize: show_special, or none.
+enum class DetokenizeFlags : std::uint32_t {};
+/// Prints control tokens too.
+inline constexpr DetokenizeFlags show_special{CAPG_DETOKENIZE_SPECIAL};
+
+/// Flags of chat_prompt: no_reply, or none.
+enum class ChatFlags : std::uint32_t {};
+/// Leaves out the beginning of the next answer.
+inline constexpr ChatFlags no_reply{CAPG_CHAT_NO_REPLY};
 
 /// An opened language model or ONNX model. It never changes; any threads may use it at the same time, each with sessions of
 /// its own.
 class Model : public detail::Owned<capg_model, capg_model_free> {
 public:
+    /// Closed, until another one is moved into it.
+    Model() = default;
+
     /// Opens a full file, or a mini together with its full file (in mode fast without it). Weights are mapped, not read.
     static Result<Model> try_open(std::string_view path, const ModelOptions &options = {}) {
         return make(options, [&](const capg_model_options *raw) {
@@ -120,14 +134,21 @@ public:
         return static_cast<Mode>(*mode);
     }
     /// Why that mode was taken. A view of the model.
-    Result<std::string_view> try_mode_reason() const { return view<std::string_view>(capg_model_mode_reason); }
+    Result<std::string_view> try_mode_reason() const & { return view<std::string_view>(capg_model_mode_reason); }
     /// The model's own name. A view of the model.
-    Result<std::string_view> try_name() const { return view<std::string_view>(capg_model_name); }
+    Result<std::string_view> try_name() const & { return view<std::string_view>(capg_model_name); }
+    // Views of an object that is gone at the end of the expression.
+    Result<std::string_view> try_mode_reason() const && = delete;
+    Result<std::string_view> try_name() const && = delete;
+    /// Tokens of the vocabulary: ids are below it, and it is the width of a row of logits.
     Result<std::uint32_t> try_vocab_size() const { return ask<std::uint32_t>(capg_model_vocab_size); }
+    /// Activations of a token between two capsules: the width of a row that Part::eval takes.
     Result<std::uint32_t> try_embedding_length() const { return ask<std::uint32_t>(capg_model_embedding_length); }
+    /// Positions that the model was trained for; a session may have fewer (SessionOptions::context).
     Result<std::uint32_t> try_context_length() const { return ask<std::uint32_t>(capg_model_context_length); }
+    /// Threads that compute, the caller's included. Of an ONNX model those of ONNX Runtime, which is loaded where it was not.
     Result<std::uint32_t> try_threads() const { return ask<std::uint32_t>(capg_model_threads); }
-    /// Anonymous memory that the model holds.
+    /// Bytes of anonymous memory that the model holds.
     Result<std::uint64_t> try_held_bytes() const { return ask<std::uint64_t>(capg_model_held_bytes); }
     Result<bool> try_has_chat_template() const { return truth(ask<std::uint32_t>(capg_model_has_chat_template)); }
     /// Whether the model ends its answer with this token.
@@ -135,21 +156,21 @@ public:
     /// The facts of the file as JSON, with details every capsule too.
     Result<std::string> try_inspect(bool details = false) const { return text(capg_model_inspect, std::uint32_t{details}); }
 
-    /// Flags: add_special, parse_special.
-    Result<std::vector<Token>> try_tokenize(std::string_view words, std::uint32_t flags = 0) const {
-        return tokens(capg_model_tokenize, words.data(), words.size(), flags);
+    /// A text as tokens.
+    Result<std::vector<Token>> try_tokenize(std::string_view words, TokenizeFlags flags = {}) const {
+        return tokens(capg_model_tokenize, words.data(), words.size(), static_cast<std::uint32_t>(flags));
     }
-    /// Flag: show_special.
-    Result<std::string> try_detokenize(Span<const Token> ids, std::uint32_t flags = 0) const {
-        return text(capg_model_detokenize, ids.data(), ids.size(), flags);
+    /// Tokens as a text; bytes that form no character become U+FFFD.
+    Result<std::string> try_detokenize(Span<const Token> ids, DetokenizeFlags flags = {}) const {
+        return text(capg_model_detokenize, ids.data(), ids.size(), static_cast<std::uint32_t>(flags));
     }
-    /// A conversation as the model's template writes it. Flag: no_reply.
-    Result<std::string> try_chat_prompt(const std::vector<Message> &messages, std::uint32_t flags = 0) const {
+    /// A conversation as the model's template writes it.
+    Result<std::string> try_chat_prompt(const std::vector<Message> &messages, ChatFlags flags = {}) const {
         const auto raw = raw_messages(messages);
-        return text(capg_model_chat_prompt, raw.data(), raw.size(), flags);
+        return text(capg_model_chat_prompt, raw.data(), raw.size(), static_cast<std::uint32_t>(flags));
     }
     /// A conversation as tokens, ready to be answered by a session.
-    Result<std::vector<Token>> try_chat(const std::vector<Message> &messages) const {
+    Result<std::vector<Token>> try_chat_tokens(const std::vector<Message> &messages) const {
         const auto raw = raw_messages(messages);
         return tokens(capg_model_chat_tokens, raw.data(), raw.size());
     }
@@ -177,7 +198,8 @@ public:
         for (const std::string &name : outputs) wanted.push_back({name.data(), name.size()});
         auto made = ask<capg_values *>(capg_model_run, static_cast<const capg_value *>(values.data()), values.size(),
                                        static_cast<const capg_string *>(wanted.data()), wanted.size(),
-                                       static_cast<const capg_run_options *>(nullptr), *flag);
+                                       static_cast<const capg_run_options *>(nullptr),
+                                       static_cast<const capg_cancel *>(flag->get()));
         if (!made) return *made.error();
         Values given;
         given.own(*made);
@@ -189,9 +211,10 @@ public:
     /// Number of capsules, in the order of computation.
     Result<std::size_t> try_capsule_count() const { return ask<std::size_t>(capg_model_capsule_count); }
     /// The id of a capsule, such as "block.0.attn". A view of the model.
-    Result<std::string_view> try_capsule_id(std::size_t index) const {
+    Result<std::string_view> try_capsule_id(std::size_t index) const & {
         return view<std::string_view>(capg_model_capsule_id, index);
     }
+    Result<std::string_view> try_capsule_id(std::size_t) const && = delete;
     /// Takes a capsule out, each tensor held against its checksum.
     Result<Capsule> try_fetch(std::string_view id, Layout layout = Layout::source) const {
         return Capsule::take(
@@ -217,15 +240,18 @@ public:
     Result<std::string> try_export_capsule(std::string_view id, std::string_view target, const Cancel *cancel = nullptr) const {
         const auto flag = detail::optional(cancel);
         if (!flag) return *flag.error();
-        return text(capg_model_export_capsule, id.data(), id.size(), target.data(), target.size(), *flag);
+        return text(capg_model_export_capsule, id.data(), id.size(), target.data(), target.size(),
+                    static_cast<const capg_cancel *>(flag->get()));
     }
 
 #if CAPSULEGRAPH_EXCEPTIONS
     static Model open(std::string_view path, const ModelOptions &options = {}) { return try_open(path, options).value(); }
     static Model open(const Reader &reader, const ModelOptions &options = {}) { return try_open(reader, options).value(); }
     Mode mode() const { return try_mode().value(); }
-    std::string_view mode_reason() const { return try_mode_reason().value(); }
-    std::string_view name() const { return try_name().value(); }
+    std::string_view mode_reason() const & { return try_mode_reason().value(); }
+    std::string_view name() const & { return try_name().value(); }
+    std::string_view mode_reason() const && = delete;
+    std::string_view name() const && = delete;
     std::uint32_t vocab_size() const { return try_vocab_size().value(); }
     std::uint32_t embedding_length() const { return try_embedding_length().value(); }
     std::uint32_t context_length() const { return try_context_length().value(); }
@@ -234,14 +260,14 @@ public:
     bool has_chat_template() const { return try_has_chat_template().value(); }
     bool is_end_token(Token id) const { return try_is_end_token(id).value(); }
     std::string inspect(bool details = false) const { return try_inspect(details).value(); }
-    std::vector<Token> tokenize(std::string_view words, std::uint32_t flags = 0) const {
+    std::vector<Token> tokenize(std::string_view words, TokenizeFlags flags = {}) const {
         return try_tokenize(words, flags).value();
     }
-    std::string detokenize(Span<const Token> ids, std::uint32_t flags = 0) const { return try_detokenize(ids, flags).value(); }
-    std::string chat_prompt(const std::vector<Message> &messages, std::uint32_t flags = 0) const {
+    std::string detokenize(Span<const Token> ids, DetokenizeFlags flags = {}) const { return try_detokenize(ids, flags).value(); }
+    std::string chat_prompt(const std::vector<Message> &messages, ChatFlags flags = {}) const {
         return try_chat_prompt(messages, flags).value();
     }
-    std::vector<Token> chat(const std::vector<Message> &messages) const { return try_chat(messages).value(); }
+    std::vector<Token> chat_tokens(const std::vector<Message> &messages) const { return try_chat_tokens(messages).value(); }
     Session session(const SessionOptions &options = {}) const { return try_session(options).value(); }
     std::vector<Port> inputs() const & { return try_inputs().value(); }
     std::vector<Port> outputs() const & { return try_outputs().value(); }
@@ -253,7 +279,8 @@ public:
     }
     std::string report() const { return try_report().value(); }
     std::size_t capsule_count() const { return try_capsule_count().value(); }
-    std::string_view capsule_id(std::size_t index) const { return try_capsule_id(index).value(); }
+    std::string_view capsule_id(std::size_t index) const & { return try_capsule_id(index).value(); }
+    std::string_view capsule_id(std::size_t) const && = delete;
     Capsule fetch(std::string_view id, Layout layout = Layout::source) const { return try_fetch(id, layout).value(); }
     Fetch fetch_begin(const std::vector<std::string> &ids, Layout layout = Layout::source) const {
         return try_fetch_begin(ids, layout).value();
@@ -267,7 +294,6 @@ public:
 private:
     friend class Session;
     friend class Part;
-    Model() = default;
 
     /// Everything of the options but what needs objects of its own.
     static capg_model_options numbers(const ModelOptions &options) noexcept {
@@ -295,10 +321,10 @@ private:
         auto raw = numbers(options);
         const auto log = detail::optional(options.log);
         if (!log) return *log.error();
-        raw.log = *log;
+        raw.log = log->get();
         const auto budget = detail::optional(options.budget);
         if (!budget) return *budget.error();
-        raw.budget = *budget;
+        raw.budget = budget->get();
         const Reader none{};
         detail::HostFile full(options.full_reader ? *options.full_reader : none);
         if (options.full_reader) raw.full_reader = full.raw();
@@ -353,6 +379,7 @@ inline Result<Session> Session::try_make(const Model &model, const SessionOption
     if (!made) return *made.error();
     Session session;
     session.own(*made, model.host_);
+    session.model_ = model.handle_;
     return session;
 }
 

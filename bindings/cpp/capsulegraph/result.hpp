@@ -92,8 +92,10 @@ public:
     T &operator*() & { return value(); }
     const T &operator*() const & { return value(); }
     T operator*() && { return std::move(*this).value(); }
-    T *operator->() { return &value(); }
-    const T *operator->() const { return &value(); }
+    T *operator->() & { return &value(); }
+    const T *operator->() const & { return &value(); }
+    // The value would be gone at the end of the expression, and with it what its views are of: name the Result first.
+    const T *operator->() const && = delete;
 
 private:
     void need() const;
@@ -185,6 +187,13 @@ private:
 
 /// A token of a model's vocabulary.
 using Token = std::uint32_t;
+
+/// A std::filesystem::path as the functions here take paths: UTF-8, on Windows too.
+template <class P>
+std::string utf8(const P &path) {
+    const auto text = path.u8string(); // std::string in C++17, std::u8string later
+    return {reinterpret_cast<const char *>(text.data()), text.size()};
+}
 
 } // namespace capsulegraph
 

@@ -49,7 +49,43 @@ enum class Kind : std::uint32_t {
     sparse = CAPG_VALUE_SPARSE,
 };
 
-/// The element type of a C++ type; none where it has no counterpart.
+namespace detail {
+
+template <class C>
+struct IsSpan : std::false_type {};
+template <class T>
+struct IsSpan<Span<T>> : std::true_type {};
+
+#ifdef __cpp_char8_t
+template <class V>
+inline constexpr bool is_char8 = std::is_same_v<V, char8_t>;
+#else
+template <class V>
+inline constexpr bool is_char8 = false;
+#endif
+
+/// Integers but for those that stand for characters, whose sign or size is the platform's.
+template <class V>
+inline constexpr bool is_integer = std::is_integral_v<V> && !std::is_same_v<V, char> && !std::is_same_v<V, wchar_t>
+                                   && !std::is_same_v<V, char16_t> && !std::is_same_v<V, char32_t> && !is_char8<V>;
+
+} // namespace detail
+
+/// The name of an element type: "float32", "int8", "bool", ...; "unknown" for a number that this header does not have.
+constexpr const char *element_name(Element element) noexcept {
+    // By the numbers of CAPG_ELEMENT_*.
+    constexpr const char *names[] = {
+        "none",   "float32",  "uint8",    "int8",         "uint16",         "int16",      "int32",          "int64", "string",
+        "bool",   "float16",  "float64",  "uint32",       "uint64",         "complex64",  "complex128",     "bfloat16",
+        "float8e4m3fn", "float8e4m3fnuz", "float8e5m2",   "float8e5m2fnuz", "uint4",      "int4",           "float4e2m1",
+        "float8e8m0",   "uint2",          "int2"};
+    static_assert(sizeof names / sizeof *names == CAPG_ELEMENT_INT2 + 1);
+    const auto number = static_cast<std::uint32_t>(element);
+    return number < sizeof names / sizeof *names ? names[number] : "unknown";
+}
+
+/// The element type of a C++ type; none where it has no counterpart. Characters are no numbers: of the types of one byte signed
+/// char, unsigned char and std::byte are.
 template <class T>
 constexpr Element element_of() noexcept {
     using V = std::remove_cv_t<T>;
@@ -59,25 +95,19 @@ constexpr Element element_of() noexcept {
         return Element::float32;
     } else if constexpr (std::is_same_v<V, double>) {
         return Element::float64;
-    } else if constexpr (std::is_integral_v<V>) {
+    } else if constexpr (std::is_same_v<V, std::byte>) {
+        return Element::uint8;
+    } else if constexpr (detail::is_integer<V>) {
         constexpr bool is_signed = std::is_signed_v<V>;
         if constexpr (sizeof(V) == 1) return is_signed ? Element::int8 : Element::uint8;
         else if constexpr (sizeof(V) == 2) return is_signed ? Element::int16 : Element::uint16;
         else if constexpr (sizeof(V) == 4) return is_signed ? Element::int32 : Element::uint32;
-        else return is_signed ? Element::int64 : Element::uint64;
+        else if constexpr (sizeof(V) == 8) return is_signed ? Element::int64 : Element::uint64;
+        else return Element::none;
     } else {
         return Element::none;
     }
 }
-
-namespace detail {
-
-template <class C>
-struct IsSpan : std::false_type {};
-template <class T>
-struct IsSpan<Span<T>> : std::true_type {};
-
-} // namespace detail
 
 /// A tensor for an input: elements that stay where they are, and must while the model runs; the extents are its own.
 class Tensor {
@@ -101,6 +131,8 @@ public:
     // The elements would be gone before the run.
     template <class C, class = std::enable_if_t<!detail::IsSpan<C>::value>>
     static Tensor of(const C &&, std::vector<std::int64_t>) = delete;
+    template <class C, class = std::enable_if_t<!detail::IsSpan<C>::value>>
+    static Tensor strings(const C &&, std::vector<std::int64_t>) = delete;
     template <class T>
     static Tensor scalar(const T &&) = delete;
     /// Of any element type.
@@ -112,7 +144,7 @@ public:
         tensor.shape_ = std::move(shape);
         return tensor;
     }
-    /// Of strings: whatever std::string_view can be made of.
+    /// Of strings: whatever std::string_view can be made of. They stay where they are too.
     template <class C>
     static Tensor strings(const C &elements, std::vector<std::int64_t> shape) {
         Tensor tensor;
@@ -123,7 +155,8 @@ public:
     }
 
     Element element() const noexcept { return element_; }
-    const std::vector<std::int64_t> &shape() const noexcept { return shape_; }
+    const std::vector<std::int64_t> &shape() const & noexcept { return shape_; }
+    const std::vector<std::int64_t> &shape() const && = delete;
 
 private:
     friend class Model;
@@ -198,17 +231,16 @@ public:
         static_assert(element_of<T>() != Element::none, "no element type is this C++ type: use bytes()");
         if (element() != element_of<T>())
             return Error(Status::invalid_argument,
-                         "the tensor has elements of type " + std::to_string(raw_.element) + ", not "
-                             + std::to_string(static_cast<std::uint32_t>(element_of<T>()))
-                             + " (CAPG_ELEMENT_*): ask element() first");
+                         std::string("the tensor has elements of type ") + element_name(element()) + ", not "
+                             + element_name(element_of<T>()) + ": ask element() first");
         if (raw_.data_len == 0) return Span<const T>();
         return Span<const T>(static_cast<const T *>(raw_.data), raw_.data_len / sizeof(T));
     }
     /// The elements of a tensor of strings.
     Result<std::vector<std::string_view>> try_strings() const {
         if (element() != Element::string)
-            return Error(Status::invalid_argument, "the tensor has elements of type " + std::to_string(raw_.element)
-                                                       + " (CAPG_ELEMENT_*), not strings: ask element() first");
+            return Error(Status::invalid_argument, std::string("the tensor has elements of type ") + element_name(element())
+                                                       + ", not string: ask element() first");
         const auto *strings = static_cast<const capg_string *>(raw_.data);
         std::vector<std::string_view> all;
         for (std::size_t i = 0; i < raw_.data_len; i++) all.emplace_back(strings[i].data, strings[i].len);
@@ -259,12 +291,18 @@ private:
 /// What a run gave, in the order in which outputs were asked for. It keeps neither the model nor the inputs.
 class Values : public detail::Owned<capg_values, capg_values_free> {
 public:
+    /// Closed, until another one is moved into it.
+    Values() = default;
+
+    /// Number of outputs.
     Result<std::size_t> try_size() const { return ask<std::size_t>(capg_values_count); }
+    /// Output number `index`, in the order in which they were asked for.
     Result<Value> try_at(std::size_t index) const & {
         auto raw = ask<capg_value>(capg_values_view, index);
         if (!raw) return *raw.error();
         return Value(*raw);
     }
+    /// The output of this name.
     Result<Value> try_at(std::string_view name) const & {
         auto count = try_size();
         if (!count) return *count.error();
@@ -287,7 +325,6 @@ public:
 
 private:
     friend class Model;
-    Values() = default;
 };
 
 /// An input or output of an ONNX model: a view of the model.
