@@ -74,3 +74,16 @@ fn readme_prints_the_c_example_that_is_tested() {
 fn changelog_names_this_version() {
     assert!(read("CHANGELOG.md").contains(&format!("## {}", env!("CARGO_PKG_VERSION"))));
 }
+
+/// `cargo xtask dist` compares the whole page; this sees at once that a part has another version.
+#[test]
+fn licences_are_those_of_the_parts_in_use() {
+    let (page, lock) = (read("docs/licenses.md"), read("Cargo.lock"));
+    let parts: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("- ")).collect();
+    assert!(parts.len() > 50, "{} parts", parts.len());
+    for part in parts {
+        let (name, version) = part.split_once(' ').unwrap_or((part, ""));
+        let entry = format!("name = \"{name}\"\nversion = \"{version}\"\n");
+        assert!(lock.contains(&entry), "{part} is not in Cargo.lock; run: cargo xtask licenses");
+    }
+}

@@ -145,15 +145,21 @@ impl Header {
     }
 }
 
+/// How an ONNX model begins: the tag of its field 1, `ir_version`, a small number.
+const ONNX_VERSION: u8 = 0x08;
+
 /// Says what a file without our magic most likely is.
 fn not_ours(magic: &[u8]) -> String {
     if magic.starts_with(b"GGUF") {
-        "this is a GGUF model; convert it first: cgraph convert MODEL.gguf".into()
+        "this is a GGUF model; convert it to a .cgraph file first (convert, on the command line: cgraph convert MODEL.gguf)".into()
+    } else if magic[0] == ONNX_VERSION && magic[1] < 0x20 {
+        "this may be an ONNX model; convert it to a .cgraph file first (convert, on the command line: cgraph convert MODEL.onnx)"
+            .into()
     } else if magic[0] == 0x0b || magic.starts_with(b"\xc2\x8bCGR") || magic.starts_with(b"\x8bCGR") {
         "a .cgraph file changed by a text-mode transfer; copy it again in binary mode".into()
     } else {
-        "not a .cgraph file (its first bytes are not the format's); a model in another format is converted first: cgraph convert \
-         MODEL"
+        "not a .cgraph file (its first bytes are not the format's); a model in another format is converted first (convert, on the \
+         command line: cgraph convert MODEL)"
             .into()
     }
 }

@@ -130,7 +130,7 @@ impl Contents {
     pub fn decoder(&self) -> Result<&DecoderParams> {
         self.manifest.model.decoder.as_ref().ok_or_else(|| {
             Error::Unsupported(format!(
-                "{}: this is an ONNX model, not a language model: it takes tensors (cgraph run --input NAME=FILE.npy, in C capg_model_run)",
+                "{}: this is an ONNX model, not a language model: it takes named tensors (on the command line: cgraph run --input NAME=FILE.npy)",
                 self.name
             ))
         })

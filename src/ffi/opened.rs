@@ -70,8 +70,8 @@ impl Opened {
             Self::Language(model) => Ok(model),
             Self::Onnx(model) => Err(unsupported(
                 model.store(),
-                "this is an ONNX model, not a language model: it has neither tokens nor sessions; run it with \
-                 capg_model_run",
+                "this is an ONNX model, not a language model: it has neither tokens nor sessions; it takes named tensors: \
+                 run it with them",
             )),
         }
     }
@@ -85,8 +85,8 @@ impl Opened {
             Self::Onnx(model) => Ok(model),
             Self::Language(model) => Err(unsupported(
                 model.store(),
-                "this is a language model, not an ONNX model: it has no named tensors; make a session with \
-                 capg_session_new",
+                "this is a language model, not an ONNX model: it has no named tensors; make a session of it, which has \
+                 text, tokens and a report",
             )),
         }
     }

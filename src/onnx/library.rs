@@ -114,7 +114,7 @@ impl Tried {
             "ONNX models run by ONNX Runtime 1.{OLDEST_MINOR} or later ({}; 1.{ZERO_COPY_MINOR} or later to compute with \
              weights where they lie), and none was found. Looked at {}. Get it with: pip install \"onnxruntime>=1.{OLDEST_MINOR}\" \
              (on Linux the packages hold the library from 1.19 on), or from the releases of ONNX Runtime; it is found in the \
-             package, beside the program, or where the option (--onnxruntime PATH) or the environment variable {VARIABLE} \
+             package, beside the program, or where the option for it (on the command line --onnxruntime PATH) or the environment variable {VARIABLE} \
              says",
             os::FILE_NAME,
             self.lines

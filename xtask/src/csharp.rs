@@ -139,7 +139,7 @@ pub fn setup() -> Outcome<Vec<Lane>> {
             titles: ["C# on Mono: the table of cases", "C# on Mono: tests", "C# on Mono, eight threads"],
             framework: "netstandard2.0",
             compiler: vec!["mcs".into()],
-            library: &["-sdk:4.7.2-api", "-define:NETSTANDARD2_0"],
+            library: &["-sdk:4.7.2-api"],
             tests: &["-r:System.IO.Compression.dll", "-r:System.IO.Compression.FileSystem.dll"],
             runtime: "mono".into(),
             folder: folder.join("mono"),

@@ -44,7 +44,10 @@ fn nuget(lanes: &[Lane], built: &[Built], tree: &Path, folder: &Path, version: &
     for built in built {
         dist::copy(&built.library(), &tree.join("runtimes").join(built.system.rid).join("native"))?;
     }
-    dist::copy(&binding.join("nuget/CapsuleGraph.targets"), &tree.join("buildTransitive"))?;
+    // Projects with a packages.config know the first one only.
+    for place in ["build", "buildTransitive"] {
+        dist::copy(&binding.join("nuget/CapsuleGraph.targets"), &tree.join(place))?;
+    }
     dist::copy(&binding.join("README.md"), tree)?;
     licences(tree)?;
     fill(&binding.join("nuget/CapsuleGraph.nuspec"), &tree.join("CapsuleGraph.nuspec"), version)?;
@@ -203,9 +206,7 @@ mod tests {
 
     #[test]
     fn guids_never_change() {
-        let found = guid("Runtime/CapsuleGraph.asmdef");
-        assert_eq!(found.len(), 32);
-        assert_eq!(found, guid("Runtime/CapsuleGraph.asmdef"));
-        assert_ne!(found, guid("Runtime/Model.cs"));
+        assert_eq!(guid("Runtime/CapsuleGraph.asmdef"), "37d2f99beea961f6e679430c15ad2fe6");
+        assert_ne!(guid("Runtime/CapsuleGraph.asmdef"), guid("Runtime/Model.cs"));
     }
 }

@@ -22,7 +22,7 @@ fn run_in(folder: &Path, cgraph: &Path, args: &[&str]) -> Outcome {
 fn show(cgraph: &Path, folder: &Path, model: &Path) -> Outcome {
     let source = model.display().to_string();
     run_in(folder, cgraph, &["convert", &source, "-o", "smollm2.cgraph", "--mini", "smollm2.mini.cgraph"])?;
-    let prompt = "What is the capital of France?";
+    let prompt = "What is the capital of Japan?";
     for (mode, report) in [("fast", "fast.json"), ("exact", "exact.json")] {
         println!("\n--- {mode}: {prompt}");
         let args = [

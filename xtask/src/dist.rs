@@ -2,6 +2,7 @@
 //! pkg-config files, command line, documents, examples) and a wheel; the packages of C# with all of them, Python's sdist, the
 //! list of parts, checksums.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,8 +39,6 @@ const TEMPLATES: &[(&str, &str)] = &[
 ];
 const DOCUMENTS: &str = "share/doc/capsulegraph";
 const LICENCES: &str = "share/licenses/capsulegraph";
-/// What a program that links the static library needs besides; CapsuleGraphTargets.cmake has it too.
-const SYSTEM_LIBRARIES: &str = "-lgcc_s -lutil -lrt -lpthread -lm -ldl";
 
 /// For all systems, or for this one alone.
 pub fn run(all: bool) -> Outcome {
@@ -64,7 +63,7 @@ pub fn archive(built: &Built, folder: &Path) -> Outcome<PathBuf> {
     let system = built.system;
     let name = format!("capsulegraph-{}-{}", version()?, system.name);
     let tree = cleared(&folder.join(&name))?;
-    lay_out(&tree)?;
+    lay_out(&tree, system)?;
     copy(&built.program(), &tree.join("bin"))?;
     // Windows looks for DLLs beside the program.
     copy(&built.library(), &tree.join(if system.zipped { "bin" } else { "lib" }))?;
@@ -92,18 +91,25 @@ fn try_out(system: &System, archive: &Path) -> Outcome {
     shell::run(unpack.args((!system.zipped).then_some("-C")).arg(&work))?;
     let name = archive.file_name().unwrap_or_default().to_string_lossy();
     let tree = work.join(name.trim_end_matches(".zip").trim_end_matches(".tar.gz"));
-    let (model, program) = (work.join("model.cgraph"), tree.join("bin/quickstart.exe"));
+    let model = work.join("model.cgraph");
     let mut convert = (system.runner)(&tree.join("bin").join(system.program))?;
     convert.arg("convert").arg((system.path)(&setup::model()?)).arg("-o").arg((system.path)(&model));
     shell::run(convert.arg("--no-mini"))?;
-    let mut compile = Command::new(system.compiler);
-    compile.arg(tree.join(DOCUMENTS).join("examples/quickstart.c")).arg("-o").arg(&program);
-    compile.arg("-I").arg(tree.join("include")).arg("-L").arg(tree.join("lib")).arg("-lcapsulegraph");
-    shell::run(compile.arg("-Wl,-rpath,$ORIGIN/../lib"))?;
-    let answer = capture((system.runner)(&program)?.arg((system.path)(&model)))?;
-    println!("{}: {}", system.name, answer.trim());
-    if !answer.contains("Paris") {
-        return Err(format!("{}: the example answers {answer:?}", system.name));
+    let lib = tree.join("lib");
+    let mut whole = vec![lib.join("libcapsulegraph.a").into_os_string()];
+    whole.extend(system.system_libraries.split(' ').map(OsString::from));
+    let shared =
+        ["-L".into(), lib.into_os_string(), "-lcapsulegraph".into(), "-Wl,-rpath,$ORIGIN/../lib".into()];
+    for (name, libraries) in [("shared", shared.to_vec()), ("static", whole)] {
+        let program = tree.join("bin").join(format!("{name}.exe"));
+        let mut compile = Command::new(system.compiler);
+        compile.arg(tree.join(DOCUMENTS).join("examples/quickstart.c")).arg("-o").arg(&program);
+        shell::run(compile.arg("-I").arg(tree.join("include")).args(libraries))?;
+        let answer = capture((system.runner)(&program)?.arg((system.path)(&model)))?;
+        println!("{}, {name}: {}", system.name, answer.trim());
+        if !answer.contains("Tokyo") {
+            return Err(format!("{}: the example answers {answer:?}", system.name));
+        }
     }
     cleared(&work).map(|_| ())
 }
@@ -129,7 +135,7 @@ pub fn cleared(folder: &Path) -> Outcome<PathBuf> {
 }
 
 /// Everything of the tree that is not built.
-fn lay_out(folder: &Path) -> Outcome {
+fn lay_out(folder: &Path, system: &System) -> Outcome {
     for (path, place) in FILES {
         copy(&root().join(path), &folder.join(place))?;
     }
@@ -142,7 +148,7 @@ fn lay_out(folder: &Path) -> Outcome {
     for (path, place) in TEMPLATES {
         let (from, to) = (root().join(path), folder.join(place));
         let text = fs::read_to_string(&from).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
-        let text = text.replace("@VERSION@", numbers).replace("@SYSTEM_LIBRARIES@", SYSTEM_LIBRARIES);
+        let text = text.replace("@VERSION@", numbers).replace("@SYSTEM_LIBRARIES@", system.system_libraries);
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent).map_err(|e| format!("cannot create {}: {e}", parent.display()))?;
         }

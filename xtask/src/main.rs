@@ -44,6 +44,8 @@ const HELP: &str = "cargo xtask COMMAND
         [--reads]            only ways to read a big file, for docs/memory.md
         [--onnx]             only ONNX models against ONNX Runtime, for docs/onnx.md; a model of 2.1 GB is made first
         [--csharp]           only what calls and callbacks cost in C#
+        [--platform]         only the small model on this system, whichever it is
+        [--platforms]        only the small model on each system that releases are for, for docs/performance.md
         [--tables]           measures nothing: writes the page again from the results that are kept
   dist              a release in target/dist: for Linux x86-64 and aarch64 and Windows x86-64 an archive of libraries, headers,
                     CMake package and command line, whose example is run, and a wheel; Python's sdist; C#'s packages for
@@ -69,6 +71,8 @@ fn main() -> ExitCode {
         (Some("windows"), []) => test::windows(),
         (Some("bench"), ["--onnx"]) => onnx::bench(),
         (Some("bench"), ["--csharp"]) => csharp::bench(),
+        (Some("bench"), ["--platform"]) => bench::platforms::native(),
+        (Some("bench"), ["--platforms"]) => bench::platforms::all(),
         (Some("bench"), rest) => match bench::Options::parse(rest) {
             Some(options) => bench::run(&options),
             None => return usage(),

@@ -139,6 +139,7 @@ fn refused(package: &Package) -> Outcome {
     for (number, (asked, wanted)) in [
         ("1.0 CONFIG REQUIRED", "compatible with requested version"),
         ("0.9 CONFIG REQUIRED", "compatible with requested version"),
+        ("0.0 CONFIG REQUIRED", "compatible with requested version"),
         ("0.0.1...<0.1 CONFIG REQUIRED", "compatible with requested version"),
         ("0.1 CONFIG REQUIRED COMPONENTS cpp fortran", "has no component fortran"),
     ]

@@ -28,6 +28,8 @@ pub struct System {
     pub program: &'static str,
     /// What programs are linked with besides the shared library.
     pub linked: &'static [&'static str],
+    /// What a program that links the static library needs besides; CapsuleGraphTargets.cmake has it too.
+    pub system_libraries: &'static str,
     /// Whether archives are zipped, as they are on Windows.
     pub zipped: bool,
     /// The newest glibc that it may need, where it needs one.
@@ -38,6 +40,10 @@ pub struct System {
     /// What runs its programs here, and how paths look to them.
     pub runner: fn(&Path) -> Outcome<Command>,
     pub path: fn(&Path) -> String,
+    /// What that is, where it is no processor of this machine.
+    pub emulator: &'static str,
+    /// What runs its programs and tells which code ran, where there is such a thing.
+    pub tracer: Option<&'static [&'static str]>,
     build: fn() -> Outcome<PathBuf>,
 }
 
@@ -49,12 +55,15 @@ const LINUX_X86_64: System = System {
     library: "libcapsulegraph.so",
     program: "cgraph",
     linked: &["libcapsulegraph.a"],
+    system_libraries: "-lgcc_s -lutil -lrt -lpthread -lm -ldl",
     zipped: false,
     glibc: Some((2, 28)),
     strip: "strip",
     compiler: "cc",
     runner: |program| Ok(Command::new(program)),
     path: |path| path.display().to_string(),
+    emulator: "on this machine, the release",
+    tracer: Some(&["qemu-x86_64", "-cpu", "max"]),
     build: zig::x86_64,
 };
 
@@ -69,6 +78,8 @@ pub const SYSTEMS: &[System] = &[
         strip: "aarch64-linux-gnu-strip",
         compiler: "aarch64-linux-gnu-gcc",
         runner: |program| Ok(aarch64::emulated(program)),
+        emulator: "emulated by qemu, whose own memory counts",
+        tracer: Some(&["qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu"]),
         build: zig::aarch64,
         ..LINUX_X86_64
     },
@@ -80,12 +91,15 @@ pub const SYSTEMS: &[System] = &[
         library: "capsulegraph.dll",
         program: "cgraph.exe",
         linked: &["libcapsulegraph.a", "libcapsulegraph.dll.a", "capsulegraph.dll.lib"],
+        system_libraries: "-ladvapi32 -lbcrypt -lkernel32 -lntdll -luserenv -lws2_32 -ldbghelp -lsynchronization",
         zipped: true,
         glibc: None,
         strip: "x86_64-w64-mingw32-strip",
         compiler: "x86_64-w64-mingw32-gcc-win32",
         runner: |program| Ok(windows::setup()?.wine(program)),
         path: windows::drive,
+        emulator: "under wine, whose own memory counts",
+        tracer: None,
         build: || windows::setup()?.release(),
     },
 ];

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: lints, every test, the archive's and the kernels' instruction counts, with the results at the end.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::aarch64;
@@ -13,7 +14,7 @@ use crate::shell::{self, Outcome, cargo, root};
 use crate::soak;
 use crate::verdict::Verdict;
 use crate::wheel;
-use crate::windows;
+use crate::windows::{self, Windows};
 use crate::workflows;
 
 /// How long each soak lasts here; `cargo xtask soak` takes ten minutes.
@@ -56,6 +57,7 @@ pub fn run() -> Outcome {
     for mut tests in aarch64::tests(&sysroot)? {
         count("cargo test for aarch64", &mut tests, &mut total, &mut failures)?;
     }
+    count_windows(&windows::setup()?, &model, &onnx, &mut total, &mut failures)?;
     for (name, mut tests) in wheel::tests()? {
         count(name, &mut tests, &mut total, &mut failures)?;
     }
@@ -71,21 +73,32 @@ pub fn run() -> Outcome {
     conclude(total, &failures)
 }
 
-/// The tests of what is built for Windows: the Rust tests under wine, and tests/windows.rs, which drives the DLL and the
-/// command line from here.
+/// Only the tests of what is built for Windows.
 pub fn windows() -> Outcome {
     setup::programs()?;
     let (model, onnx, windows) = (setup::model()?, onnx::setup()?, windows::setup()?);
-    let mut total = Counts::default();
-    let mut failures = Vec::new();
-    let mut driven = cargo();
-    driven.args(["test", "--features", "schema", "--test", "windows"]);
-    driven.env("CAPSULEGRAPH_TEST_MODEL", &model).env("CAPSULEGRAPH_TEST_PYTHON", setup::python()?);
-    driven.env("CAPSULEGRAPH_TEST_ONNX", &onnx).env("CAPSULEGRAPH_ONNXRUNTIME", onnx.join("runtime"));
-    windows.build(&mut driven)?;
-    count("tests of the Windows build", &mut driven, &mut total, &mut failures)?;
-    count("cargo test for Windows", &mut windows.tests(&model, &onnx), &mut total, &mut failures)?;
+    let (mut total, mut failures) = (Counts::default(), Vec::new());
+    count_windows(&windows, &model, &onnx, &mut total, &mut failures)?;
     conclude(total, &failures)
+}
+
+/// The tests of what is built for Windows: the Rust tests under wine, and tests/windows.rs, which drives the DLL and the
+/// command line from here.
+fn count_windows(
+    windows: &Windows,
+    model: &Path,
+    onnx: &Path,
+    total: &mut Counts,
+    failures: &mut Vec<String>,
+) -> Outcome {
+    let mut driven = cargo();
+    // The features of the other tests, so that nothing is compiled again.
+    driven.args(["test", "--workspace", "--features", "schema", "--test", "windows"]);
+    driven.env("CAPSULEGRAPH_TEST_MODEL", model).env("CAPSULEGRAPH_TEST_PYTHON", setup::python()?);
+    driven.env("CAPSULEGRAPH_TEST_ONNX", onnx).env("CAPSULEGRAPH_ONNXRUNTIME", onnx.join("runtime"));
+    windows.build(&mut driven)?;
+    count("tests of the Windows build", &mut driven, total, failures)?;
+    count("cargo test for Windows", &mut windows.tests(model, onnx), total, failures)
 }
 
 /// Of the integration tests those that need neither a compiler for C nor another program.

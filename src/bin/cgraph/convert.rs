@@ -5,7 +5,7 @@ use std::path::Path;
 use capsulegraph::convert::import::{ConvertOptions, Planes};
 use capsulegraph::kernels::encoding;
 use capsulegraph::pool::CancelToken;
-use capsulegraph::split::job::{Phase, Targets, produce};
+use capsulegraph::split::job::{Phase, Targets, default_mini, produce};
 
 use crate::args::ConvertArgs;
 use crate::failure::Failure;
@@ -42,6 +42,14 @@ pub fn convert(args: ConvertArgs, ui: &Ui, cancel: &CancelToken) -> Result<(), F
         let older = targets.mini.as_ref().filter(|path| path.exists());
         let older = older.map(|path| format!("; {} is of an earlier conversion", path.display()));
         ui.note(&format!("no mini was made: {why}{}", older.unwrap_or_default()));
+    }
+    let beside = default_mini(&targets.full);
+    if args.no_mini && beside.exists() {
+        ui.note(&format!(
+            "{} is of an earlier conversion: where the full file is no more the one it was made of, it answers alone (mode fast); \
+             make it again with cgraph split, or remove it",
+            beside.display()
+        ));
     }
     if args.json {
         return ui::print_json(&produced);

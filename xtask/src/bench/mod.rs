@@ -15,6 +15,7 @@ mod measure;
 mod memory;
 mod minis;
 mod models;
+pub mod platforms;
 mod plot;
 mod reads;
 mod results;
