@@ -2,6 +2,7 @@ using System;
 using System.IO;
 using System.Runtime.ExceptionServices;
 using System.Runtime.InteropServices;
+using System.Threading;
 #if UNITY_5_3_OR_NEWER
 using AOT;
 #endif
@@ -30,11 +31,14 @@ namespace CapsuleGraph
 
     /// <summary>What a native call calls back. The delegates that the library gets are static and live for ever; which object is
     /// meant goes along as a GCHandle. An exception is kept, the library told to stop, and the exception thrown again behind the
-    /// call: none passes through native frames.</summary>
+    /// call: none passes through native frames.
+    /// Nor does an abort of the thread (Mono, Unity, .NET Framework), which would come wherever the thread next is in managed code: the
+    /// native call is in a finally block, which aborts wait for, and the library is told to stop.</summary>
     internal abstract unsafe class Callback : IDisposable
     {
         private GCHandle self;
         private ExceptionDispatchInfo failure;
+        private bool aborted;
 
         /// <summary>For the user_data of the call; valid until it is disposed.</summary>
         internal void* Data
@@ -46,21 +50,38 @@ namespace CapsuleGraph
             }
         }
 
+        /// <summary>Whether the thread is to be aborted, which waits for the call's end.</summary>
+        protected static bool Aborting
+        {
+            get { return (Thread.CurrentThread.ThreadState & ThreadState.AbortRequested) != 0; }
+        }
+
         internal bool Failed
         {
             get { return failure != null; }
         }
 
+#if CAPSULEGRAPH_SPANS
+#pragma warning disable SYSLIB0006 // .NET aborts no thread; Mono, Unity and .NET Framework do.
+#endif
         internal void Keep(Exception error)
         {
             if (failure == null) failure = ExceptionDispatchInfo.Capture(error);
+            if (!(error is ThreadAbortException)) return;
+            // The callback aborted its own thread, which does not wait, and would go on behind the handler that caught it.
+            Thread.ResetAbort();
+            aborted = true;
         }
 
         /// <summary>Throws what a callback threw; comes before what the call itself says.</summary>
         internal void Rethrow()
         {
+            if (aborted) Thread.CurrentThread.Abort();
             if (failure != null) failure.Throw();
         }
+#if CAPSULEGRAPH_SPANS
+#pragma warning restore SYSLIB0006
+#endif
 
         public void Dispose()
         {
@@ -90,7 +111,7 @@ namespace CapsuleGraph
             var self = Of<TokenReceiver>(data);
             try
             {
-                return self.callback((int)token, Utf8.Read(text, length)) ? 0 : 1;
+                return self.callback((int)token, Utf8.Read(text, length)) && !Aborting ? 0 : 1;
             }
             catch (Exception error)
             {
@@ -143,6 +164,7 @@ namespace CapsuleGraph
             try
             {
                 self.progress.Report(new JobProgress((JobPhase)phase, (long)done, (long)total));
+                if (Aborting) self.cancel.Trigger();
             }
             catch (Exception error)
             {
@@ -159,11 +181,13 @@ namespace CapsuleGraph
         private static readonly void* EntryPoint = (void*)Marshal.GetFunctionPointerForDelegate(Entry);
 
         private readonly Stream stream;
+        private readonly string what;
         private byte[] buffer = new byte[0];
 
         internal StreamSource(Stream stream, string what)
         {
             this.stream = stream;
+            this.what = what;
             if (stream.CanRead && stream.CanSeek) return;
             throw new ArgumentException("The stream must be one that can be read and sought.", what);
         }
@@ -175,7 +199,8 @@ namespace CapsuleGraph
             reader.read = EntryPoint;
             reader.user_data = Data;
             var file = stream as FileStream;
-            if (file != null) reader.name = pins.Text(file.Name, "stream", out reader.name_len);
+            if (file != null) reader.name = pins.Text(file.Name, what, out reader.name_len);
+            if (stream.Length < 0) throw new ArgumentException("The stream gives its length as " + stream.Length + ".", what);
             reader.size = (ulong)stream.Length;
             return reader;
         }
@@ -187,7 +212,7 @@ namespace CapsuleGraph
             try
             {
                 self.Read((long)offset, (byte*)target, (long)length);
-                return 0;
+                return Aborting ? 1 : 0;
             }
             catch (Exception error)
             {
@@ -203,8 +228,10 @@ namespace CapsuleGraph
             stream.Seek(offset, SeekOrigin.Begin);
             while (length > 0)
             {
-                int count = stream.Read(buffer, 0, (int)Math.Min(length, Most));
+                int asked = (int)Math.Min(length, Most), count = stream.Read(buffer, 0, asked);
                 if (count <= 0) throw new EndOfStreamException("the stream ended " + length + " bytes early");
+                // What is behind target's end is not the stream's to write to.
+                if (count > asked) throw new IOException("the stream says that it read " + count + " bytes of " + asked + " asked for");
                 Marshal.Copy(buffer, 0, (IntPtr)target, count);
                 target += count;
                 length -= count;

@@ -54,7 +54,7 @@ namespace CapsuleGraph
         {
             get
             {
-                if (owner.IsClosed) throw Use.Disposed(owner);
+                if (owner.IsDisposed) throw Use.Disposed(owner);
                 return data;
             }
         }
@@ -73,7 +73,8 @@ namespace CapsuleGraph
         }
 
 #if CAPSULEGRAPH_SPANS
-        /// <summary>The bytes, where they are; to be read until the capsule is disposed: keep it in a using statement.</summary>
+        /// <summary>The bytes, where they are; to be read until the capsule is disposed. A span keeps nothing alive: what reads it
+        /// belongs inside the using statement of the capsule.</summary>
         public ReadOnlySpan<byte> Bytes
         {
             get { return new ReadOnlySpan<byte>((void*)Data, checked((int)ByteLength)); }
@@ -90,12 +91,18 @@ namespace CapsuleGraph
         }
 #endif
 
+        /// <summary>Name, encoding and shape, such as token_embd.weight: q4_1[49152, 576].</summary>
+        public override string ToString()
+        {
+            return Name + ": " + Encoding + "[" + string.Join(", ", Shape) + "]";
+        }
+
         private T[] Copy<T>(int size) where T : struct
         {
             using (var use = new Use(owner))
             {
                 var copy = new T[ByteLength / size];
-                Memory.Copy((void*)data, copy, ByteLength);
+                Memory.Copy((void*)data, copy, size, ByteLength);
                 return copy;
             }
         }
@@ -118,6 +125,11 @@ namespace CapsuleGraph
 
         /// <summary>Its id, such as "block.0.attn".</summary>
         public string Id { get; }
+
+        internal override string Describe()
+        {
+            return "Capsule \"" + Id + "\"";
+        }
 
         /// <summary>"full" and "pinned": the source's bits; "light" and "nested": the mini's coarser form.</summary>
         public string Precision
@@ -187,6 +199,11 @@ namespace CapsuleGraph
         public int Count
         {
             get { return ids.Length; }
+        }
+
+        internal override string Describe()
+        {
+            return "Fetch of " + string.Join(", ", ids);
         }
 
         /// <summary>How many have come, one that failed included; never waits.</summary>

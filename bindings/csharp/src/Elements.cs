@@ -1,5 +1,7 @@
 using System;
 using System.Collections.Generic;
+using System.Linq;
+using System.Reflection;
 using System.Runtime.InteropServices;
 
 namespace CapsuleGraph
@@ -122,12 +124,42 @@ namespace CapsuleGraph
             }
         }
 
+        /// <summary>Elements of a shape.</summary>
+        internal static long Count(long[] shape)
+        {
+            if (shape.Any(extent => extent < 0))
+                throw new ArgumentException("An extent of " + Show(shape) + " is negative.", nameof(shape));
+            if (shape.Contains(0)) return 0;
+            long count = 1;
+            foreach (long extent in shape)
+            {
+                if (extent > long.MaxValue / count)
+                    throw new ArgumentException("The shape " + Show(shape) + " has more elements than can be counted.", nameof(shape));
+                count *= extent;
+            }
+            return count;
+        }
+
+        /// <summary>Bytes that so many elements take; -1 where that is past what can be counted.</summary>
+        internal static long Bytes(long count, int bits)
+        {
+            if (bits < 8) return count / (8 / bits) + (count % (8 / bits) == 0 ? 0 : 1);
+            return count > long.MaxValue / (bits / 8) ? -1 : count * (bits / 8);
+        }
+
+        /// <summary>A shape, such as [2, 64].</summary>
+        internal static string Show(long[] shape)
+        {
+            return "[" + string.Join(", ", shape) + "]";
+        }
+
         /// <summary>The element type that T is.</summary>
         internal static ElementType Of<T>()
         {
             ElementType found;
             if (Types.TryGetValue(typeof(T), out found)) return found;
-            throw new ArgumentException("There is no element type for " + typeof(T).Name + "; name the one whose bits it has.");
+            throw new ArgumentException("No element type is C#'s " + typeof(T).Name + (Size<T>() == 0
+                ? ": take numbers, bool or string." : "; name the one whose bits it has: Tensor.Of(ElementType, data, shape)."));
         }
 
         /// <summary>Refuses another type than the element's own, or, where C# has none, one of another size.</summary>
@@ -136,13 +168,29 @@ namespace CapsuleGraph
             bool own = Types.ContainsValue(element);
             ElementType given;
             if (own && Types.TryGetValue(typeof(T), out given) && given == element) return;
-            if (!own && Bits(element) == Size<T>() * 8) return;
+            if (!own && Bits(element) > 0 && Bits(element) == Size<T>() * 8) return;
             throw new ArgumentException("Elements are " + element + ", and " + typeof(T).Name + " does not hold such.");
         }
 
+        /// <summary>Bytes of a T in an array; 0 where it is not plain bits that can be read where they are.</summary>
         internal static int Size<T>()
         {
-            return typeof(T) == typeof(bool) ? 1 : Marshal.SizeOf(typeof(T));
+            return Sizes<T>.Value;
+        }
+
+        private static class Sizes<T>
+        {
+            internal static readonly int Value = typeof(T) == typeof(bool) ? 1 : IsPlain(typeof(T)) ? Marshal.SizeOf(typeof(T)) : 0;
+        }
+
+        /// <summary>Numbers, and structs of nothing else. The runtime would give others (char, bool, DateTime, enums) another size
+        /// in native memory than in arrays, or none.</summary>
+        private static bool IsPlain(Type type)
+        {
+            if (type.IsPrimitive) return type != typeof(bool) && type != typeof(char);
+            if (!type.IsValueType || type.IsEnum || type.IsGenericType || type.IsAutoLayout) return false;
+            const BindingFlags Own = BindingFlags.Instance | BindingFlags.Public | BindingFlags.NonPublic;
+            return type.GetFields(Own).All(field => IsPlain(field.FieldType));
         }
     }
 }

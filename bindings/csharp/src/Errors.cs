@@ -1,4 +1,5 @@
 using System;
+using System.IO;
 using System.Threading;
 
 namespace CapsuleGraph
@@ -35,10 +36,12 @@ namespace CapsuleGraph
     }
 
     /// <summary>A call of the library failed. The message says what, where, why, and what to do.</summary>
+    /// <remarks>Of <see cref="CapsuleGraph.Status.IO"/> the inner exception is a <see cref="FileNotFoundException"/> where a file or
+    /// folder is not there, else an <see cref="IOException"/>.</remarks>
     public class CapsuleGraphException : Exception
     {
-        /// <summary>Makes one of a status and a message.</summary>
-        public CapsuleGraphException(Status status, string message) : base(message)
+        /// <summary>Makes one of a status, a message and what it came from.</summary>
+        public CapsuleGraphException(Status status, string message, Exception inner = null) : base(message, inner)
         {
             Status = status;
         }
@@ -71,7 +74,16 @@ namespace CapsuleGraph
             string message = Utf8.Read(text, length);
             Native.capg_error_free(error);
             if (status == Native.CAPG_ERROR_CANCELLED) return new OperationCanceledException(message, token);
-            return new CapsuleGraphException((Status)status, message.Length > 0 ? message : "status " + status);
+            if (message.Length == 0) message = "status " + status;
+            return new CapsuleGraphException((Status)status, message, status == Native.CAPG_ERROR_IO ? Cause(message) : null);
+        }
+
+        /// <summary>The system's numbers of what is not there, by which the library's messages end: 2 everywhere, 3 of folders on
+        /// Windows.</summary>
+        private static Exception Cause(string message)
+        {
+            bool missing = message.Contains("(os error 2)") || message.Contains("(os error 3)");
+            return missing ? new FileNotFoundException(message) : new IOException(message);
         }
     }
 }

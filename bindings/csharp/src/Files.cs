@@ -73,13 +73,22 @@ namespace CapsuleGraph
                 raw.capsule_bytes = Check.Bytes(options.CapsuleBytes, nameof(options.CapsuleBytes));
                 raw.capsule_count = Check.Count(options.CapsuleCount, nameof(options.CapsuleCount));
                 raw.max_error = options.MaxError;
-                raw.onnxruntime_path = pins.Optional(options.OnnxRuntime, nameof(options.OnnxRuntime), out raw.onnxruntime_path_len);
+                string runtime = OnnxRuntime.For(options.OnnxRuntime);
+                raw.onnxruntime_path = pins.Optional(runtime, nameof(options.OnnxRuntime), out raw.onnxruntime_path_len);
                 UIntPtr sourceLength, targetLength;
                 byte* from = pins.Text(source, nameof(source), out sourceLength);
                 byte* to = pins.Optional(target, nameof(target), out targetLength);
                 capg_text* summary;
                 capg_error* error;
-                uint status = Native.capg_convert(from, sourceLength, to, targetLength, &raw, &summary, &error);
+                uint status;
+                try
+                {
+                }
+                finally
+                {
+                    // Aborts wait for its end: see Callback.
+                    status = Native.capg_convert(from, sourceLength, to, targetLength, &raw, &summary, &error);
+                }
                 job.Check(status, summary, error);
                 return Returned.Text(summary);
             }
@@ -99,14 +108,23 @@ namespace CapsuleGraph
                 raw.progress = job.Progress;
                 raw.progress_user_data = job.ProgressData;
                 raw.mini_bytes = Check.Bytes(options.MiniBytes, nameof(options.MiniBytes));
-                raw.onnxruntime_path = pins.Optional(options.OnnxRuntime, nameof(options.OnnxRuntime), out raw.onnxruntime_path_len);
+                string runtime = OnnxRuntime.For(options.OnnxRuntime);
+                raw.onnxruntime_path = pins.Optional(runtime, nameof(options.OnnxRuntime), out raw.onnxruntime_path_len);
                 raw.max_error = options.MaxError;
                 UIntPtr fullLength, miniLength;
                 byte* from = pins.Text(full, nameof(full), out fullLength);
                 byte* to = pins.Optional(mini, nameof(mini), out miniLength);
                 capg_text* summary;
                 capg_error* error;
-                uint status = Native.capg_split(from, fullLength, to, miniLength, &raw, &summary, &error);
+                uint status;
+                try
+                {
+                }
+                finally
+                {
+                    // Aborts wait for its end: see Callback.
+                    status = Native.capg_split(from, fullLength, to, miniLength, &raw, &summary, &error);
+                }
                 job.Check(status, summary, error);
                 return Returned.Text(summary);
             }
@@ -130,7 +148,15 @@ namespace CapsuleGraph
                 byte* file = pins.Text(path, nameof(path), out length);
                 capg_text* report;
                 capg_error* error;
-                uint status = Native.capg_verify(file, length, &raw, &problems, &report, &error);
+                uint status;
+                try
+                {
+                }
+                finally
+                {
+                    // Aborts wait for its end: see Callback.
+                    status = Native.capg_verify(file, length, &raw, &problems, &report, &error);
+                }
                 job.Check(status, report, error);
                 return new VerifyResult(checked((int)problems.ToUInt64()), Returned.Text(report));
             }
@@ -173,8 +199,16 @@ namespace CapsuleGraph
 
             internal Job(JobOptions options, CancellationToken token)
             {
-                log = new Use(options.Log == null ? null : options.Log.Handle);
                 Cancel = new CancelScope(token, true);
+                try
+                {
+                    log = new Use(options.Log == null ? null : options.Log.Handle);
+                }
+                catch (ObjectDisposedException)
+                {
+                    Cancel.Dispose();
+                    throw;
+                }
                 if (options.Progress != null) receiver = new ProgressReceiver(options.Progress, Cancel);
             }
 

@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Linq;
 
 namespace CapsuleGraph
 {
@@ -49,7 +50,8 @@ namespace CapsuleGraph
         /// <summary>The text ends before the first of these; null: none.</summary>
         public IReadOnlyList<string> Stop { get; set; }
 
-        /// <summary>Chooses one of the possible random sequences.</summary>
+        /// <summary>Chooses one of the possible random sequences: the same one gives the same text. Counts where Temperature is not
+        /// 0.</summary>
         public ulong Seed { get; set; }
 
         /// <summary>Divides the logits: 0 takes the best token always, 1 leaves the model's own distribution. At most 100.</summary>
@@ -77,10 +79,11 @@ namespace CapsuleGraph
         {
             var raw = new capg_generate_options();
             raw.struct_size = (UIntPtr)(uint)sizeof(capg_generate_options);
-            if (Stop != null && Stop.Count > 0)
+            string[] stop = Stop == null ? new string[0] : Stop.ToArray();
+            if (stop.Length > 0)
             {
-                raw.stop = (capg_string*)pins.Pin(pins.Texts(Stop, nameof(Stop)));
-                raw.stop_count = (UIntPtr)(uint)Stop.Count;
+                raw.stop = (capg_string*)pins.Pin(pins.Texts(stop, nameof(Stop)));
+                raw.stop_count = (UIntPtr)(uint)stop.Length;
             }
             raw.max_tokens = Check.Bytes(MaxTokens, nameof(MaxTokens));
             raw.seed = Seed;

@@ -4,6 +4,7 @@ using System.Collections.Generic;
 using System.Text;
 using System.Threading;
 #if CAPSULEGRAPH_SPANS
+using System.Linq;
 using System.Threading.Tasks;
 #endif
 
@@ -67,7 +68,8 @@ namespace CapsuleGraph
             return Text;
         }
 
-        /// <summary>Ends it here; the session keeps what it has.</summary>
+        /// <summary>Ends it here; the session keeps what it has. What was said so far becomes part of the conversation, unless the
+        /// session has gone on with something else.</summary>
         public void Stop()
         {
             if (FinishReason == Finish.None) End(Finish.Callback);
@@ -84,10 +86,17 @@ namespace CapsuleGraph
             return GetEnumerator();
         }
 
+        /// <summary>How far it is.</summary>
+        public override string ToString()
+        {
+            return "Generation: " + tokens.Count + " tokens, " + (FinishReason == Finish.None ? "not over" : FinishReason.ToString());
+        }
+
         private void End(Finish reason)
         {
             FinishReason = reason;
-            if (messages == null) return;
+            // The conversation is that of the generation that the session is at, not of one before.
+            if (messages == null || Session.Current != this) return;
             messages.Add(new ChatMessage("assistant", Text));
             Session.Messages.Clear();
             Session.Messages.AddRange(messages);
@@ -146,7 +155,8 @@ namespace CapsuleGraph
 #if CAPSULEGRAPH_SPANS
     public sealed partial class Generation
     {
-        /// <summary>The pieces that are still to come, each computed on a thread of the pool.</summary>
+        /// <summary>The pieces that are still to come, each computed on a thread of the pool. Cancelled, it is an
+        /// <see cref="OperationCanceledException"/> with the token that was; left early, it stops the piece at hand.</summary>
         public IAsyncEnumerable<string> ReadAsync(CancellationToken cancellationToken = default(CancellationToken))
         {
             return new Pieces(this, cancellationToken);
@@ -165,34 +175,61 @@ namespace CapsuleGraph
 
             public IAsyncEnumerator<string> GetAsyncEnumerator(CancellationToken cancellationToken)
             {
-                var all = CancellationTokenSource.CreateLinkedTokenSource(generation.token, token, cancellationToken);
-                return new Enumerator(generation, all);
+                return new Enumerator(generation, new[] { cancellationToken, token, generation.token });
             }
         }
 
         private sealed class Enumerator : IAsyncEnumerator<string>
         {
             private readonly Generation generation;
+            // Those that the program gave, any of which ends it.
+            private readonly CancellationToken[] given;
             private readonly CancellationTokenSource cancel;
+            private Task<bool> move = Task.FromResult(false);
+            private bool ended;
 
-            internal Enumerator(Generation generation, CancellationTokenSource cancel)
+            internal Enumerator(Generation generation, CancellationToken[] given)
             {
                 this.generation = generation;
-                this.cancel = cancel;
+                this.given = given;
+                cancel = CancellationTokenSource.CreateLinkedTokenSource(given);
             }
 
             public string Current { get; private set; }
 
             public ValueTask<bool> MoveNextAsync()
             {
-                CancellationToken token = cancel.Token;
-                return new ValueTask<bool>(Task.Run(() => (Current = generation.Next(token)) != null, token));
+                if (ended) throw new ObjectDisposedException(nameof(Generation), "These pieces are at their end; ask for others.");
+                move = Move(cancel.Token);
+                return new ValueTask<bool>(move);
             }
 
-            public ValueTask DisposeAsync()
+            private async Task<bool> Move(CancellationToken token)
             {
+                // Not of the token: a task that has not begun would be cancelled with a message and a token of its own.
+                return await Task.Run(() => Step(token), CancellationToken.None).ConfigureAwait(false);
+            }
+
+            private bool Step(CancellationToken token)
+            {
+                try
+                {
+                    return (Current = generation.Next(token)) != null;
+                }
+                catch (OperationCanceledException error) when (error.CancellationToken == token)
+                {
+                    throw new OperationCanceledException(error.Message, error, given.FirstOrDefault(one => one.IsCancellationRequested));
+                }
+            }
+
+            /// <summary>Ends the move that may be on its way, and waits for that: the session is free afterwards.</summary>
+            public async ValueTask DisposeAsync()
+            {
+                if (ended) return;
+                ended = true;
+                if (!move.IsCompleted) cancel.Cancel();
+                await Task.WhenAny(move).ConfigureAwait(false);
                 cancel.Dispose();
-                return default(ValueTask);
             }
         }
     }

@@ -39,11 +39,10 @@ namespace CapsuleGraph
         public IReadOnlyList<string> Advance(IReadOnlyList<Generation> generations, TimeSpan? time = null, int maxTokens = 0,
             CancellationToken cancellationToken = default(CancellationToken))
         {
-            Check.NotNull(generations, nameof(generations));
-            foreach (Generation one in generations) Check.NotNull(one, nameof(generations));
-            Generation[] running = generations.Where(one => one.FinishReason == Finish.None).Distinct().ToArray();
-            TimeSpan most = time ?? TimeSpan.FromMilliseconds(100);
-            ulong microseconds = most == Timeout.InfiniteTimeSpan ? 0 : (ulong)Math.Max(1, most.Ticks / 10);
+            Generation[] given = Check.NotNull(generations, nameof(generations)).ToArray();
+            foreach (Generation one in given) Check.NotNull(one, nameof(generations));
+            Generation[] running = given.Where(one => one.FinishReason == Finish.None).Distinct().ToArray();
+            ulong microseconds = Microseconds(time ?? TimeSpan.FromMilliseconds(100), nameof(time));
             var turns = new Session.Turn[running.Length];
             int taken = 0;
             var texts = new Dictionary<Generation, string>();
@@ -62,7 +61,15 @@ namespace CapsuleGraph
             {
                 while (taken > 0) turns[--taken].Dispose();
             }
-            return generations.Select(one => texts.ContainsKey(one) ? texts[one] : "").ToArray();
+            return given.Select(one => texts.ContainsKey(one) ? texts[one] : "").ToArray();
+        }
+
+        /// <summary>As the library takes it, for which 0 is no limit.</summary>
+        private static ulong Microseconds(TimeSpan time, string what)
+        {
+            if (time == Timeout.InfiniteTimeSpan) return 0;
+            if (time >= TimeSpan.Zero) return (ulong)Math.Max(1, time.Ticks / 10);
+            throw new ArgumentOutOfRangeException(what, time, "It may not be negative; Timeout.InfiniteTimeSpan is no limit.");
         }
 
         private void Advance(Generation[] running, Session.Turn[] turns, ulong microseconds, uint maxTokens, CancellationToken token)

@@ -24,6 +24,7 @@ namespace CapsuleGraph
     internal sealed unsafe class Handle : SafeHandle
     {
         private readonly Kind kind;
+        private volatile bool disposed;
 
         internal Handle(Kind kind) : base(IntPtr.Zero, true)
         {
@@ -38,6 +39,18 @@ namespace CapsuleGraph
         internal Kind Kind
         {
             get { return kind; }
+        }
+
+        /// <summary>Whether no further call may use it. IsClosed says so only when the calls that run are over.</summary>
+        internal bool IsDisposed
+        {
+            get { return disposed; }
+        }
+
+        protected override void Dispose(bool disposing)
+        {
+            disposed = true;
+            base.Dispose(disposing);
         }
 
         internal Handle Take(void* pointer)
@@ -80,7 +93,7 @@ namespace CapsuleGraph
             this.handle = handle;
             Pointer = null;
             if (handle == null) return;
-            if (handle.IsClosed) throw Disposed(handle);
+            if (handle.IsDisposed) throw Disposed(handle);
             bool added = false;
             handle.DangerousAddRef(ref added);
             Pointer = (void*)handle.DangerousGetHandle();
@@ -100,7 +113,8 @@ namespace CapsuleGraph
         }
     }
 
-    /// <summary>Something of the library. It is given back by <see cref="Dispose"/>, or when nothing refers to it any more.</summary>
+    /// <summary>Something of the library. It is given back by <see cref="Dispose"/>, or when nothing refers to it any more. The
+    /// collector does not see the memory that it holds, so that what is not disposed may stay for long.</summary>
     public abstract class Resource : IDisposable
     {
         internal readonly Handle Handle;
@@ -113,14 +127,27 @@ namespace CapsuleGraph
         /// <summary>Whether it was disposed.</summary>
         public bool IsDisposed
         {
-            get { return Handle.IsClosed; }
+            get { return Handle.IsDisposed; }
         }
 
-        /// <summary>Gives it back; where a call that runs still needs it, when that ends. A second time does nothing.</summary>
+        /// <summary>Gives it back; where a call that runs still needs it, when that ends. Calls that begin later are refused with an
+        /// <see cref="ObjectDisposedException"/>. A second time does nothing.</summary>
         public void Dispose()
         {
             Handle.Dispose();
             GC.SuppressFinalize(this);
+        }
+
+        /// <summary>What it is, and whether it was disposed.</summary>
+        public override string ToString()
+        {
+            return IsDisposed ? GetType().Name + " (disposed)" : Describe();
+        }
+
+        /// <summary>For ToString: asks only what no other call can be in the way of.</summary>
+        internal virtual string Describe()
+        {
+            return GetType().Name;
         }
     }
 

@@ -26,7 +26,7 @@ namespace CapsuleGraph
             return pins.Text(text, what, out length);
         }
 
-        internal capg_string[] Texts(IReadOnlyList<string> texts, string what)
+        internal capg_string[] Texts(string[] texts, string what)
         {
             return pins.Texts(texts, what);
         }

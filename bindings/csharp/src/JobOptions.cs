@@ -32,6 +32,12 @@ namespace CapsuleGraph
 
         /// <summary>Bytes in all.</summary>
         public long Total { get; }
+
+        /// <summary>Such as Convert: 10 of 100 bytes.</summary>
+        public override string ToString()
+        {
+            return Phase + ": " + Done + " of " + Total + " bytes";
+        }
     }
 
     /// <summary>How weights are stored in a full file.</summary>
@@ -75,7 +81,8 @@ namespace CapsuleGraph
         /// <summary>Of an ONNX model: how far the mini's outputs may be from the full file's; 0: the default of 0.05.</summary>
         public float MaxError { get; set; }
 
-        /// <summary>Path of ONNX Runtime's library or its folder, to measure the mini of an ONNX model with.</summary>
+        /// <summary>Path of ONNX Runtime's library or its folder, to measure the mini of an ONNX model with; null: as
+        /// <see cref="ModelOptions.OnnxRuntime"/>.</summary>
         public string OnnxRuntime { get; set; }
     }
 
@@ -125,5 +132,11 @@ namespace CapsuleGraph
 
         /// <summary>A JSON object that lists them.</summary>
         public string Report { get; }
+
+        /// <summary>The report.</summary>
+        public override string ToString()
+        {
+            return Report;
+        }
     }
 }

@@ -9,7 +9,8 @@ namespace CapsuleGraph
 {
     /// <summary>The native library: which one is in use.</summary>
     /// <remarks>It is looked for beside this assembly, in <c>runtimes/RID/native</c> below it, and where the environment variable
-    /// CAPSULEGRAPH_LIBRARY says (a file, or a folder that it is in); after that by the system. In Unity it is a plug-in.</remarks>
+    /// CAPSULEGRAPH_LIBRARY says (a file, which on Windows must be called capsulegraph.dll, or a folder that it is in); after that by
+    /// the system. In Unity it is a plug-in.</remarks>
     public static unsafe class Library
     {
         /// <summary>The environment variable that names the library, or the folder that it is in.</summary>
@@ -69,7 +70,7 @@ namespace CapsuleGraph
             catch (DllNotFoundException error)
             {
                 throw new LibraryException("the library of CapsuleGraph was not found; searched: " + string.Join(", ", searched)
-                    + ". Install the package, or build the library (cargo build --release) and name it in " + Variable, error);
+                    + ". Install the package CapsuleGraph, which carries it, or name the file or its folder in " + Variable, error);
             }
             catch (EntryPointNotFoundException error)
             {
@@ -138,11 +139,7 @@ namespace CapsuleGraph
                 System.IO.Path.Combine(folder, file),
                 System.IO.Path.Combine(folder, "runtimes", Loader.Platform, "native", file),
             };
-            // Where the .NET host has the native files of packages.
-            var native = AppDomain.CurrentDomain.GetData("NATIVE_DLL_SEARCH_DIRECTORIES") as string;
-            char[] between = { System.IO.Path.PathSeparator };
-            foreach (string other in (native ?? "").Split(between, StringSplitOptions.RemoveEmptyEntries))
-                places.Add(System.IO.Path.Combine(other, file));
+            foreach (string other in Loader.HostFolders) places.Add(System.IO.Path.Combine(other, file));
             string named = Environment.GetEnvironmentVariable(Variable);
             if (!string.IsNullOrEmpty(named)) places.Add(Directory.Exists(named) ? System.IO.Path.Combine(named, file) : named);
             return places;

@@ -70,7 +70,15 @@ namespace CapsuleGraph
             using (var receiver = new LineReceiver())
             {
                 capg_error* error;
-                uint status = Native.capg_log_deliver((capg_log*)log.Pointer, LineReceiver.Entry, receiver.Data, &error);
+                uint status;
+                try
+                {
+                }
+                finally
+                {
+                    // Aborts wait for its end: see Callback.
+                    status = Native.capg_log_deliver((capg_log*)log.Pointer, LineReceiver.Entry, receiver.Data, &error);
+                }
                 Failure.Check(status, error);
                 receiver.Rethrow();
                 return receiver.Lines;

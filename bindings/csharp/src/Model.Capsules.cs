@@ -51,18 +51,18 @@ namespace CapsuleGraph
         /// <summary>Begins to take capsules out, in this order, on a thread of the library.</summary>
         public Fetch BeginFetch(IReadOnlyList<string> capsules, Layout layout = Layout.Source)
         {
-            Check.NotNull(capsules, nameof(capsules));
+            string[] names = Check.NotNull(capsules, nameof(capsules)).ToArray();
             using (var model = new Use(Handle))
             using (var pins = new Pins())
             {
-                var ids = (capg_string*)pins.Pin(pins.Texts(capsules, nameof(capsules)));
+                var ids = (capg_string*)pins.Pin(pins.Texts(names, nameof(capsules)));
                 var handle = new Handle(Kind.Fetch);
                 capg_fetch* raw;
                 capg_error* error;
                 uint status = Native.capg_model_fetch_begin(
-                    (capg_model*)model.Pointer, ids, (UIntPtr)(uint)capsules.Count, (uint)layout, &raw, &error);
+                    (capg_model*)model.Pointer, ids, (UIntPtr)(uint)names.Length, (uint)layout, &raw, &error);
                 Failure.Check(status, error);
-                return new Fetch(handle.Take(raw), capsules.ToArray());
+                return new Fetch(handle.Take(raw), names);
             }
         }
 

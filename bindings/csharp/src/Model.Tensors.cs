@@ -82,6 +82,7 @@ namespace CapsuleGraph
             CancellationToken cancellationToken = default(CancellationToken))
         {
             KeyValuePair<string, Value>[] given = Check.NotNull(inputs, nameof(inputs)).ToArray();
+            string[] names = outputs == null ? new string[0] : outputs.ToArray();
             using (var model = new Use(Handle))
             using (var cancel = new CancelScope(cancellationToken))
             using (var pins = new InputPins())
@@ -90,13 +91,12 @@ namespace CapsuleGraph
                 for (int i = 0; i < values.Length; i++) values[i] = Raw(given[i].Key, given[i].Value, pins);
                 var first = (capg_value*)pins.Pin(values);
                 capg_string* wanted = null;
-                int count = outputs == null ? 0 : outputs.Count;
-                if (count > 0) wanted = (capg_string*)pins.Pin(pins.Texts(outputs, nameof(outputs)));
+                if (names.Length > 0) wanted = (capg_string*)pins.Pin(pins.Texts(names, nameof(outputs)));
                 var handle = new Handle(Kind.Values);
                 capg_values* raw;
                 capg_error* error;
                 uint status = Native.capg_model_run((capg_model*)model.Pointer, first, (UIntPtr)(uint)values.Length, wanted,
-                    (UIntPtr)(uint)count, null, cancel.Pointer, &raw, &error);
+                    (UIntPtr)(uint)names.Length, null, cancel.Pointer, &raw, &error);
                 cancel.Check(status, error);
                 return new Outputs(handle.Take(raw));
             }

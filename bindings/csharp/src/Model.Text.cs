@@ -1,5 +1,6 @@
 using System;
 using System.Collections.Generic;
+using System.Linq;
 #if CAPSULEGRAPH_SPANS
 using System.Runtime.InteropServices;
 #endif
@@ -37,7 +38,13 @@ namespace CapsuleGraph
         /// <param name="parseSpecial">The text of a control token becomes that token; not for text from outside.</param>
         public int[] Tokenize(string text, bool special = false, bool parseSpecial = false)
         {
-            byte[] bytes = Utf8.Bytes(text, nameof(text));
+            return TokenizeNamed(text, special, parseSpecial, nameof(text));
+        }
+
+        /// <summary>what: the name that the caller's caller gave the text.</summary>
+        internal int[] TokenizeNamed(string text, bool special, bool parseSpecial, string what)
+        {
+            byte[] bytes = Utf8.Bytes(text, what);
             uint flags = (special ? Native.CAPG_TOKENIZE_ADD_SPECIAL : 0) | (parseSpecial ? Native.CAPG_TOKENIZE_PARSE_SPECIAL : 0);
             using (var model = new Use(Handle))
             fixed (byte* data = bytes)
@@ -95,15 +102,16 @@ namespace CapsuleGraph
         /// <summary>A conversation as the model's own template writes it; with reply the beginning of the next answer.</summary>
         public string ChatPrompt(IReadOnlyList<ChatMessage> messages, bool reply = true)
         {
+            ChatMessage[] said = Check.NotNull(messages, nameof(messages)).ToArray();
             using (var model = new Use(Handle))
             using (var pins = new Pins())
             {
-                capg_chat_message* raw = Messages(messages, pins);
+                capg_chat_message* raw = Messages(said, pins);
                 uint flags = reply ? 0 : Native.CAPG_CHAT_NO_REPLY;
                 capg_text* text;
                 capg_error* error;
                 uint status = Native.capg_model_chat_prompt(
-                    (capg_model*)model.Pointer, raw, (UIntPtr)(uint)messages.Count, flags, &text, &error);
+                    (capg_model*)model.Pointer, raw, (UIntPtr)(uint)said.Length, flags, &text, &error);
                 Failure.Check(status, error);
                 return Returned.Text(text);
             }
@@ -112,23 +120,23 @@ namespace CapsuleGraph
         /// <summary>A conversation as tokens, ready to be answered.</summary>
         public int[] ChatTokens(IReadOnlyList<ChatMessage> messages)
         {
+            ChatMessage[] said = Check.NotNull(messages, nameof(messages)).ToArray();
             using (var model = new Use(Handle))
             using (var pins = new Pins())
             {
-                capg_chat_message* raw = Messages(messages, pins);
+                capg_chat_message* raw = Messages(said, pins);
                 capg_tokens* tokens;
                 capg_error* error;
                 uint status = Native.capg_model_chat_tokens(
-                    (capg_model*)model.Pointer, raw, (UIntPtr)(uint)messages.Count, &tokens, &error);
+                    (capg_model*)model.Pointer, raw, (UIntPtr)(uint)said.Length, &tokens, &error);
                 Failure.Check(status, error);
                 return Returned.Tokens(tokens);
             }
         }
 
-        private static capg_chat_message* Messages(IReadOnlyList<ChatMessage> messages, Pins pins)
+        private static capg_chat_message* Messages(ChatMessage[] messages, Pins pins)
         {
-            Check.NotNull(messages, nameof(messages));
-            var raw = new capg_chat_message[messages.Count];
+            var raw = new capg_chat_message[messages.Length];
             for (int i = 0; i < raw.Length; i++)
             {
                 ChatMessage message = Check.NotNull(messages[i], nameof(messages));

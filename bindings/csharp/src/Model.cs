@@ -44,15 +44,17 @@ namespace CapsuleGraph
                 capg_model* model;
                 capg_error* error;
                 uint status;
-                if (file == null)
+                UIntPtr length;
+                byte* data = file == null ? pins.Text(path, nameof(path), out length) : pins.Optional(null, null, out length);
+                try
                 {
-                    UIntPtr length;
-                    byte* data = pins.Text(path, nameof(path), out length);
-                    status = Native.capg_model_open(data, length, &raw, &model, &error);
                 }
-                else
+                finally
                 {
-                    status = Native.capg_model_open_reader(&fileReader, &raw, &model, &error);
+                    // Aborts wait for its end: see Callback.
+                    status = file == null
+                        ? Native.capg_model_open(data, length, &raw, &model, &error)
+                        : Native.capg_model_open_reader(&fileReader, &raw, &model, &error);
                 }
                 handle.Take(model);
                 Rethrow(file, error);
@@ -182,6 +184,19 @@ namespace CapsuleGraph
                 capg_error* error;
                 Failure.Check(Native.capg_model_report((capg_model*)model.Pointer, &report, &error), error);
                 return Returned.Text(report);
+            }
+        }
+
+        internal override string Describe()
+        {
+            try
+            {
+                return "Model \"" + Name + "\" (" + Mode + ")";
+            }
+            catch (ObjectDisposedException)
+            {
+                // By another thread, meanwhile.
+                return ToString();
             }
         }
 

@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.IO;
+using System.Linq;
 
 namespace CapsuleGraph
 {
@@ -112,7 +113,8 @@ namespace CapsuleGraph
         /// <summary>How that session keeps keys and values.</summary>
         public KVType SessionKVType { get; set; }
 
-        /// <summary>Of an ONNX model: path of ONNX Runtime's library, or of the folder that it is in; null: it is looked for.</summary>
+        /// <summary>Of an ONNX model: path of ONNX Runtime's library, or of the folder that it is in; null: what CAPSULEGRAPH_ONNXRUNTIME
+        /// names, else the library that the program brings along, else it is looked for.</summary>
         public string OnnxRuntime { get; set; }
 
         /// <summary>Of an ONNX model: whether weights are copied into another form.</summary>
@@ -142,10 +144,9 @@ namespace CapsuleGraph
             raw.memory_budget_bytes = Check.Bytes(MemoryBytes, nameof(MemoryBytes));
             raw.mode = (uint)Mode;
             raw.threads = Check.Count(Threads, nameof(Threads));
-            if (Processors != null && Processors.Count > 0)
+            uint[] numbers = (Processors ?? new int[0]).Select(one => Check.Count(one, nameof(Processors))).ToArray();
+            if (numbers.Length > 0)
             {
-                var numbers = new uint[Processors.Count];
-                for (int i = 0; i < numbers.Length; i++) numbers[i] = Check.Count(Processors[i], nameof(Processors));
                 raw.processors = (uint*)pins.Pin(numbers);
                 raw.processors_len = (UIntPtr)(uint)numbers.Length;
             }
@@ -155,7 +156,8 @@ namespace CapsuleGraph
             raw.end_capsule = Check.Count(EndCapsule, nameof(EndCapsule));
             raw.session_context = Check.Count(SessionContext, nameof(SessionContext));
             raw.session_kv_type = (uint)SessionKVType;
-            raw.onnxruntime_path = pins.Optional(OnnxRuntime, nameof(OnnxRuntime), out raw.onnxruntime_path_len);
+            string runtime = CapsuleGraph.OnnxRuntime.For(OnnxRuntime);
+            raw.onnxruntime_path = pins.Optional(runtime, nameof(OnnxRuntime), out raw.onnxruntime_path_len);
             raw.prepack = (uint)Prepack;
             raw.optimization = (uint)Optimization;
             raw.joined_bytes = Check.Bytes(JoinedBytes, nameof(JoinedBytes));

@@ -31,6 +31,11 @@ namespace CapsuleGraph
             }
         }
 
+        internal override string Describe()
+        {
+            return "Outputs: " + string.Join(", ", values.Select(pair => pair.Key + ": " + pair.Value));
+        }
+
         /// <summary>Number of outputs.</summary>
         public int Count
         {

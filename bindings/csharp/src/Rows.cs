@@ -37,17 +37,28 @@ namespace CapsuleGraph
         /// <summary>A row, where it is.</summary>
         public ReadOnlySpan<float> this[int index]
         {
-            get { return new ReadOnlySpan<float>(Data, index * Columns, Columns); }
+            get { return new ReadOnlySpan<float>(Data, Start(index), Columns); }
         }
 #endif
 
         /// <summary>A row: a copy.</summary>
         public float[] Row(int index)
         {
-            if (index < 0 || index >= Count) throw new ArgumentOutOfRangeException(nameof(index));
             var row = new float[Columns];
-            Array.Copy(Data, index * Columns, row, 0, Columns);
+            Array.Copy(Data, Start(index), row, 0, Columns);
             return row;
+        }
+
+        /// <summary>Number of rows and their width, such as Rows[5, 576].</summary>
+        public override string ToString()
+        {
+            return "Rows[" + Count + ", " + Columns + "]";
+        }
+
+        private int Start(int index)
+        {
+            if (index >= 0 && index < Count) return index * Columns;
+            throw new ArgumentOutOfRangeException(nameof(index), index, "There are " + Count + " rows.");
         }
     }
 }

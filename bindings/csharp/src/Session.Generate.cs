@@ -11,7 +11,7 @@ namespace CapsuleGraph
         public Generation Generate(string prompt, GenerateOptions options = null,
             CancellationToken cancellationToken = default(CancellationToken))
         {
-            return Generate(Model.Tokenize(prompt, true, true), options, cancellationToken);
+            return Generate(Model.TokenizeNamed(prompt, true, true, nameof(prompt)), options, cancellationToken);
         }
 
         /// <summary>Generates after token ids. What the session holds of the same prefix is not computed again.</summary>
@@ -25,7 +25,7 @@ namespace CapsuleGraph
         public Finish Generate(string prompt, TokenCallback onToken, GenerateOptions options = null,
             CancellationToken cancellationToken = default(CancellationToken))
         {
-            return Generate(Model.Tokenize(prompt, true, true), onToken, options, cancellationToken);
+            return Generate(Model.TokenizeNamed(prompt, true, true, nameof(prompt)), onToken, options, cancellationToken);
         }
 
         /// <summary>Generates after token ids inside this call, and hands each token to the callback.</summary>
@@ -44,8 +44,16 @@ namespace CapsuleGraph
                 Current = null;
                 uint reason;
                 capg_error* error;
-                uint status = Native.capg_session_generate(turn.Pointer, ids, (UIntPtr)(uint)prompt.Length, &raw,
-                    TokenReceiver.Entry, receiver.Data, cancel.Pointer, &reason, &error);
+                uint status;
+                try
+                {
+                }
+                finally
+                {
+                    // Aborts wait for its end: see Callback.
+                    status = Native.capg_session_generate(turn.Pointer, ids, (UIntPtr)(uint)prompt.Length, &raw,
+                        TokenReceiver.Entry, receiver.Data, cancel.Pointer, &reason, &error);
+                }
                 if (receiver.Failed) Native.capg_error_free(error);
                 receiver.Rethrow();
                 cancel.Check(status, error);
@@ -58,6 +66,7 @@ namespace CapsuleGraph
         public Generation Chat(string message, GenerateOptions options = null,
             CancellationToken cancellationToken = default(CancellationToken))
         {
+            Check.NotNull(message, nameof(message));
             var messages = new List<ChatMessage>(Messages) { new ChatMessage("user", message) };
             return Chat(messages, options, cancellationToken);
         }
@@ -66,8 +75,8 @@ namespace CapsuleGraph
         public Generation Chat(IReadOnlyList<ChatMessage> messages, GenerateOptions options = null,
             CancellationToken cancellationToken = default(CancellationToken))
         {
-            int[] prompt = Model.ChatTokens(messages);
-            return Begin(prompt, options, cancellationToken, new List<ChatMessage>(messages));
+            var said = new List<ChatMessage>(Check.NotNull(messages, nameof(messages)));
+            return Begin(Model.ChatTokens(said), options, cancellationToken, said);
         }
 
         /// <summary>All text that is generated after a prompt, at once.</summary>

@@ -17,12 +17,19 @@ namespace CapsuleGraph
         internal readonly object Gate = new object();
         internal readonly long Number = Interlocked.Increment(ref made);
         internal Generation Current;
+#if CAPSULEGRAPH_SPANS
+        // The model may be disposed when it is asked for.
+        private readonly int vocabulary;
+#endif
 
         /// <summary>Makes one on a model, which it keeps alive.</summary>
         public Session(Model model, SessionOptions options = null)
             : base(New(Check.NotNull(model, nameof(model)), options ?? new SessionOptions()))
         {
             Model = model;
+#if CAPSULEGRAPH_SPANS
+            vocabulary = model.VocabularySize;
+#endif
             Messages = new List<ChatMessage>();
         }
 
@@ -46,6 +53,11 @@ namespace CapsuleGraph
 
         /// <summary>The model that it is on.</summary>
         public Model Model { get; }
+
+        internal override string Describe()
+        {
+            return "Session on " + Model;
+        }
 
         /// <summary>The conversation of <see cref="Chat(string, GenerateOptions, CancellationToken)"/>, which may be changed: a first
         /// message of role "system" says how to answer.</summary>
@@ -163,6 +175,8 @@ namespace CapsuleGraph
         /// <see cref="CapsuleGraph.Model.VocabularySize"/> floats.</summary>
         public void Eval(ReadOnlySpan<int> ids, Span<float> logits, CancellationToken cancellationToken = default(CancellationToken))
         {
+            if (logits.Length < vocabulary)
+                throw new ArgumentException("There is room for " + logits.Length + " logits, and there are " + vocabulary + ".", nameof(logits));
             using (var turn = new Turn(this))
             fixed (int* data = &MemoryMarshal.GetReference(ids))
             {

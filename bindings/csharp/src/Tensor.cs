@@ -1,6 +1,5 @@
 using System;
 using System.Collections.Generic;
-
 using System.Runtime.InteropServices;
 
 #if CAPSULEGRAPH_SPANS
@@ -28,12 +27,7 @@ namespace CapsuleGraph
             Element = element;
             this.shape = shape;
             ByteLength = byteLength;
-            Count = 1;
-            foreach (long extent in shape)
-            {
-                if (extent < 0) throw new ArgumentException("An extent is negative.", nameof(shape));
-                Count = checked(Count * extent);
-            }
+            Count = Elements.Count(shape);
         }
 
         private Tensor(ElementType element, Array array, long[] shape, long byteLength) : this(element, shape, byteLength)
@@ -87,16 +81,22 @@ namespace CapsuleGraph
             return Checked(new Tensor(element, bytes, Extents(shape, data.Length), bytes.Length), data.Length);
         }
 
-        /// <summary>Makes one of memory of the program, which must stay where it is while the tensor is used.</summary>
+        /// <summary>Makes one of memory of the program, which must stay where it is, as long as it is, while the tensor is used.
+        /// No shape: one dimension of all elements.</summary>
         public static Tensor Of(ElementType element, IntPtr data, long byteLength, params long[] shape)
         {
-            return new Tensor(element, data, byteLength, shape);
+            if (byteLength < 0) throw new ArgumentOutOfRangeException(nameof(byteLength), byteLength, "It may not be negative.");
+            if (data == IntPtr.Zero && byteLength > 0) throw new ArgumentNullException(nameof(data));
+            int bits = Elements.Bits(element);
+            if (bits == 0)
+                throw new ArgumentException("Elements of " + element + " are not of one length; strings are given as an array.", nameof(element));
+            var tensor = new Tensor(element, data, Extents(shape, byteLength / bits * 8 + byteLength % bits * 8 / bits), byteLength);
+            if (Elements.Bytes(tensor.Count, bits) == byteLength) return tensor;
+            throw new ArgumentException(byteLength + " bytes are not those of " + tensor + ".", nameof(byteLength));
         }
 
-        private Tensor(ElementType element, IntPtr data, long byteLength, long[] shape)
-            : this(element, (long[])shape.Clone(), byteLength)
+        private Tensor(ElementType element, IntPtr data, long[] shape, long byteLength) : this(element, shape, byteLength)
         {
-            if (data == IntPtr.Zero && byteLength > 0) throw new ArgumentNullException(nameof(data));
             this.data = data;
         }
 
@@ -104,8 +104,9 @@ namespace CapsuleGraph
         /// <summary>Makes one of memory, without a copy.</summary>
         public static Tensor Of<T>(ReadOnlyMemory<T> data, params long[] shape) where T : struct
         {
+            ElementType element = Elements.Of<T>();
             long bytes = (long)data.Length * Elements.Size<T>();
-            return Checked(new Tensor(Elements.Of<T>(), () => data.Pin(), Extents(shape, data.Length), bytes), data.Length);
+            return Checked(new Tensor(element, () => data.Pin(), Extents(shape, data.Length), bytes), data.Length);
         }
 
         private Tensor(ElementType element, Func<MemoryHandle> pin, long[] shape, long byteLength) : this(element, shape, byteLength)
@@ -117,8 +118,14 @@ namespace CapsuleGraph
         /// them in a using statement.</summary>
         public ReadOnlySpan<T> AsSpan<T>() where T : struct
         {
-            CheckReadable<T>();
-            if (array != null) return (T[])array;
+            Elements.CheckFits<T>(Element);
+            if (pin != null) throw new InvalidOperationException("The tensor is of memory that the program has; read it there.");
+            var own = array as T[];
+            if (own != null) return own;
+            if (array != null)
+                throw new InvalidOperationException("The tensor is of an array of another type; read it there, or take ToArray.");
+            if (Count > int.MaxValue)
+                throw new InvalidOperationException("A span holds " + int.MaxValue + " elements, and there are " + Count + "; read Data.");
             return new ReadOnlySpan<T>((void*)Address(), (int)Count);
         }
 #endif
@@ -138,12 +145,17 @@ namespace CapsuleGraph
         /// <summary>Length of the elements in bytes; of strings their number.</summary>
         public long ByteLength { get; }
 
-        /// <summary>Where the elements are, of a tensor of the library's memory: valid until the outputs are disposed.</summary>
+        /// <summary>Where the elements are, of a tensor of the library's memory: valid until the outputs are disposed. Of one that
+        /// was made of an address, that address.</summary>
         public IntPtr Data
         {
             get
             {
-                if (array != null) throw new InvalidOperationException("The tensor is of an array, which has no fixed place.");
+                bool moves = array != null;
+#if CAPSULEGRAPH_SPANS
+                moves |= pin != null;
+#endif
+                if (moves) throw new InvalidOperationException("The tensor is of an array or memory, which has no fixed place.");
                 return Address();
             }
         }
@@ -151,11 +163,11 @@ namespace CapsuleGraph
         /// <summary>The elements as an array: a copy, but of a tensor that was made of an array of T.</summary>
         public T[] ToArray<T>() where T : struct
         {
-            CheckReadable<T>();
+            Elements.CheckFits<T>(Element);
             var own = array as T[];
             if (own != null) return own;
             var copy = new T[Count];
-            using (var use = new Use(owner)) Memory.Copy((void*)Address(), copy, ByteLength);
+            CopyTo(copy, Elements.Size<T>());
             return copy;
         }
 
@@ -164,8 +176,7 @@ namespace CapsuleGraph
         {
             if (Element == ElementType.String) throw new InvalidOperationException("Strings are no bytes; see ToStrings.");
             var copy = new byte[ByteLength];
-            if (array != null) Buffer.BlockCopy(array, 0, copy, 0, copy.Length);
-            else using (var use = new Use(owner)) Memory.Copy((void*)Address(), copy, ByteLength);
+            CopyTo(copy, 1);
             return copy;
         }
 
@@ -203,12 +214,7 @@ namespace CapsuleGraph
         /// <summary>Type and shape, such as Float32[2, 64].</summary>
         public override string ToString()
         {
-            return Element + "[" + string.Join(", ", shape) + "]";
-        }
-
-        internal Handle Owner
-        {
-            get { return owner; }
+            return Element + Elements.Show(shape);
         }
 
         /// <summary>As a call takes it; its memory stays where it is as long as `pins`.</summary>
@@ -220,34 +226,36 @@ namespace CapsuleGraph
             raw.element = (uint)Element;
             raw.data_len = (UIntPtr)(ulong)ByteLength;
             var texts = array as string[];
-            if (texts != null) raw.data = pins.Pin(pins.Texts(texts, "data"));
-            else if (array != null) raw.data = pins.Elements(array);
-#if CAPSULEGRAPH_SPANS
-            else if (pin != null) raw.data = pins.Keep(pin());
-#endif
-            else raw.data = pins.Keep(owner, data);
+            raw.data = texts != null ? pins.Pin(pins.Texts(texts, "data")) : Start(pins);
             return raw;
+        }
+
+        /// <summary>The address of the elements, good as long as `pins`. Not of an array of strings.</summary>
+        private void* Start(InputPins pins)
+        {
+            if (array != null) return pins.Elements(array);
+#if CAPSULEGRAPH_SPANS
+            if (pin != null) return pins.Keep(pin());
+#endif
+            return pins.Keep(owner, data);
+        }
+
+        private void CopyTo(Array copy, int size)
+        {
+            using (var pins = new InputPins()) Memory.Copy(Start(pins), copy, size, ByteLength);
         }
 
         private IntPtr Address()
         {
-            if (owner != null && owner.IsClosed) throw Use.Disposed(owner);
+            if (owner != null && owner.IsDisposed) throw Use.Disposed(owner);
             return data;
-        }
-
-        private void CheckReadable<T>()
-        {
-            Elements.CheckFits<T>(Element);
-#if CAPSULEGRAPH_SPANS
-            if (pin != null) throw new InvalidOperationException("The tensor is of memory that the program has; read it there.");
-#endif
         }
 
         private static Tensor Checked(Tensor tensor, long count)
         {
             if (tensor.Count == count) return tensor;
-            string shape = "[" + string.Join(", ", tensor.shape) + "]";
-            throw new ArgumentException("The shape " + shape + " has " + tensor.Count + " elements, and there are " + count + ".");
+            throw new ArgumentException("The shape " + Elements.Show(tensor.shape) + " has " + tensor.Count + " elements, and there are "
+                + count + ".", nameof(shape));
         }
 
         private static long[] Extents(long[] shape, long count)
@@ -265,8 +273,8 @@ namespace CapsuleGraph
 
     internal static unsafe class Memory
     {
-        /// <summary>Copies to an array that has room for so many bytes.</summary>
-        internal static void Copy(void* from, Array to, long bytes)
+        /// <summary>Copies to an array of elements of that size. ArgumentOutOfRangeException where there is no room.</summary>
+        internal static void Copy(void* from, Array to, int size, long bytes)
         {
             if (bytes == 0) return;
             var flags = to as bool[];
@@ -279,7 +287,7 @@ namespace CapsuleGraph
             GCHandle handle = GCHandle.Alloc(to, GCHandleType.Pinned);
             try
             {
-                Buffer.MemoryCopy(from, (void*)handle.AddrOfPinnedObject(), bytes, bytes);
+                Buffer.MemoryCopy(from, (void*)handle.AddrOfPinnedObject(), to.LongLength * size, bytes);
             }
             finally
             {

@@ -74,9 +74,10 @@ namespace CapsuleGraph
             return text == null ? null : Text(text, what, out length);
         }
 
-        internal capg_string[] Texts(IReadOnlyList<string> texts, string what)
+        /// <summary>texts: an array, whose length is the same for whoever asks. A list of the program may grow meanwhile.</summary>
+        internal capg_string[] Texts(string[] texts, string what)
         {
-            var array = new capg_string[texts.Count];
+            var array = new capg_string[texts.Length];
             for (int i = 0; i < array.Length; i++) array[i].data = Text(texts[i], what, out array[i].len);
             return array;
         }

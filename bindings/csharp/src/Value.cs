@@ -77,7 +77,8 @@ namespace CapsuleGraph
         /// <summary>A sequence of maps. element: of the values of one that is empty.</summary>
         public static Value Maps(IEnumerable<Value> maps, ElementType element = ElementType.None)
         {
-            Tensor[] all = Check.NotNull(maps, nameof(maps)).SelectMany(map => map.tensors.Skip(map.Need(ValueKind.Map))).ToArray();
+            Tensor[] all = Check.NotNull(maps, nameof(maps))
+                .SelectMany(map => Check.NotNull(map, nameof(maps)).tensors.Skip(map.Need(ValueKind.Map))).ToArray();
             return new Value(ValueKind.SequenceOfMaps, all.Length > 0 ? all[1].Element : element, all);
         }
 
@@ -97,6 +98,13 @@ namespace CapsuleGraph
             var map = new Dictionary<TKey, TValue>();
             for (int i = 0; i < keys.Length; i++) map[keys[i]] = values[i];
             return map;
+        }
+
+        /// <summary>Of a tensor its type and shape, of others the kind and the tensors.</summary>
+        public override string ToString()
+        {
+            string inner = string.Join<Tensor>(", ", tensors);
+            return Kind == ValueKind.Tensor ? inner : Kind + "(" + inner + ")";
         }
 
         private static Array ToArray(Tensor tensor, Type type)

@@ -48,7 +48,7 @@ namespace CapsuleGraph.Tests
             File.Copy(Models.Source, Path.Combine(folder, "model.gguf"));
             var variables = new Dictionary<string, string> { { Library.Variable, null } };
             string said = Processes.Succeed(Processes.Runtime, new[] { program }, "", folder, variables);
-            Expect.Contains(said, "Étoile");
+            Expect.Contains(said, "Tokyo");
         }
 
         public static void ThePackageIsWhole()

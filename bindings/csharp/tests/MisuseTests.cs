@@ -1,9 +1,12 @@
 // Whatever is done wrong is an exception that says so, never a crash.
 
 using System;
+using System.Collections;
 using System.Collections.Generic;
 using System.IO;
 using System.Linq;
+using System.Reflection;
+using System.Runtime.InteropServices;
 using System.Threading;
 
 namespace CapsuleGraph.Tests
@@ -32,6 +35,64 @@ namespace CapsuleGraph.Tests
             public void Report(JobProgress value)
             {
                 Source.Cancel();
+            }
+        }
+
+        /// A list that grows while it is read: it has many more items after it was first counted.
+        private sealed class Growing<T> : IReadOnlyList<T>
+        {
+            private readonly T item;
+            private bool counted;
+
+            internal Growing(T item)
+            {
+                this.item = item;
+            }
+
+            public int Count
+            {
+                get
+                {
+                    int count = counted ? 1000000 : 1;
+                    counted = true;
+                    return count;
+                }
+            }
+
+            public T this[int index]
+            {
+                get { return item; }
+            }
+
+            public IEnumerator<T> GetEnumerator()
+            {
+                yield return item;
+            }
+
+            IEnumerator IEnumerable.GetEnumerator()
+            {
+                return GetEnumerator();
+            }
+        }
+
+        /// A stream that says other things of itself than are so.
+        private sealed class LyingStream : MemoryStream
+        {
+            internal long Size = 100000;
+            internal int More;
+
+            internal LyingStream() : base(new byte[100000])
+            {
+            }
+
+            public override long Length
+            {
+                get { return Size; }
+            }
+
+            public override int Read(byte[] buffer, int offset, int count)
+            {
+                return base.Read(buffer, offset, count) + More;
             }
         }
 
@@ -77,6 +138,81 @@ namespace CapsuleGraph.Tests
             foreach (Action use in uses) Expect.Throws<ObjectDisposedException>(use, "disposed");
         }
 
+        public static void UseAfterDisposeWhileACallRuns()
+        {
+            using (Model model = Model.Open(Models.Language))
+            using (Session session = model.CreateSession())
+            {
+                bool refused = false;
+                session.Generate(Prompt, (token, text) =>
+                {
+                    session.Dispose();
+                    Expect.True(session.IsDisposed, "it is disposed");
+                    Expect.Throws<ObjectDisposedException>(() => session.Context.ToString());
+                    Expect.Equal(session.ToString(), "Session (disposed)");
+                    return !(refused = true);
+                });
+                Expect.True(refused, "the callback came");
+            }
+        }
+
+        public static void AJobThatFailsAtOnceLeavesItsLog()
+        {
+            var log = new Log();
+            var cancelled = new CancellationToken(true);
+            Expect.Throws<OperationCanceledException>(() => Files.Verify(Models.Language, new VerifyOptions { Log = log }, cancelled));
+            const BindingFlags Own = BindingFlags.Instance | BindingFlags.NonPublic;
+            var handle = (SafeHandle)typeof(Resource).GetField("Handle", Own).GetValue(log);
+            log.Dispose();
+            // Which it is only when no use of it is left.
+            Expect.True(handle.IsClosed, "the log is given back");
+            Expect.Throws<ObjectDisposedException>(() => Files.Verify(Models.Language, new VerifyOptions { Log = log }));
+        }
+
+        public static void ListsThatGrowMeanwhile()
+        {
+            using (Model model = Model.Open(Models.Language))
+            using (Session session = model.CreateSession())
+            {
+                var message = new ChatMessage("user", "Hi");
+                Expect.Equal(model.ChatPrompt(new Growing<ChatMessage>(message)), model.ChatPrompt(new[] { message }));
+                Expect.Sequence(model.ChatTokens(new Growing<ChatMessage>(message)), model.ChatTokens(new[] { message }));
+                Expect.Equal(session.Complete(Prompt, new GenerateOptions { MaxTokens = 2, Stop = new Growing<string>("the") }), ", ");
+                using (Fetch fetch = model.BeginFetch(new Growing<string>("embed"))) Expect.Equal(fetch.Count, 1);
+                using (var group = new Group())
+                    Expect.Equal(group.Advance(new Growing<Generation>(session.Generate(Prompt, Two)), null, 1).Single(), ",");
+            }
+            using (Model model = Model.Open(Models.Onnx("loop")))
+            {
+                var input = OnnxTests.Given("input", Tensor.Of(new float[64], 1, 64));
+                using (Outputs found = model.Run(input, new Growing<string>("final"))) Expect.Equal(found.Count, 1);
+            }
+        }
+
+        public static void AnOldChatThatIsStopped()
+        {
+            using (Model model = Model.Open(Models.Language))
+            using (Session session = model.CreateSession())
+            {
+                Generation old = session.Chat("Say hello in French.");
+                old.Next();
+                session.Chat("What is two plus two?", Two).ReadToEnd();
+                string before = string.Join("|", session.Messages);
+                old.Stop();
+                Expect.Equal(string.Join("|", session.Messages), before);
+                Expect.Equal(old.FinishReason, Finish.Callback);
+                Generation reset = session.Chat("Say hello in French.");
+                reset.Next();
+                session.Reset();
+                reset.Stop();
+                Expect.Equal(session.Messages.Count, 0);
+                Generation now = session.Chat("Say hello in French.");
+                now.Next();
+                now.Stop();
+                Expect.Sequence(session.Messages.Select(message => message.Content), new[] { "Say hello in French.", "Bon" });
+            }
+        }
+
         public static void DisposingTheModelLeavesItsSession()
         {
             Model model = Model.Open(Models.Language);
@@ -118,17 +254,34 @@ namespace CapsuleGraph.Tests
 
         public static void ForgottenObjectsAreCollected()
         {
-            for (int round = 0; round < 5; round++)
+            using (var budget = new Budget(1L << 30))
             {
-                Forget();
-                GC.Collect();
-                GC.WaitForPendingFinalizers();
+                for (int round = 0; round < 3; round++)
+                {
+                    long claimed = 0;
+                    // On a thread of its own: no stack keeps what it forgot.
+                    var thread = new Thread(() =>
+                    {
+                        Forget(budget);
+                        claimed = budget.Claimed;
+                    });
+                    thread.Start();
+                    thread.Join();
+                    Expect.True(claimed > 0, "there is something to forget");
+                    for (int i = 0; i < 100 && budget.Claimed > 0; i++)
+                    {
+                        GC.Collect();
+                        GC.WaitForPendingFinalizers();
+                        Thread.Sleep(10);
+                    }
+                    Expect.Equal(budget.Claimed, 0L, "bytes that are claimed still");
+                }
             }
         }
 
-        private static void Forget()
+        private static void Forget(Budget budget)
         {
-            Model model = Model.Open(Models.Language);
+            Model model = Model.Open(Models.Language, new ModelOptions { Budget = budget });
             model.CreateSession().Generate(Prompt).Next();
             model.Fetch("block.0.attn").Tensors.ToString();
             model.BeginFetch(new[] { "embed" });
@@ -145,7 +298,10 @@ namespace CapsuleGraph.Tests
                 Expect.Throws<ArgumentNullException>(() => Model.Open((Stream)null), "stream");
                 Expect.Throws<ArgumentNullException>(() => model.Tokenize(null), "text");
                 Expect.Throws<ArgumentNullException>(() => model.Detokenize(null), "ids");
-                Expect.Throws<ArgumentNullException>(() => session.Generate((string)null));
+                Expect.Throws<ArgumentNullException>(() => session.Generate((string)null), "prompt");
+                Expect.Throws<ArgumentNullException>(() => session.Generate((string)null, (token, text) => true), "prompt");
+                Expect.Throws<ArgumentNullException>(() => session.Chat((string)null), "message");
+                Expect.Throws<ArgumentException>(() => session.Complete("\ud83e"), "prompt");
                 Expect.Throws<ArgumentNullException>(() => session.Generate((int[])null));
                 Expect.Throws<ArgumentNullException>(() => session.Generate(Prompt, (TokenCallback)null));
                 Expect.Throws<ArgumentNullException>(() => session.Eval(null));
@@ -186,6 +342,11 @@ namespace CapsuleGraph.Tests
             Expect.Status(Status.NotFound, () => model.Fetch("no such capsule"));
             Expect.Status(Status.Limit, () => Model.Open(Models.Language, new ModelOptions { MemoryBytes = 1000 }), "smallest");
             Expect.Status(Status.IO, () => Model.Open("absent.cgraph"), "absent.cgraph");
+            Exception missing = Expect.Throws<CapsuleGraphException>(() => Model.Open("absent.cgraph")).InnerException;
+            Expect.Equal(missing.GetType(), typeof(FileNotFoundException));
+            Exception folder = Expect.Throws<CapsuleGraphException>(() => Model.Open(Models.Folder)).InnerException;
+            Expect.Equal(folder.GetType(), typeof(IOException));
+            Expect.Equal(Expect.Throws<CapsuleGraphException>(() => new Budget(0)).InnerException, null);
             Expect.Status(Status.IO, () => Files.Convert("absent.gguf", "never.cgraph"));
             Expect.Status(Status.Unsupported, () => model.Run(OnnxTests.Given("x", Tensor.Scalar(1f))));
             Expect.Status(Status.Unsupported, () => model.Inputs.ToString());
@@ -263,6 +424,42 @@ namespace CapsuleGraph.Tests
             var closed = new MemoryStream();
             closed.Close();
             Expect.Throws<ArgumentException>(() => Model.Open(closed), "read and sought");
+            Expect.Throws<ArgumentException>(() => Model.Open(new LyingStream { Size = -1 }), "length as -1");
+            Expect.Throws<IOException>(() => Model.Open(new LyingStream { More = 5 }), "asked for");
+        }
+
+        public static void AGroupThatIsToGoOnForLessThanNoTime()
+        {
+            using (Model model = Model.Open(Models.Language))
+            using (Session session = model.CreateSession())
+            using (var group = new Group())
+            {
+                Generation[] generations = { session.Generate(Prompt, Two) };
+                Expect.Throws<ArgumentOutOfRangeException>(() => group.Advance(generations, TimeSpan.FromDays(-1)), "time");
+                Expect.Equal(group.Advance(generations, Timeout.InfiniteTimeSpan).Single(), ", the");
+            }
+        }
+
+        public static void ObjectsSayWhatTheyAre()
+        {
+            Model model = Model.Open(Models.Language);
+            using (Session session = model.CreateSession())
+            using (Capsule capsule = model.Fetch("block.0.attn"))
+            using (Fetch fetch = model.BeginFetch(new[] { "embed" }))
+            using (var log = new Log())
+            {
+                string name = "Model \"" + model.Name + "\" (Exact)";
+                Expect.Equal(model.ToString(), name);
+                Expect.Equal(session.ToString(), "Session on " + name);
+                Expect.Equal(capsule.ToString(), "Capsule \"block.0.attn\"");
+                Expect.Equal(capsule["blk.0.attn_k.weight"].ToString(), "blk.0.attn_k.weight: q4_1[192, 576]");
+                Expect.Equal(fetch.ToString(), "Fetch of embed");
+                Expect.Equal(log.ToString(), "Log");
+                Expect.Equal(session.Generate(Prompt, Two).ToString(), "Generation: 0 tokens, not over");
+                Expect.Equal(new JobProgress(JobPhase.Split, 1, 2).ToString(), "Split: 1 of 2 bytes");
+                model.Dispose();
+                Expect.Equal(session.ToString(), "Session on Model (disposed)");
+            }
         }
 
         public static void CancelledCalls()

@@ -1,10 +1,12 @@
 #if !CAPSULEGRAPH_SPANS
 // What only users of Mono and .NET Framework meet.
 
+using System;
 using System.Collections.Generic;
 using System.IO;
 using System.IO.Compression;
 using System.Linq;
+using System.Threading;
 
 namespace CapsuleGraph.Tests
 {
@@ -24,6 +26,44 @@ namespace CapsuleGraph.Tests
             <Import Project=""$(MSBuildToolsPath)/Microsoft.CSharp.targets"" />
             <Import Project=""package/buildTransitive/CapsuleGraph.targets"" />
             </Project>";
+
+        public static void AnAbortedThreadLeavesItsSession()
+        {
+            using (Model model = Model.Open(Models.Language))
+            using (Session session = model.CreateSession())
+            {
+                // The abort comes in the callback, in native code and where one calls the other; then of the thread itself.
+                foreach (int pause in new[] { 0, 5, 0, 5, -1 })
+                {
+                    var begun = new ManualResetEvent(false);
+                    Exception failure = null;
+                    var thread = new Thread(() =>
+                    {
+                        try
+                        {
+                            session.Generate(LanguageTests.Prompt, (token, text) =>
+                            {
+                                begun.Set();
+                                if (pause < 0) Thread.CurrentThread.Abort();
+                                Thread.Sleep(pause);
+                                return true;
+                            }, new GenerateOptions { IgnoreEnd = true });
+                        }
+                        catch (Exception error)
+                        {
+                            failure = error;
+                        }
+                    });
+                    thread.Start();
+                    begun.WaitOne();
+                    if (pause >= 0) thread.Abort();
+                    thread.Join();
+                    Expect.True(failure is ThreadAbortException, "the thread is aborted: " + failure);
+                    session.Reset();
+                    Expect.Equal(session.Complete(LanguageTests.Prompt, new GenerateOptions { MaxTokens = 8 }), LanguageTests.Text);
+                }
+            }
+        }
 
         public static void ThePackagesTargetsCopyTheLibrary()
         {
