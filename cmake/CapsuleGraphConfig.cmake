@@ -1,4 +1,4 @@
-# find_package(CapsuleGraph CONFIG REQUIRED [COMPONENTS capsulegraph static cpp])
+# find_package(CapsuleGraph CONFIG REQUIRED [COMPONENTS capsulegraph static cpp cpp_static])
 #
 # The targets are those of CapsuleGraphTargets.cmake; a component is there where its target is. Every path is taken from
 # where this file lies, so the tree may be moved.
@@ -19,9 +19,19 @@ function(_capsulegraph_first result)
 endfunction()
 
 _capsulegraph_first(_capsulegraph_import lib/capsulegraph.dll.lib lib/libcapsulegraph.dll.a)
+set(_capsulegraph_why "")
 if(WIN32)
   _capsulegraph_first(_capsulegraph_shared bin/capsulegraph.dll)
-  _capsulegraph_first(_capsulegraph_static lib/capsulegraph.lib lib/libcapsulegraph.a)
+  # Each compiler's static library has its own runtime inside, which the other's linker cannot link; the DLL suits both.
+  if(MSVC)
+    _capsulegraph_first(_capsulegraph_static lib/capsulegraph.lib)
+    if(NOT _capsulegraph_static AND EXISTS "${_capsulegraph_root}/lib/libcapsulegraph.a")
+      string(CONCAT _capsulegraph_why "; its static library is MinGW's (lib/libcapsulegraph.a), which MSVC cannot link: "
+        "use the DLL (capsulegraph, cpp), or build the sources with Rust's MSVC toolchain")
+    endif()
+  else()
+    _capsulegraph_first(_capsulegraph_static lib/libcapsulegraph.a)
+  endif()
 else()
   _capsulegraph_first(_capsulegraph_shared lib/libcapsulegraph.so lib/libcapsulegraph.dylib)
   _capsulegraph_first(_capsulegraph_static lib/libcapsulegraph.a)
@@ -39,10 +49,15 @@ foreach(_capsulegraph_component IN LISTS CapsuleGraph_FIND_COMPONENTS)
     set(CapsuleGraph_${_capsulegraph_component}_FOUND TRUE)
   else()
     set(CapsuleGraph_${_capsulegraph_component}_FOUND FALSE)
+    set(_capsulegraph_reason "")
+    if(_capsulegraph_component MATCHES "static$")
+      set(_capsulegraph_reason "${_capsulegraph_why}")
+    endif()
     if(CapsuleGraph_FIND_REQUIRED_${_capsulegraph_component})
       set(CapsuleGraph_FOUND FALSE)
       set(CapsuleGraph_NOT_FOUND_MESSAGE
-        "${_capsulegraph_root} has no component ${_capsulegraph_component}; there are capsulegraph, static, cpp, cpp_static")
+        "${_capsulegraph_root} has no component ${_capsulegraph_component}${_capsulegraph_reason}. \
+CapsuleGraph has capsulegraph, static, cpp, cpp_static")
     endif()
   endif()
 endforeach()
