@@ -141,13 +141,16 @@ static inline const char *need(const table_case *c, const char *key) {
 /* A number; 0 where the key is missing. */
 static inline uint64_t number(const table_case *c, const char *key) { return strtoull(maybe(c, key, "0"), NULL, 10); }
 
-/* Refuses keys that are not in the list, which has a space on both sides of each. */
+/* Refuses keys that are not in the list, which has a space on both sides of each, and those that say one thing only and are
+   there twice: which of them would count? */
 static inline void only(const table_case *c, const char *known) {
     for (size_t i = 0; i < c->count; i++) {
         char key[64];
         snprintf(key, sizeof key, " %s ", c->keys[i]);
         if (strstr(known, key) == NULL && strstr(" do expect message ", key) == NULL)
             wrong("this runner does not know the key %s", c->keys[i]);
+        for (size_t j = 0; j < i && strstr(" message input output ", key) == NULL; j++)
+            if (strcmp(c->keys[j], c->keys[i]) == 0) wrong("the key %s is there more than once", c->keys[i]);
     }
 }
 

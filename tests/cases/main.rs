@@ -228,6 +228,7 @@ fn status(error: &Error) -> &'static str {
 }
 
 fn attempt(mut case: Case, folder: &Path) -> Result<(), String> {
+    case.refuse_repeated()?;
     let kind = case.take("do")?;
     let prepare = match kind.as_str() {
         "convert" => convert,
@@ -257,9 +258,21 @@ fn attempt(mut case: Case, folder: &Path) -> Result<(), String> {
     }
 }
 
+/// Fails where a wrong case is passed, or fails for another reason than its own.
+fn refuse_wrong_cases(wrong: Vec<Case>, folder: &Path) -> Result<(), String> {
+    for case in wrong {
+        let name = case.name.clone();
+        match attempt(case, folder) {
+            Err(why) if why.contains(&name) => {}
+            outcome => return Err(format!("the wrong case {name} ended with {outcome:?}")),
+        }
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
-    let cases = match table::read() {
-        Ok(cases) => cases,
+    let (cases, wrong) = match table::read().and_then(|cases| Ok((cases, table::wrong()?))) {
+        Ok(tables) => tables,
         Err(why) => {
             eprintln!("{why}");
             return ExitCode::FAILURE;
@@ -280,7 +293,11 @@ fn main() -> ExitCode {
             }
         }
     }
-    let good = failed == 0 && passed > 0;
+    let refused = refuse_wrong_cases(wrong, folder.path());
+    if let Err(why) = &refused {
+        println!("{why}");
+    }
+    let good = failed == 0 && passed > 0 && refused.is_ok();
     println!("test result: {}. {passed} passed; {failed} failed", if good { "ok" } else { "FAILED" });
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

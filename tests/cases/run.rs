@@ -25,7 +25,6 @@ fn bytes_of(element: ElementType, value: &str) -> Option<Vec<u8>> {
         ElementType::Float32 => value.parse::<f32>().ok()?.to_le_bytes().to_vec(),
         ElementType::Int32 => value.parse::<i32>().ok()?.to_le_bytes().to_vec(),
         ElementType::Int64 => value.parse::<i64>().ok()?.to_le_bytes().to_vec(),
-        ElementType::Bool => vec![u8::from(value.parse::<u8>().ok()? != 0)],
         ElementType::String => Vec::new(),
         _ => return None,
     })
@@ -38,8 +37,13 @@ impl Tensor {
         let [name, kind, shape, values] = parts.as_slice() else {
             return Err(format!("{line:?} is no tensor"));
         };
-        let element =
-            ElementType::by_name(kind).ok_or_else(|| format!("{name}: there is no type {kind:?}"))?;
+        let element = match *kind {
+            "float32" => ElementType::Float32,
+            "int32" => ElementType::Int32,
+            "int64" => ElementType::Int64,
+            "string" => ElementType::String,
+            other => return Err(format!("{name}: this runner does not know the type {other}")),
+        };
         let extents: Result<Vec<u64>, _> = match *shape {
             "-" => Ok(Vec::new()),
             shape => shape.split(',').map(str::parse).collect(),

@@ -16,6 +16,15 @@ impl Case {
         self.lines.remove(key).unwrap_or_default()
     }
 
+    /// Fails where a key is there twice that says one thing only: which of them would count?
+    pub fn refuse_repeated(&self) -> Result<(), String> {
+        const MANY: [&str; 3] = ["message", "input", "output"];
+        match self.lines.iter().find(|(key, values)| values.len() > 1 && !MANY.contains(&key.as_str())) {
+            Some((key, _)) => Err(format!("the key {key} is there more than once")),
+            None => Ok(()),
+        }
+    }
+
     /// The value of a key that may be missing.
     pub fn optional(&mut self, key: &str) -> Option<String> {
         self.all(key).pop()
@@ -61,10 +70,20 @@ pub fn read() -> Result<Vec<Case>, String> {
     let text = std::fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     let model = variable("CAPSULEGRAPH_TEST_MODEL")?;
     let onnx = format!("{}/models", variable("CAPSULEGRAPH_TEST_ONNX")?);
+    parse(&text, &model, &onnx)
+}
+
+/// Cases that must fail, each for a reason that its name is a word of.
+pub fn wrong() -> Result<Vec<Case>, String> {
+    parse(include_str!("wrong.txt"), "", "")
+}
+
+/// The cases of a table; `model` and `onnx` are what its places stand for.
+fn parse(text: &str, model: &str, onnx: &str) -> Result<Vec<Case>, String> {
     let mut cases: Vec<Case> = Vec::new();
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
-        let value = unescaped(value).replace("{model}", &model).replace("{onnx}", &onnx);
+        let value = unescaped(value).replace("{model}", model).replace("{onnx}", onnx);
         if key == "case" {
             cases.push(Case { name: value, lines: BTreeMap::new() });
         } else if let Some(case) = cases.last_mut() {
