@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::debian::{Target, compiler};
+use crate::onnx;
 use crate::shell::{Outcome, cache, run};
 
 /// Linker, C library and emulator.
@@ -81,6 +82,17 @@ pub fn tests(sysroot: &Path) -> Outcome<[Command; 3]> {
     let pool = cargo(sysroot, &["--lib", "--", "pool::"]);
     let logits = cargo(sysroot, &["--test", "exactness", "--", "logits_are"]);
     Ok([kernels, pool, logits])
+}
+
+/// The Rust tests that `names` are, with all features, the model and the folder of ONNX models; the emulator takes an hour.
+pub fn all_tests(sysroot: &Path, names: &[&str], model: &Path, onnx: &Path) -> Outcome<Command> {
+    let [runtime, older] = onnx::runtimes("linux", "manylinux_2_28_aarch64")?;
+    let mut tests = target(sysroot).test();
+    tests.args(["--lib", "--bins"]).args(names.iter().flat_map(|name| ["--test", name]));
+    tests.env("CAPSULEGRAPH_ISA", ISA).env("CAPSULEGRAPH_TEST_MODEL", model);
+    tests.env("CAPSULEGRAPH_TEST_ONNX", onnx).env("CAPSULEGRAPH_ONNXRUNTIME", runtime);
+    tests.env("CAPSULEGRAPH_TEST_OLD_ONNXRUNTIME", older);
+    Ok(tests)
 }
 
 /// A program for it, in the emulator.

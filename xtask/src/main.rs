@@ -29,10 +29,11 @@ use std::process::ExitCode;
 const HELP: &str = "cargo xtask COMMAND
 
   demo              gets a small real model, converts, splits, answers a prompt, prints the report
-  test              lints, runs every test, the kernels' on an emulated aarch64 too, tests the packages, counts the
-                    kernels' instructions; prints how many passed
+  test              lints, runs every test, the kernels' on an emulated aarch64 and all of the Windows build under wine too,
+                    tests the packages, counts the kernels' instructions; prints how many passed
        [--native]           only Rust's, and only those that need nothing but Python's packages: for any system
-  windows           cross-builds for Windows x86-64 and runs the tests under wine
+  windows           only the tests of what is built for Windows x86-64, under wine
+  aarch64           all of Rust's tests on an emulated aarch64, in place of the kernels' alone
   bench [--peers]   measures speed and memory; with --peers against llama.cpp, built from PyPI for this CPU, and
                     writes docs/performance.md; fails where a mark is missed (benches/floors.json)
         [--models NAME,...]  only these (smollm2, 1b-q4_0, 1b-q4_k_m, 1b-q8_0, 7b-q4_k_m); of the others the
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         (Some("demo"), []) => demo::run(),
         (Some("test"), []) => test::run(),
         (Some("test"), ["--native"]) => test::native(),
+        (Some("aarch64"), []) => test::aarch64(),
         (Some("windows"), []) => test::windows(),
         (Some("bench"), ["--onnx"]) => onnx::bench(),
         (Some("bench"), ["--csharp"]) => csharp::bench(),

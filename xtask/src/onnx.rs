@@ -41,8 +41,6 @@ const MODELS: &[(&str, &[(&str, &str)])] = &[
 const OLDER: &str = "onnxruntime==1.19.2";
 /// ONNX Runtime as tests use it.
 const RUNTIME: &str = "onnxruntime==1.31.1";
-/// Its place in wheels for Windows, and its name here.
-const DLL: (&str, &str) = ("onnxruntime/capi/onnxruntime.dll", "onnxruntime.dll");
 /// Models that the tests' own generator writes.
 const GENERATED: &[&str] = &["small", "transformer", "loop"];
 /// Wanted by ONNX Runtime's StringNormalizer.
@@ -66,7 +64,7 @@ pub fn setup() -> Outcome<PathBuf> {
         unpack(package, None, files, &folder.join("models"))?;
     }
     for (package, part) in [(OLDER, "older"), (RUNTIME, "runtime")] {
-        let (place, name) = library(package);
+        let (place, name) = library(package, std::env::consts::OS);
         unpack(package, None, &[(&place, &name)], &folder.join(part))?;
     }
     for kind in GENERATED {
@@ -80,11 +78,11 @@ pub fn setup() -> Outcome<PathBuf> {
     Ok(folder)
 }
 
-/// Where the library is in the wheel of ONNX Runtime's package for this system, and its name.
-fn library(package: &str) -> (String, String) {
+/// Where the library is in the wheel of ONNX Runtime's package for a system, and its name.
+fn library(package: &str, system: &str) -> (String, String) {
     let version = package.rsplit('=').next().unwrap_or_default();
-    let name = match std::env::consts::OS {
-        "windows" => DLL.1.to_owned(),
+    let name = match system {
+        "windows" => "onnxruntime.dll".to_owned(),
         "macos" => format!("libonnxruntime.{version}.dylib"),
         _ => format!("libonnxruntime.so.{version}"),
     };
@@ -98,13 +96,15 @@ fn generator() -> Outcome<(PathBuf, String)> {
     Ok((path, text))
 }
 
-/// Folders with the two libraries for Windows, the one that tests use and the older one; filled once.
-pub fn windows_runtimes() -> Outcome<[PathBuf; 2]> {
-    let folders = [RUNTIME, OLDER].map(|package| cache().join("onnx-windows").join(package));
+/// Folders with the two libraries for another system, which pip calls `platform`: the one that tests use and the older one;
+/// filled once.
+pub fn runtimes(system: &str, platform: &str) -> Outcome<[PathBuf; 2]> {
+    let folders = [RUNTIME, OLDER].map(|package| cache().join("onnx-elsewhere").join(platform).join(package));
     for (package, folder) in [RUNTIME, OLDER].into_iter().zip(&folders) {
-        if !folder.join(DLL.1).is_file() {
+        let (place, name) = library(package, system);
+        if !folder.join(&name).is_file() {
             fs::create_dir_all(folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-            unpack(package, Some("win_amd64"), &[DLL], folder)?;
+            unpack(package, Some(platform), &[(&place, &name)], folder)?;
         }
     }
     Ok(folders)

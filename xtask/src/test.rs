@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use crate::aarch64;
 use crate::csharp;
@@ -57,7 +58,6 @@ pub fn run() -> Outcome {
     for mut tests in aarch64::tests(&sysroot)? {
         count("cargo test for aarch64", &mut tests, &mut total, &mut failures)?;
     }
-    count_windows(&windows::setup()?, &model, &onnx, &mut total, &mut failures)?;
     for (name, mut tests) in wheel::tests()? {
         count(name, &mut tests, &mut total, &mut failures)?;
     }
@@ -70,6 +70,17 @@ pub fn run() -> Outcome {
     count_checks("package", package::check, &mut total, &mut failures);
     count_checks("workflows", workflows::check, &mut total, &mut failures);
     count_checks("instruction counts", instructions::check, &mut total, &mut failures);
+    count_windows(&windows::setup()?, &model, &onnx, &mut total, &mut failures)?;
+    conclude(total, &failures)
+}
+
+/// Rust's tests on an emulated aarch64, all that need no compiler for C.
+pub fn aarch64() -> Outcome {
+    let (model, onnx, sysroot) = (setup::model()?, onnx::setup()?, aarch64::setup()?);
+    let (mut total, mut failures) = (Counts::default(), Vec::new());
+    let mut tests = aarch64::all_tests(&sysroot, NATIVE, &model, &onnx)?;
+    tests.env("CAPSULEGRAPH_TEST_PYTHON", setup::python()?);
+    count("cargo test for aarch64", &mut tests, &mut total, &mut failures)?;
     conclude(total, &failures)
 }
 
@@ -155,9 +166,11 @@ fn conclude(total: Counts, failures: &[String]) -> Outcome {
 /// Counts each check as a test.
 fn count_checks(name: &str, check: fn() -> Outcome<Verdict>, total: &mut Counts, failures: &mut Vec<String>) {
     println!("$ {name}");
+    let start = Instant::now();
     match check() {
         Ok(verdict) => {
-            println!("{name}: {} passed, {} failed", verdict.good, verdict.bad.len());
+            let seconds = start.elapsed().as_secs();
+            println!("{name}: {} passed, {} failed, {seconds} s", verdict.good, verdict.bad.len());
             total.passed += verdict.good;
             total.failed += verdict.bad.len() as u64;
             failures.extend(verdict.bad.into_iter().map(|why| format!("{name}: {why}")));
@@ -171,7 +184,7 @@ fn count_checks(name: &str, check: fn() -> Outcome<Verdict>, total: &mut Counts,
 /// failed: its filter names nothing any more.
 fn count(name: &str, command: &mut Command, total: &mut Counts, failures: &mut Vec<String>) -> Outcome {
     println!("$ {name}");
-    let before = total.passed;
+    let (before, start) = (total.passed, Instant::now());
     let mut child =
         command.stdout(Stdio::piped()).spawn().map_err(|e| format!("cannot start {name}: {e}"))?;
     if let Some(out) = child.stdout.take() {
@@ -185,6 +198,7 @@ fn count(name: &str, command: &mut Command, total: &mut Counts, failures: &mut V
         }
     }
     let status = child.wait().map_err(|e| format!("cannot wait for {name}: {e}"))?;
+    println!("{name}: {} s", start.elapsed().as_secs());
     if !status.success() {
         failures.push(format!("{name}: {status}"));
     }

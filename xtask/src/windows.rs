@@ -58,7 +58,8 @@ pub fn setup() -> Outcome<Windows> {
     if !sysroot.is_dir() {
         build_std(&sysroot)?;
     }
-    let windows = Windows { sysroot, prefix: folder().join("prefix"), runtimes: onnx::windows_runtimes()? };
+    let runtimes = onnx::runtimes("windows", "win_amd64")?;
+    let windows = Windows { sysroot, prefix: folder().join("prefix"), runtimes };
     if !windows.prefix.is_dir() {
         windows.make_prefix()?;
     }
