@@ -305,11 +305,7 @@ static void open_options(const char *path) {
     CHECK(model == NULL);
 }
 
-static void wrong_runs(const capg_model *model) {
-    const int64_t rounds = 1, negative[2] = {2, -4}, three[2] = {2, 3}, deep[3] = {2, 2, 2};
-    const capg_string doubled = {"doubled", 7}, unknown = {"unknown", 7}, no_text = {"\xFF", 1}, null = {NULL, 3};
-    capg_values *values = (capg_values *)(void *)&values;
-    feed f;
+/* A run with one thing changed. */
 #define WRONG(change) \
     do { \
         fill(&f, &rounds); \
@@ -317,6 +313,11 @@ static void wrong_runs(const capg_model *model) {
         INVALID(capg_model_run(model, f.values, 5, NULL, 0, NULL, NULL, &values, &error)); \
         CHECK(values == NULL); \
     } while (0)
+
+static void wrong_values(const capg_model *model) {
+    const int64_t rounds = 1;
+    capg_values *values = (capg_values *)(void *)&values;
+    feed f;
     WRONG(f.values[0].name = "y");
     WRONG(f.values[0].name = "\xFF");
     WRONG(f.values[0].name = NULL);
@@ -331,6 +332,13 @@ static void wrong_runs(const capg_model *model) {
     WRONG(f.values[0].element = CAPG_ELEMENT_INT32);
     WRONG(f.values[0].element = 27);
     WRONG(f.values[2].kind = CAPG_VALUE_TENSOR);
+}
+
+static void wrong_tensors(const capg_model *model) {
+    const int64_t rounds = 1, negative[2] = {2, -4}, three[2] = {2, 3}, deep[3] = {2, 2, 2};
+    const capg_string null = {NULL, 3};
+    capg_values *values = (capg_values *)(void *)&values;
+    feed f;
     WRONG(f.x.element = CAPG_ELEMENT_INT32);
     WRONG(f.x.element = CAPG_ELEMENT_NONE);
     WRONG(f.x.element = UINT32_MAX);
@@ -348,6 +356,13 @@ static void wrong_runs(const capg_model *model) {
     WRONG(f.words.data_len = 1);
     WRONG(f.words.data = &null; f.words.data_len = 1);
     WRONG(f.words.element = CAPG_ELEMENT_UINT8);
+}
+
+static void wrong_runs(const capg_model *model) {
+    const int64_t rounds = 1;
+    const capg_string doubled = {"doubled", 7}, unknown = {"unknown", 7}, no_text = {"\xFF", 1};
+    capg_values *values;
+    feed f;
     fill(&f, &rounds);
     /* Without rounds; what needs it not can be computed. */
     INVALID(capg_model_run(model, f.values, 3, NULL, 0, NULL, NULL, &values, &error));
@@ -364,6 +379,14 @@ static void wrong_runs(const capg_model *model) {
     INVALID(capg_model_run(model, f.values, 5, &unknown, 1, NULL, NULL, &values, &error));
     INVALID(capg_model_run(model, f.values, 5, &no_text, 1, NULL, NULL, &values, &error));
     INVALID(capg_model_run(model, f.values, 5, NULL, 0, NULL, NULL, NULL, &error));
+}
+
+static void wrong_run_options(const capg_model *model) {
+    const int64_t rounds = 1;
+    const capg_string doubled = {"doubled", 7};
+    capg_values *values;
+    feed f;
+    fill(&f, &rounds);
     capg_run_options options;
     memset(&options, 0, sizeof options);
     INVALID(capg_model_run(model, f.values, 5, NULL, 0, &options, NULL, &values, &error));
@@ -540,7 +563,10 @@ int main(int argc, char **argv) {
     ports(model);
     facts(model);
     runs(model);
+    wrong_values(model);
+    wrong_tensors(model);
     wrong_runs(model);
+    wrong_run_options(model);
     cancelled(model);
     exported(model, path, argv[4], argv[2]);
     other_kind(model, argv[4], argv[2]);

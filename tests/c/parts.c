@@ -177,22 +177,8 @@ static void wrong_options(const capg_model *model) {
     CHECK(part == NULL);
 }
 
-static void wrong_calls(const capg_model *model, const capg_model *behind, size_t width, size_t vocab) {
-    capg_part *first, *last;
-    capg_cancel *cancel;
-    const capg_part_options room = sizes(CONTEXT_TOKENS);
+static void wrong_tokens(const capg_part *first, const capg_part *last) {
     const uint32_t ids[3] = {5, 6, 7}, beyond = UINT32_MAX;
-    const float *data = NULL;
-    size_t rows = 77, columns = 77;
-    float *row = (float *)calloc((CONTEXT_TOKENS + 1) * width, sizeof *row);
-    CHECK(row != NULL);
-    OK(capg_cancel_new(&cancel, &error));
-    OK(capg_part_new(model, &room, &first, &error));
-    OK(capg_part_new(behind, &room, &last, &error));
-    gives_nothing(first, width);
-    gives_nothing(last, vocab);
-    positions(first, 0);
-
     INVALID(capg_part_eval(NULL, ids, 3, 0, NULL, &error));
     INVALID(capg_part_eval(first, NULL, 3, 0, NULL, &error));
     INVALID(capg_part_eval(first, NULL, 0, 0, NULL, &error));
@@ -203,7 +189,10 @@ static void wrong_calls(const capg_model *model, const capg_model *behind, size_
     LIMIT(capg_part_eval(first, ids, CONTEXT_TOKENS + 1, 0, NULL, &error)); /* none of them is read */
     LIMIT(capg_part_eval(first, ids, SIZE_MAX / 8, 0, NULL, &error));
     INVALID(capg_part_eval(last, ids, 3, 0, NULL, &error)); /* it takes activations */
+}
 
+/* `row`: CONTEXT_TOKENS + 1 rows of zeros. */
+static void wrong_activations(const capg_part *first, const capg_part *last, float *row, size_t width) {
     INVALID(capg_part_eval_activations(NULL, row, 1, width, 0, NULL, &error));
     INVALID(capg_part_eval_activations(last, NULL, 1, width, 0, NULL, &error));
     INVALID(capg_part_eval_activations(last, NULL, 0, width, 0, NULL, &error));
@@ -223,7 +212,11 @@ static void wrong_calls(const capg_model *model, const capg_model *behind, size_
         INVALID(capg_part_eval_activations(last, row, 2, width, 0, NULL, &error));
     }
     row[2 * width - 1] = 0;
+}
 
+static void wrong_outputs(const capg_part *last) {
+    const float *data = NULL;
+    size_t rows = 77, columns = 77;
     INVALID(capg_part_output(NULL, &data, &rows, &columns, &error));
     INVALID(capg_part_output(last, NULL, &rows, &columns, &error));
     INVALID(capg_part_output(last, &data, NULL, &columns, &error));
@@ -232,10 +225,15 @@ static void wrong_calls(const capg_model *model, const capg_model *behind, size_
     INVALID(capg_part_len(NULL, &rows, &error));
     INVALID(capg_part_len(last, NULL, &error));
     INVALID(capg_part_truncate(NULL, 0, &error));
-    positions(first, 0);
-    positions(last, 0);
+}
 
-    /* A part is usable after any of these, keeps its positions, and has no output after one that failed. */
+/* A part is usable after any wrong call, keeps its positions, and has no output after one that failed. */
+static void right_calls(const capg_part *first, const capg_part *last, const float *row, size_t width, size_t vocab) {
+    const uint32_t ids[3] = {5, 6, 7};
+    const float *data;
+    size_t rows, columns;
+    capg_cancel *cancel;
+    OK(capg_cancel_new(&cancel, &error));
     OK(capg_part_eval(first, ids, 3, 0, cancel, &error));
     OK(capg_part_output(first, &data, &rows, &columns, &error));
     CHECK(rows == 3 && columns == width);
@@ -256,8 +254,25 @@ static void wrong_calls(const capg_model *model, const capg_model *behind, size_
     OK(capg_part_truncate(last, SIZE_MAX, &error));
     positions(last, CONTEXT_TOKENS);
     gives_nothing(last, vocab);
-
     capg_cancel_free(cancel);
+}
+
+static void wrong_calls(const capg_model *model, const capg_model *behind, size_t width, size_t vocab) {
+    capg_part *first, *last;
+    const capg_part_options room = sizes(CONTEXT_TOKENS);
+    float *row = (float *)calloc((CONTEXT_TOKENS + 1) * width, sizeof *row);
+    CHECK(row != NULL);
+    OK(capg_part_new(model, &room, &first, &error));
+    OK(capg_part_new(behind, &room, &last, &error));
+    gives_nothing(first, width);
+    gives_nothing(last, vocab);
+    positions(first, 0);
+    wrong_tokens(first, last);
+    wrong_activations(first, last, row, width);
+    wrong_outputs(last);
+    positions(first, 0);
+    positions(last, 0);
+    right_calls(first, last, row, width, vocab);
     capg_part_free(first);
     capg_part_free(last);
     capg_part_free(NULL);

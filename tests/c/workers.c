@@ -61,21 +61,18 @@ static float *logits_of(const char *path, const capg_model_options *options, siz
     return copy;
 }
 
-int main(int argc, char **argv) {
-    CHECK(argc == 3);
-    char *path = path_of(argv[2], "workers.cgraph");
-    capg_convert_options converting;
-    memset(&converting, 0, sizeof converting);
-    converting.struct_size = sizeof converting;
-    converting.no_mini = 1;
-    OK(capg_convert(argv[1], strlen(argv[1]), path, strlen(path), &converting, NULL, &error));
-    size_t count = 0, other = 0;
-    float *expected = logits_of(path, NULL, &count);
-
+static capg_model_options computing(void) {
     capg_model_options options;
     memset(&options, 0, sizeof options);
     options.struct_size = sizeof options;
     options.threads = THREADS;
+    return options;
+}
+
+/* Every job system computes what the library's own threads do. */
+static void loops(const char *path, const float *expected, size_t count) {
+    capg_model_options options = computing();
+    size_t other = 0;
     options.parallel_for = parallel_for;
     for (int kind = 0; kind < 3; kind++) {
         job_system jobs = {kind, 0};
@@ -85,17 +82,32 @@ int main(int argc, char **argv) {
         CHECK(jobs.loops > 0);
         free(found);
     }
+}
 
+/* On one processor, with the lowest priority. */
+static void placed(const char *path, const float *expected, size_t count) {
+    capg_model_options options = computing();
+    const uint32_t first = 0;
+    size_t other = 0;
+    options.processors = &first;
+    options.processors_len = 1;
+    options.priority = CAPG_PRIORITY_LOWEST;
+    float *found = logits_of(path, &options, &other);
+    CHECK(other == count && memcmp(found, expected, count * sizeof *found) == 0);
+    free(found);
+}
+
+/* Processors with a loop of the host's, and processors and priorities that are not there. */
+static void refused(const char *path) {
+    capg_model_options options = computing();
     capg_model *model = NULL;
     uint32_t first = 0, none = 1000000;
+    options.parallel_for = parallel_for;
     options.processors = &first;
     options.processors_len = 1;
     FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));
     options.parallel_for = NULL;
     options.priority = CAPG_PRIORITY_LOWEST;
-    float *placed = logits_of(path, &options, &other);
-    CHECK(other == count && memcmp(placed, expected, count * sizeof *placed) == 0);
-    free(placed);
     options.processors = &none;
     FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));
     options.processors = NULL;
@@ -121,6 +133,21 @@ int main(int argc, char **argv) {
     options.priority = 0;
     options.reserved = 1;
     FAILS(CAPG_ERROR_INVALID_ARGUMENT, capg_model_open(path, strlen(path), &options, &model, &error));
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 3);
+    char *path = path_of(argv[2], "workers.cgraph");
+    capg_convert_options converting;
+    memset(&converting, 0, sizeof converting);
+    converting.struct_size = sizeof converting;
+    converting.no_mini = 1;
+    OK(capg_convert(argv[1], strlen(argv[1]), path, strlen(path), &converting, NULL, &error));
+    size_t count = 0;
+    float *expected = logits_of(path, NULL, &count);
+    loops(path, expected, count);
+    placed(path, expected, count);
+    refused(path);
     free(expected);
     free(path);
     puts("ok");
