@@ -8,7 +8,7 @@
             print(text, end="", flush=True)
 """
 
-from ._handles import Cancel
+from ._calls import Cancel
 from ._library import lib as _lib
 from ._shared import Budget, Log
 from .capsule import Capsule, Fetch, Tensor

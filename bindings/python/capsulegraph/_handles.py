@@ -1,17 +1,27 @@
 """Calls with their errors, handles that free themselves, and what every object with a handle can do."""
 
 import ctypes
+import functools
 import operator
 import os
+import re
 import threading
 from ctypes import byref
-from typing import Any, Callable, Dict, List, Optional, Type, TypeVar
+from typing import Any, Dict, List, Optional, Type, TypeVar
 
 from . import _native
 from ._library import lib
-from .errors import BY_STATUS, CapsuleGraphError, ClosedError, ForkedError, InvalidArgumentError
+from .errors import (
+    BY_STATUS,
+    BusyError,
+    CapsuleGraphError,
+    ClosedError,
+    FileError,
+    ForkedError,
+    InvalidArgumentError,
+    file_error,
+)
 
-T = TypeVar("T")
 R = TypeVar("R", bound="Resource")
 
 # How often this process was forked off another one since the package was imported.
@@ -32,8 +42,12 @@ def failure(status: int, error: ctypes.c_void_p) -> CapsuleGraphError:
     length = ctypes.c_size_t()
     message = lib.capg_error_message(error, byref(length)) or b""
     lib.capg_error_free(error)
-    kind = BY_STATUS.get(status, CapsuleGraphError)
-    return kind(message.decode("utf-8", "replace") or f"status {status}")
+    kind, text = BY_STATUS.get(status, CapsuleGraphError), message.decode("utf-8", "replace") or f"status {status}"
+    # Errors of the system end with their number, and mostly name the file.
+    found = re.search(r"(?:\Acannot \w+ (.+): )?[^:]*\(os error (\d+)\)\Z", text, re.S)
+    if kind is FileError and found:
+        return file_error(text, int(found[2]), found[1])
+    return kind(text)
 
 
 def call(function: Any, *args: Any) -> None:
@@ -54,10 +68,14 @@ class Handle(ctypes.c_void_p):
         super().__init__()
         self.born = _forks
 
-    def __del__(self) -> None:
-        # A child's copy is left alone: freeing waits for threads that it does not have.
-        if self.value and self.born == _forks:
-            self.free(self)
+    @property
+    def __del__(self) -> Any:
+        # What frees it is given, and not called here: an interrupt in a finalizer's own frame would be lost, and so it comes
+        # in that of the caller. A child's copy is left alone: freeing waits for threads that it does not have.
+        return functools.partial(self.free, self) if self.value and self.born == _forks else int
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a handle of the library cannot be copied or pickled")
 
 
 def _handle(name: str, free: Any) -> Type[Handle]:
@@ -112,82 +130,50 @@ class Resource:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
+    def _about(self) -> str:
+        """What `repr` says of it while it is open."""
+        return "open"
+
+    def __repr__(self) -> str:
+        try:
+            self._use()
+            about = self._about()
+        except CapsuleGraphError as error:
+            about = error.status
+        return f"<capsulegraph.{type(self).__name__} {about}>"
+
     def __reduce__(self) -> Any:
         raise TypeError(f"a {self._kind} cannot be copied, pickled or sent to another process; make one there")
 
 
-class Cancel(Resource):
-    """A flag that any thread puts up to stop the calls that were given it. It stays up until `reset()`."""
-
-    _kind = "cancel token"
+class Exclusive(Resource):
+    """A resource that one call at a time uses."""
 
     def __init__(self) -> None:
-        handle = CancelHandle()
-        call(lib.capg_cancel_new, byref(handle))
-        self._handle = handle
+        self._lock = threading.Lock()
 
-    def trigger(self) -> None:
-        """Asks every call that has this token to stop, with CancelledError."""
-        call(lib.capg_cancel_trigger, self._use())
+    def _enter(self) -> Handle:
+        """The handle, where no other call uses it. `with self._lock` follows, which Ctrl-C cannot come between, as it can
+        behind `acquire`: two threads that get here at the same moment have their turns one after the other.
 
-    def reset(self) -> None:
-        """Makes a triggered token usable again."""
-        call(lib.capg_cancel_reset, self._use())
-
-    @property
-    def triggered(self) -> bool:
-        """Whether it was triggered since it was last reset."""
-        answer = ctypes.c_uint32()
-        call(lib.capg_cancel_is_triggered, self._use(), byref(answer))
-        return bool(answer.value)
+        The library has such a lock too; this one covers views, which are read after the call that gave them."""
+        handle = self._use()
+        if self._lock.locked():
+            kind = self._kind
+            raise BusyError(f"the {kind} is in use by another call; wait for it, or make a {kind} for each thread")
+        return handle
 
 
-def optional(resource: Optional[Resource], kind: Type[Resource]) -> Optional[Handle]:
-    """The handle of an argument that may be left out."""
-    if resource is None:
-        return None
+def required(resource: Any, kind: Type[Resource]) -> Handle:
+    """The handle of an argument: of another kind it would be taken for one of this kind."""
     if not isinstance(resource, kind):
         raise TypeError(f"a {kind.__name__} is wanted, not {type(resource).__name__}")
     return resource._use()
 
 
-def interruptible(work: Callable[[Handle], T], cancel: Optional[Cancel]) -> T:
-    """Does work that is given a cancel token, such that Ctrl-C ends it: on the main thread, the only one that Python
-    interrupts, another thread works meanwhile."""
-    given = optional(cancel, Cancel)
-    if threading.current_thread() is not threading.main_thread():
-        return work(given or Cancel()._use())
-    token = cancel or Cancel()
-    handle = token._use()
-    results: List[T] = []
-    failures: List[BaseException] = []
-    done = threading.Event()
-
-    def target() -> None:
-        try:
-            results.append(work(handle))
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            done.set()
-
-    thread = threading.Thread(target=target, name="capsulegraph", daemon=True)
-    thread.start()
-    try:
-        # With a timeout the wait can be interrupted on every system.
-        while not done.wait(0.2):
-            pass
-    except BaseException:
-        token.trigger()
-        while not done.wait(0.2):
-            pass
-        if cancel is not None:
-            cancel.reset()
-        raise
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0]
+def optional(resource: Optional[Resource], kind: Type[Resource]) -> Optional[Handle]:
+    """The handle of an argument that may be left out."""
+    return None if resource is None else required(resource, kind)
 
 
 def view_text(function: Any, *args: Any) -> str:
@@ -225,7 +211,12 @@ def encoded(value: str, what: str) -> bytes:
     """UTF-8 of an argument."""
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a str, not {type(value).__name__}")
-    return value.encode()
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            f"{what} has half of a surrogate pair at {error.start} ({value[error.start]!r}), which UTF-8 cannot write"
+        ) from None
 
 
 def path_bytes(value: Any) -> bytes:
@@ -255,11 +246,29 @@ def choice(value: str, what: str, choices: Dict[str, int]) -> int:
     return found
 
 
+def real(value: Any, what: str) -> float:
+    """A number that the library takes as a float."""
+    try:
+        if not isinstance(value, (str, bytes)):
+            return float(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{what} must be a number, not {type(value).__name__}")
+
+
+def listed(values: Any, what: str, of: str) -> List[Any]:
+    """The items of an argument, once: it may be an iterator."""
+    try:
+        if not isinstance(values, (str, bytes)):
+            return list(values)
+    except TypeError:
+        pass
+    raise TypeError(f"{what} must be a sequence of {of}, not {type(values).__name__}")
+
+
 def ids_array(ids: Any, what: str = "token ids") -> Any:
     """Token ids as the library takes them."""
-    if isinstance(ids, (str, bytes)):
-        raise TypeError(f"{what} must be a sequence of int, not {type(ids).__name__}")
-    values = [whole(token, what, 32) for token in ids]
+    values = [whole(token, what, 32) for token in listed(ids, what, "int")]
     return (ctypes.c_uint32 * len(values))(*values)
 
 
@@ -296,9 +305,7 @@ class Options:
 
 def strings(values: Any, what: str) -> Any:
     """An array of `capg_string`, which holds the bytes too."""
-    if isinstance(values, (str, bytes)):
-        raise TypeError(f"{what} must be a sequence of str, not {type(values).__name__}")
-    encoded_values = [encoded(value, what) for value in values]
+    encoded_values = [encoded(value, what) for value in listed(values, what, "str")]
     array: Any = (_native.String * len(encoded_values))()
     for item, value in zip(array, encoded_values):
         item.data = ctypes.cast(ctypes.c_char_p(value), ctypes.c_void_p)

@@ -5,7 +5,8 @@ from ctypes import byref
 from typing import List, Tuple
 
 from . import _native
-from ._handles import BudgetHandle, LogHandle, Resource, call, choice, decoded, interruptible, whole
+from ._calls import interruptible
+from ._handles import BudgetHandle, LogHandle, Resource, call, choice, decoded, whole
 from ._library import lib
 
 LEVELS = {"error": 1, "warning": 2, "info": 3, "debug": 4}
@@ -58,6 +59,10 @@ class Budget(Resource):
     def claimed(self) -> int:
         """Bytes of it that KV caches, activations, tables and fetched capsules claim; the rest holds weights."""
         return self._bytes()[1]
+
+    def _about(self) -> str:
+        size, claimed = self._bytes()
+        return f"of {size} bytes, {claimed} claimed"
 
     def _bytes(self) -> Tuple[int, int]:
         size, claimed = ctypes.c_uint64(), ctypes.c_uint64()

@@ -3,7 +3,7 @@
 import ctypes
 from ctypes import byref
 from dataclasses import dataclass, field
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Mapping, Optional, Tuple
 
 from . import _native
 from ._handles import CapsuleHandle, Handle, Resource, call, decoded, number, view_text, whole
@@ -29,6 +29,9 @@ class Tensor:
     _owner: Handle = field(repr=False)
     _data: Optional[int] = field(repr=False)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a tensor cannot be copied, pickled or sent to another process; a copy of its array can")
+
     @property
     def raw(self) -> Any:
         """Its bytes, as a numpy array that is a view."""
@@ -46,11 +49,14 @@ class Tensor:
         return view(self._owner, self._data, self.shape, numpy)
 
 
-class Capsule(Resource):
-    """A capsule's tensors, by name: `capsule["name"]` is a numpy array without a copy, `capsule.tensors` tells more. Arrays
-    keep the memory that they are in, also after the capsule was closed."""
+class Capsule(Resource, Mapping[str, Any]):
+    """A capsule's tensors, a mapping of names: `capsule["name"]` is a numpy array without a copy, `capsule.tensors` tells more.
+    Arrays keep the memory that they are in, also after the capsule was closed."""
 
     _kind = "capsule"
+    # As of any other resource: arrays cannot be compared to one answer.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __init__(self, handle: Handle, name: str) -> None:
         self._handle = handle
@@ -100,6 +106,12 @@ class Capsule(Resource):
     def __len__(self) -> int:
         return number(lib.capg_capsule_tensor_count, ctypes.c_size_t, self._use())
 
+    def __bool__(self) -> bool:
+        return True
+
+    def _about(self) -> str:
+        return f"{self.name!r}, {len(self)} tensors, {self.precision}"
+
 
 class Fetch(Resource):
     """Capsules on their way, which a thread of the library takes out meanwhile."""
@@ -123,3 +135,6 @@ class Fetch(Resource):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def _about(self) -> str:
+        return f"{self.ready} of {len(self)} ready"

@@ -1,12 +1,18 @@
 """What goes wrong: one exception for each status of the C API, and those that only Python can have."""
 
-from typing import Dict, Type
+import errno
+import os
+from typing import Any, Dict, Optional, Type
 
 
 class CapsuleGraphError(Exception):
     """A call failed. The message says what, where, why, and what to do; `status` is the status's name."""
 
     status = "unknown"
+
+    def __str__(self) -> str:
+        # Classes of Python that some of these are as well would write it otherwise.
+        return str(self.args[0]) if self.args else ""
 
 
 class InvalidArgumentError(CapsuleGraphError, ValueError):
@@ -22,9 +28,32 @@ class UnsupportedError(CapsuleGraphError):
 
 
 class FileError(CapsuleGraphError, OSError):
-    """The system refused to open, read, map, write or rename a file."""
+    """The system refused to open, read, map, write or rename a file. `errno` is the system's number and `filename` the file,
+    where they are known. Where there is no such file it is a FileNotFoundError too, and a PermissionError where it may not be
+    opened."""
 
     status = "io"
+
+    def __reduce__(self) -> Any:
+        return file_error, (str(self), self.errno, self.filename)
+
+
+class MissingFileError(FileError, FileNotFoundError):
+    """There is no such file or folder."""
+
+
+class FilePermissionError(FileError, PermissionError):
+    """The system does not permit to open, write or rename it."""
+
+
+def file_error(message: str, number: Optional[int], filename: Optional[str]) -> FileError:
+    """A FileError of the system's number for an error: on Windows its own, which Python knows an errno for."""
+    if number is not None and os.name == "nt":
+        number = OSError(None, "", None, number).errno
+    kind = {errno.ENOENT: MissingFileError, errno.EACCES: FilePermissionError, errno.EPERM: FilePermissionError}
+    error = kind.get(number or 0, FileError)(message)
+    error.errno, error.strerror, error.filename = number, message, filename
+    return error
 
 
 class MalformedError(CapsuleGraphError):
@@ -45,7 +74,7 @@ class CorruptError(CapsuleGraphError):
     status = "corrupt"
 
 
-class NotFoundError(CapsuleGraphError, LookupError):
+class NotFoundError(CapsuleGraphError, KeyError):
     """No capsule or tensor of that name or number; or no ONNX Runtime."""
 
     status = "not_found"

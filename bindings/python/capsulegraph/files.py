@@ -6,19 +6,8 @@ from os import PathLike
 from typing import Any, Callable, Dict, Optional, Union
 
 from . import _native
-from ._handles import (
-    Cancel,
-    Options,
-    TextHandle,
-    call,
-    choice,
-    encoded,
-    interruptible,
-    optional,
-    path_bytes,
-    text_of,
-    whole,
-)
+from ._calls import Cancel, Stoppable, interruptible, throw
+from ._handles import Options, TextHandle, call, choice, encoded, optional, path_bytes, real, text_of, whole
 from ._library import lib
 from ._library import onnxruntime as installed_runtime
 from ._shared import Log
@@ -57,12 +46,12 @@ class _Bars:
 
 
 class _Job:
-    """A call that lasts and tells its progress. An exception of the callback cancels it and is raised when that has ended; so
+    """A call that lasts and tells its progress. An exception of the callback stops it and is raised when that has ended; so
     does Ctrl-C, for which the callback is on another thread than the main one."""
 
     def __init__(self, options: Options, cancel: Optional[Cancel], log: Optional[Log], progress: Optional[Progress]) -> None:
-        self._given = cancel is not None
-        self._cancel = cancel or Cancel()
+        self._call = Stoppable(cancel)
+        self._options = options
         self._failure: Optional[BaseException] = None
         self._bars = None
         if progress is not None and hasattr(progress, "update"):
@@ -70,10 +59,8 @@ class _Job:
         if progress is not None and not callable(progress):
             raise TypeError("progress must be a function of phase, done and total, or tqdm")
         self._report = progress
-        options.handle("cancel", optional(self._cancel, Cancel))
+        options.handle("cancel", self._call.handle)
         options.handle("log", optional(log, Log))
-        if progress is not None:
-            options.keep("progress", _native.ProgressCallback(self._progress))
 
     def _progress(self, _: Any, phase: int, done: int, total: int) -> None:
         if self._failure is not None or self._report is None:
@@ -82,22 +69,29 @@ class _Job:
             self._report(_PHASES.get(phase, str(phase)), done, total)
         except BaseException as error:
             self._failure = error
-            self._cancel.trigger()
+            self._call.stop()
 
     def run(self, function: Any, *args: Any) -> None:
         """Calls the function; what the callback raised comes before what the call says of being cancelled."""
+        struct = self._options.struct
+        if self._report is not None:
+            struct.progress = _native.ProgressCallback(self._progress)
         try:
-            interruptible(lambda _: call(function, *args), self._cancel)
+            self._call.run(lambda _: call(function, *args))
         except Exception:
             if self._failure is None:
                 raise
         finally:
+            # `byref` objects, which tracebacks hold, are unknown to the garbage collector: no cycle may go through them.
+            struct.progress = _native.ProgressCallback()
+            failure, self._failure = self._failure, None
             if self._bars is not None:
                 self._bars.close()
-        if self._failure is not None:
-            if self._given:
-                self._cancel.reset()
-            raise self._failure
+        if failure is not None:
+            try:
+                throw(failure)
+            finally:
+                del failure
 
 
 def _mini_options(
@@ -114,7 +108,7 @@ def _mini_options(
     if calibrate is not None:
         options.text("calibrate", encoded(calibrate, "calibrate"))
     options.struct.mini_bytes = whole(mini_bytes, "mini_bytes")
-    options.struct.max_error = max_error
+    options.struct.max_error = real(max_error, "max_error")
     found = runtime if runtime is not None else installed_runtime()
     options.text("onnxruntime_path", None if found is None else path_bytes(found))
 

@@ -7,8 +7,8 @@ from ctypes import byref
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from . import _native
+from ._calls import Cancel, Stoppable, interruptible, throw
 from ._handles import (
-    Cancel,
     CapsuleHandle,
     FetchHandle,
     Handle,
@@ -23,7 +23,7 @@ from ._handles import (
     decoded,
     encoded,
     ids_array,
-    interruptible,
+    listed,
     number,
     optional,
     path_bytes,
@@ -39,7 +39,7 @@ from ._shared import Budget, Log
 from .capsule import LAYOUTS, Capsule, Fetch
 from .errors import InvalidArgumentError, UnsupportedError
 from .files import Path
-from .tensors import ELEMENTS, KINDS, Port, Values, value_of
+from .tensors import ELEMENTS, KINDS, Port, Values, numpy_module, value_of
 
 if TYPE_CHECKING:
     from .session import Session
@@ -50,51 +50,73 @@ PREPACK = {"auto": 0, "on": 1, "off": 2}
 OPTIMIZATION = {"default": 0, "off": 1}
 KV_TYPES = {"f16": 0, "q8_0": 1}
 _MODE_NAMES = {value: name for name, value in MODES.items()}
-# A run that takes longer is left to another thread, so that Ctrl-C ends it.
+# Seconds: a run that is likely to take longer is left to another thread, so that Ctrl-C ends it.
 _LONG = 0.02
+# Bytes: a longer text is tokenized on another thread, so that Ctrl-C need not wait for it.
+_LONG_TEXT = 100_000
 Message = Mapping[str, str]
 
 
 class _File:
-    """A binary file object as the library reads it; its exception is kept for the caller."""
+    """A binary file object as the library reads it inside one call; its exception is kept for the caller."""
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.cancel = Cancel()
+    def __init__(self, file: Any, call: Stoppable) -> None:
+        self._file, self._call = file, call
         self.failure: Optional[BaseException] = None
-        self.options = Options(_native.Reader)
-        self.options.keep("read", _native.ReadCallback(self._read))
-        self.options.struct.size = file.seek(0, 2)
+        self.reader = Options(_native.Reader)
+        self.reader.struct.size = whole(file.seek(0, 2), "what seek(0, 2) of the file object gives")
+        self.reader.keep("read", _native.ReadCallback(self._read))
         name = getattr(file, "name", None)
-        self.options.text("name", name.encode() if isinstance(name, str) else None)
+        # It is for messages alone.
+        self.reader.text("name", name.encode("utf-8", "replace") if isinstance(name, str) else None)
 
     def _read(self, _: Any, offset: int, buffer: int, length: int) -> int:
-        if self.cancel.triggered:
+        if self._call.stopped:
             return 1
         try:
             self._file.seek(offset)
             at = 0
             while at < length:
-                data = self._file.read(length - at)
-                if not data:
-                    raise EOFError(f"the file ended {length - at} bytes early")
-                ctypes.memmove(buffer + at, bytes(data), len(data))
+                data = _read_bytes(self._file, length - at)
+                ctypes.memmove(buffer + at, data, len(data))
                 at += len(data)
             return 0
         except BaseException as error:
             self.failure = error
             return 1
 
+    def release(self) -> None:
+        """Lets go of the callback: it and this object hold each other, by a way that the garbage collector cannot see."""
+        self.reader.struct.read = _native.ReadCallback()
+        self.reader.kept.clear()
+        self.failure = None
+
+
+def _read_bytes(file: Any, most: int) -> bytes:
+    """At least one byte, and no more than there is room for."""
+    given = file.read(most)
+    if isinstance(given, str):
+        raise TypeError("the file object gives text; open it with 'rb'")
+    try:
+        data = bytes(memoryview(given))
+    except TypeError:
+        raise TypeError(f"read({most}) of the file object gave {type(given).__name__}; it must give bytes") from None
+    if not data:
+        raise EOFError(f"the file ended {most} bytes early")
+    if len(data) > most:
+        raise InvalidArgumentError(f"read({most}) of the file object gave {len(data)} bytes, more than it was asked for")
+    return data
+
 
 class Model(Resource):
     """A language model or an ONNX model, opened from a .cgraph file. Any number of threads may share it.
 
     path: a path, or a binary file object, which is read as a whole. mode: "auto", "exact", "fast" or "speculative". memory:
-    bytes that the model and its sessions may take, or a Budget that models share. full: a mini's full file, where it is not
-    beside it. threads, processors, priority: what computes. offset, length: where the model is in a larger file. capsules: the
-    first and the end of a range of capsules, where other processes have the others. context, kv_type: the session that a
-    budget leaves room for. onnxruntime, prepack, optimization: of an ONNX model; joined_bytes: weights up to which
-    neighbouring capsules of one share a session of ONNX Runtime (0: the default).
+    bytes that the model and its sessions may take, or a Budget that models share. full: a mini's full file, a path or a file
+    object, where it is not beside it. threads, processors, priority: what computes. offset, length: where the model is in a
+    larger file. capsules: the first and the end of a range of capsules, where other processes have the others. context, kv_type:
+    the session that a budget leaves room for. onnxruntime, prepack, optimization: of an ONNX model; joined_bytes: weights up to
+    which neighbouring capsules of one share a session of ONNX Runtime (0: the default).
     """
 
     _kind = "model"
@@ -105,7 +127,7 @@ class Model(Resource):
         *,
         mode: str = "auto",
         memory: Union[int, Budget, None] = None,
-        full: Optional[Path] = None,
+        full: Union[Path, Any, None] = None,
         threads: int = 0,
         processors: Sequence[int] = (),
         priority: str = "inherited",
@@ -131,7 +153,6 @@ class Model(Resource):
             struct.memory_budget_bytes = whole(memory, "memory")
             if struct.memory_budget_bytes == 0:
                 raise InvalidArgumentError("memory is 0; leave it out where there is no bound")
-        options.text("full_path", None if full is None else path_bytes(full))
         struct.threads = whole(threads, "threads", 32)
         numbers = ids_array(processors, "processors")
         if len(numbers):
@@ -140,7 +161,7 @@ class Model(Resource):
         struct.priority = choice(priority, "priority", PRIORITIES)
         struct.offset, struct.length = whole(offset, "offset"), whole(length, "length")
         struct.full_offset, struct.full_length = whole(full_offset, "full_offset"), whole(full_length, "full_length")
-        first, end = capsules
+        first, end = _range(capsules)
         struct.first_capsule, struct.end_capsule = whole(first, "capsules", 32), whole(end, "capsules", 32)
         struct.session_context = whole(context, "context", 32)
         struct.session_kv_type = choice(kv_type, "kv_type", KV_TYPES)
@@ -150,9 +171,13 @@ class Model(Resource):
         struct.optimization = choice(optimization, "optimization", OPTIMIZATION)
         struct.joined_bytes = whole(joined_bytes, "joined_bytes")
         options.handle("log", optional(log, Log))
-        self._handle = _open(path, options)
+        self._handle = _open(path, full, options)
         self._ports: Dict[int, List[Port]] = {}
-        self._last_run = _LONG
+        # Seconds that the last run took, and bytes of its inputs.
+        self._last_run = _LONG, 0
+
+    def _about(self) -> str:
+        return f"{self.name!r}, mode {self.mode}"
 
     # What the model is.
 
@@ -215,7 +240,7 @@ class Model(Resource):
         control token becomes that token; not for text from outside."""
         data, tokens = encoded(text, "text"), TokensHandle()
         flags = bool(special) | bool(parse_special) << 1
-        call(lib.capg_model_tokenize, self._use(), data, len(data), flags, byref(tokens))
+        _tokenize(len(data), lib.capg_model_tokenize, self._use(), data, len(data), flags, byref(tokens))
         return tokens_of(tokens)
 
     def detokenize(self, ids: Iterable[int], *, special: bool = False) -> str:
@@ -239,7 +264,8 @@ class Model(Resource):
     def chat_tokens(self, messages: Sequence[Message]) -> List[int]:
         """A conversation as tokens, ready to be answered."""
         array, tokens = _messages(messages), TokensHandle()
-        call(lib.capg_model_chat_tokens, self._use(), array, len(array), byref(tokens))
+        size = sum(map(len, array.kept))
+        _tokenize(size, lib.capg_model_chat_tokens, self._use(), array, len(array), byref(tokens))
         return tokens_of(tokens)
 
     def session(
@@ -289,7 +315,8 @@ class Model(Resource):
     ) -> Dict[str, Any]:
         """Computes outputs of an ONNX model, by default all, from inputs by name. Arrays are taken as they are, without a copy
         where they are contiguous; numbers and lists take the type that the model asks for. Outputs are arrays that cannot be
-        written and are not copied, lists of them (sequences), dicts (maps), or None (an absent optional value)."""
+        written and are not copied, lists of them (sequences), dicts (maps), or None (an absent optional value). Needs numpy."""
+        numpy_module()
         handle = self._use()
         if not isinstance(inputs, Mapping):
             raise TypeError(f"inputs must be a dict of names and values, not {type(inputs).__name__}")
@@ -303,12 +330,13 @@ class Model(Resource):
         def work(token: Optional[Handle]) -> None:
             call(lib.capg_model_run, handle, given, len(given), wanted, len(wanted), None, token, byref(result))
 
-        begun = time.perf_counter()
-        if self._last_run < _LONG:
-            work(optional(cancel, Cancel))
+        token, begun = optional(cancel, Cancel), time.perf_counter()
+        seconds, nbytes = self._last_run
+        if seconds * max(1, values.nbytes / max(1, nbytes)) < _LONG:
+            work(token)
         else:
             interruptible(work, cancel)
-        self._last_run = time.perf_counter() - begun
+        self._last_run = time.perf_counter() - begun, values.nbytes
         return _outputs(result)
 
     def report(self) -> Dict[str, Any]:
@@ -328,23 +356,24 @@ class Model(Resource):
         return [view_text(lib.capg_model_capsule_id, handle, index) for index in range(count)]
 
     def fetch(self, capsule: str, *, layout: str = "source") -> Capsule:
-        """Takes a capsule out: as the mini has it in mode fast, else at full precision. layout: "source" (rows in the encoding
+        """Takes a capsule out, whose arrays need numpy: as the mini has it in mode fast, else at full precision. layout: "source" (rows in the encoding
         that the file holds), "stored" (as kernels read them) or "f32" (decoded)."""
         name, handle = encoded(capsule, "capsule"), CapsuleHandle()
         number_of = choice(layout, "layout", LAYOUTS)
         call(lib.capg_model_fetch, self._use(), name, len(name), number_of, byref(handle))
         return Capsule(handle, capsule)
 
-    def fetch_begin(self, capsules: Sequence[str], *, layout: str = "source") -> Fetch:
+    def fetch_begin(self, capsules: Iterable[str], *, layout: str = "source") -> Fetch:
         """Begins to take capsules out, in this order, on a thread of the library."""
-        names, handle = strings(capsules, "capsules"), FetchHandle()
+        wanted, handle = listed(capsules, "capsules", "str"), FetchHandle()
+        names = strings(wanted, "capsules")
         number_of = choice(layout, "layout", LAYOUTS)
         call(lib.capg_model_fetch_begin, self._use(), names, len(names), number_of, byref(handle))
-        return Fetch(handle, list(capsules))
+        return Fetch(handle, wanted)
 
     def prefetch(self, capsules: Iterable[int]) -> None:
         """A hint that these capsules, by number, are needed next."""
-        numbers = [whole(index, "capsules") for index in capsules]
+        numbers = [whole(index, "capsules") for index in listed(capsules, "capsules", "int")]
         array = (ctypes.c_size_t * len(numbers))(*numbers)
         call(lib.capg_model_prefetch, self._use(), array, len(numbers))
 
@@ -363,41 +392,83 @@ class Model(Resource):
         return json.loads(text_of(summary))
 
 
-def _open(path: Any, options: Options) -> Handle:
-    handle = ModelHandle()
-    if hasattr(path, "read") and hasattr(path, "seek"):
-        file = _File(path)
-        try:
+def _range(capsules: Any) -> Tuple[Any, Any]:
+    try:
+        first, end = capsules
+    except (TypeError, ValueError):
+        raise TypeError(f"capsules must be two numbers, the first and the end, not {capsules!r}") from None
+    return first, end
+
+
+def _open(path: Any, full: Any, options: Options) -> Handle:
+    """Opens a model from a path or a file object, each with its full file as one of them."""
+    handle, running, files = ModelHandle(), Stoppable(None), []
+
+    def file(given: Any) -> Any:
+        if not (hasattr(given, "read") and hasattr(given, "seek")):
+            return None
+        files.append(_File(given, running))
+        return files[-1].reader
+
+    try:
+        reader, full_reader = file(path), file(full)
+        if full_reader:
+            options.keep("full_reader", ctypes.pointer(full_reader.struct))
+        elif full is not None:
+            options.text("full_path", path_bytes(full))
+        name = b"" if reader else path_bytes(path)
+        given = (lib.capg_model_open_reader, reader.ref()) if reader else (lib.capg_model_open, name, len(name))
+        if files:
             # On the main thread Ctrl-C could come into the callback before it can catch anything.
-            given = file.options.ref(), options.ref(), byref(handle)
-            interruptible(lambda _: call(lib.capg_model_open_reader, *given), file.cancel)
-        except Exception:
-            if file.failure is not None:
-                raise file.failure from None
-            raise
-        return handle
-    name = path_bytes(path)
-    call(lib.capg_model_open, name, len(name), options.ref(), byref(handle))
+            running.run(lambda _: call(*given, options.ref(), byref(handle)))
+        else:
+            call(*given, options.ref(), byref(handle))
+    except Exception:
+        for one in files:
+            if one.failure is not None:
+                throw(one.failure)
+        raise
+    finally:
+        for one in files:
+            one.release()
     return handle
+
+
+def _tokenize(size: int, *given: Any) -> None:
+    """A call that tokenizes so many bytes."""
+    if size < _LONG_TEXT:
+        call(*given)
+    else:
+        interruptible(lambda _: call(*given), None, abandoned=True)
 
 
 def _messages(messages: Sequence[Message]) -> Any:
     """Messages of a conversation as the library takes them; the array holds their text."""
-    if isinstance(messages, (str, bytes, Mapping)):
-        raise TypeError('messages must be a list of {"role": ..., "content": ...}')
-    array: Any = (_native.ChatMessage * len(messages))()
+    said = checked_messages(messages)
+    array: Any = (_native.ChatMessage * len(said))()
     kept = []
-    for item, message in zip(array, messages):
+    for item, message in zip(array, said):
         for field in ("role", "content"):
-            try:
-                text = encoded(message[field], field)
-            except (KeyError, IndexError, AttributeError):
-                raise InvalidArgumentError(f'a message has "role" and "content", and this one no {field!r}') from None
+            if field not in message:
+                raise InvalidArgumentError(f'a message has "role" and "content", and this one no {field!r}')
+            text = encoded(message[field], field)
             kept.append(text)
             setattr(item, field, ctypes.cast(ctypes.c_char_p(text), ctypes.c_void_p))
             setattr(item, field + "_len", len(text))
     array.kept = kept
     return array
+
+
+def checked_messages(messages: Any) -> List[Message]:
+    """Messages, once: they may come from an iterator."""
+    form = '{"role": ..., "content": ...}'
+    if isinstance(messages, Mapping):
+        raise TypeError(f"messages must be a list of {form}, not one of them")
+    said = listed(messages, "messages", form)
+    for message in said:
+        if not isinstance(message, Mapping):
+            raise TypeError(f"a message must be a dict {form}, not {type(message).__name__}")
+    return said
 
 
 def _port(handle: Handle, direction: int, index: int) -> Port:

@@ -2,16 +2,15 @@
 
 import ctypes
 import json
-import threading
 from ctypes import byref
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypedDict, Union
 
 from . import _native
+from ._calls import Cancel, interruptible
 from ._handles import (
-    Cancel,
+    Exclusive,
     Handle,
     Options,
-    Resource,
     SessionHandle,
     TextHandle,
     call,
@@ -19,19 +18,21 @@ from ._handles import (
     decoded,
     failure,
     ids_array,
-    interruptible,
     number,
     optional,
+    real,
+    required,
     strings,
     text_of,
     whole,
 )
 from ._library import lib
-from .errors import BusyError, InvalidArgumentError
-from .model import KV_TYPES, Message
+from .errors import CapsuleGraphError, InvalidArgumentError
+from .model import KV_TYPES, Message, Model, checked_messages
+from .tensors import numpy_module, rows_of
 
 if TYPE_CHECKING:
-    from .model import Model
+    from typing_extensions import Unpack
 
 FINISH = {0: "none", 1: "end", 2: "stop", 3: "length", 4: "context", 5: "callback"}
 # A call comes back to Python this often, in microseconds, so that Ctrl-C ends a long prompt too.
@@ -40,40 +41,125 @@ Prompt = Union[str, Iterable[int]]
 OnToken = Callable[[int, str], Any]
 
 
-class Session(Resource):
+class GenerateOptions(TypedDict, total=False):
+    """What `chat` and `complete` hand on to `Session.generate`, which says what each is."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    repeat_window: int
+    seed: int
+    stop: Union[str, Sequence[str]]
+    ignore_end: bool
+    cancel: Optional[Cancel]
+    on_token: Optional[OnToken]
+
+
+class _Text:
+    """What came of a generation so far. Session and Generation share it, so that neither has to refer to the other.
+
+    An exception of Ctrl-C may come between any two steps of it. So a slice that the library has filled stays here until it was
+    taken up, and to take it up twice gives the same."""
+
+    def __init__(self, messages: Optional[List[Dict[str, str]]]) -> None:
+        # Of a chat: the conversation that is answered, and whether the session's has become it, with the answer.
+        self.messages, self.kept = messages, False
+        # Tokens and text of each slice that had any, by its number: 0, 1, ...
+        self.pieces: Dict[int, Tuple[List[int], str]] = {}
+        self.reason = "none"
+        self._slice: Optional[Tuple[int, Any]] = None
+
+    def begin(self) -> Any:
+        """A slice for a call to fill. What it points to lives until the session's next call: `take` comes before that."""
+        self.take()
+        found = _native.Slice(struct_size=ctypes.sizeof(_native.Slice), more=1)
+        self._slice = len(self.pieces), found
+        return found
+
+    def take(self) -> None:
+        """Takes up what a call has filled, if there is any."""
+        if self._slice is None:
+            return
+        number_of, found = self._slice
+        count = found.token_count
+        if count or found.text_len:
+            self.pieces[number_of] = found.tokens[:count] if count else [], decoded(found.text, found.text_len)
+        if not found.more and self.reason == "none":
+            self.reason = FINISH.get(found.finish_reason, str(found.finish_reason))
+        self._slice = None
+
+    def text(self, first: int = 0) -> str:
+        """The text of the pieces from that one on."""
+        return "".join([self.pieces[i][1] for i in range(first, len(self.pieces))])
+
+    def conversation(self) -> List[Dict[str, str]]:
+        """Of a chat: with the answer, as far as it came."""
+        return [*(self.messages or []), {"role": "assistant", "content": self.text()}]
+
+
+class Session(Exclusive):
     """A sequence of tokens with its KV cache on one model. One call at a time: a second one meanwhile is BusyError."""
 
     _kind = "session"
 
     def __init__(
-        self, model: "Model", *, context: int = 0, batch: int = 0, kv_type: str = "f16", lookup: bool = True
+        self, model: Model, *, context: int = 0, batch: int = 0, kv_type: str = "f16", lookup: bool = True
     ) -> None:
+        super().__init__()
         options = Options(_native.SessionOptions)
         options.struct.context = whole(context, "context", 32)
         options.struct.batch = whole(batch, "batch", 32)
         options.struct.kv_type = choice(kv_type, "kv_type", KV_TYPES)
         options.struct.flags = 0 if lookup else 1
         handle = SessionHandle()
-        call(lib.capg_session_new, model._use(), options.ref(), byref(handle))
+        call(lib.capg_session_new, required(model, Model), options.ref(), byref(handle))
         self._handle = handle
-        self._lock = threading.Lock()
         # Outputs of `_held`, used under the lock alone: they are not made anew for each call.
         self._ids, self._count, self._error = ctypes.POINTER(ctypes.c_uint32)(), ctypes.c_size_t(), ctypes.c_void_p()
         self._held_outputs = byref(self._ids), byref(self._count), byref(self._error)
-        self._generation: Optional["Generation"] = None
+        self._current: Optional[_Text] = None
+        self._messages: List[Dict[str, str]] = []
         self.model = model
-        # The conversation of `chat`.
-        self.messages: List[Dict[str, str]] = []
 
-    def _enter(self) -> Handle:
-        """The handle, where no other call uses the session. `with self._lock` follows, which Ctrl-C cannot come between, as it
-        can behind `acquire`: two threads that get here at the same moment have their turns one after the other.
+    @property
+    def messages(self) -> List[Dict[str, str]]:
+        """The conversation of `chat`: each message has "role" and "content"."""
+        self._keep(self._current)
+        return self._messages
 
-        The library has such a lock too; this one covers views, which are read after the call that gave them."""
-        handle = self._use()
-        if self._lock.locked():
-            raise BusyError("the session is in use by another call; wait for it, or make a session for each thread")
-        return handle
+    @messages.setter
+    def messages(self, messages: Sequence[Message]) -> None:
+        if self._current is not None:
+            self._current.kept = True
+        self._messages = [dict(message) for message in checked_messages(messages)]
+
+    def _keep(self, text: Optional[_Text], *, left: bool = False) -> None:
+        """Has a chat become the conversation, at its end, or where it was left after a part of the answer."""
+        if text is None or text.messages is None or text.kept:
+            return
+        ended = text.reason != "none"
+        if ended or (left and text.pieces):
+            self._messages = text.conversation()
+            text.kept = ended
+
+    def _settle(self) -> None:
+        """Takes up what Ctrl-C left of the generation in progress, under the lock and before the library is called, which then
+        overwrites it."""
+        if self._current is not None:
+            self._current.take()
+            self._keep(self._current)
+
+    def _leave(self) -> None:
+        """As `_settle`, before the generation in progress is forgotten."""
+        self._settle()
+        self._keep(self._current, left=True)
+        self._current = None
+
+    def _about(self) -> str:
+        return f"of {self.model._about() if not self.model.closed else 'a closed model'}, {len(self)} of {self.context} tokens"
 
     # Generating.
 
@@ -89,26 +175,37 @@ class Session(Resource):
         repeat_penalty: float = 0.0,
         repeat_window: int = 0,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: Union[str, Sequence[str]] = (),
         ignore_end: bool = False,
         cancel: Optional[Cancel] = None,
         on_token: Optional[OnToken] = None,
     ) -> "Generation":
         """Generates after a prompt, a text or token ids: an iterator of pieces of text. What the session holds of the same
         prefix is not computed again. In a text the text of a control token counts as that token; `model.tokenize` reads text
-        from outside. All sampling options are off by default: greedy.
+        from outside.
 
-        on_token gets each token and the text that became complete with it; what it returns, if true, stops the generation.
+        max_tokens: at most so many; 0: until the context is full. stop: the text ends before this string, or the first of
+        these. ignore_end: goes on behind a token that ends the model's answer, for measurements. on_token: gets each token and
+        the text that became complete with it; what it returns, if true, stops the generation. cancel: stops it from any thread.
+
+        Without the options of sampling, which are off at 0, the best token is always taken. temperature: 0 to 100, divides the
+        logits; 1 leaves the model's own distribution. top_k: keeps so many best tokens. top_p: 0 to 1, keeps the fewest best
+        ones whose probabilities reach this sum. min_p: 0 to 1, drops tokens less probable than this share of the best one's
+        probability. repeat_penalty: divides positive and multiplies negative logits of recent tokens; 1 changes nothing.
+        repeat_window: how many tokens are recent; 0: 64. seed: which of the random sequences; the same one, 0 as well, gives
+        the same text again.
         """
         options = Options(_native.GenerateOptions)
         struct = options.struct
-        if len(stop):
-            array = strings(stop, "stop")
+        stops = [stop] if isinstance(stop, str) else stop
+        array = strings(stops, "stop")
+        if len(array):
             options.keep("stop", array)
             struct.stop_count = len(array)
         struct.max_tokens, struct.seed = whole(max_tokens, "max_tokens"), whole(seed, "seed")
-        struct.temperature, struct.top_p, struct.min_p = temperature, top_p, min_p
-        struct.repeat_penalty, struct.top_k = repeat_penalty, whole(top_k, "top_k", 32)
+        struct.temperature = real(temperature, "temperature")
+        struct.top_p, struct.min_p = real(top_p, "top_p"), real(min_p, "min_p")
+        struct.repeat_penalty, struct.top_k = real(repeat_penalty, "repeat_penalty"), whole(top_k, "top_k", 32)
         struct.repeat_window, struct.ignore_end = whole(repeat_window, "repeat_window", 32), bool(ignore_end)
         if on_token is not None and not callable(on_token):
             raise TypeError("on_token must be a function of a token and its text")
@@ -118,35 +215,45 @@ class Session(Resource):
         return Generation(self, ids_array(prompt, "prompt"), options, cancel, on_token)
 
     def chat(
-        self, message: Union[str, Sequence[Message]], *, system: Optional[str] = None, **options: Any
+        self, message: Union[str, Sequence[Message]], *, system: Optional[str] = None, **options: "Unpack[GenerateOptions]"
     ) -> "Generation":
         """Answers a message of the user, with the conversation so far in mind (`messages`); a list of messages begins another
-        one. The answer becomes part of the conversation when it is at its end. options: as of `generate`."""
+        one. Message and answer become part of the conversation when the answer is at its end, by `stop()`, or when the session
+        goes on with something else after the answer was left in the middle: then as far as it came, and not at all where
+        nothing of it had. options: as of `generate`."""
         if isinstance(message, str):
-            messages = [*self.messages, {"role": "user", "content": message}]
-            if system is not None and not self.messages:
+            self._enter()
+            with self._lock:
+                self._settle()
+                left = self._current
+            before = self.messages
+            if left is not None and left.messages is not None and left.pieces and not left.kept:
+                before = left.conversation()
+            messages = [*before, {"role": "user", "content": message}]
+            if system is not None and not before:
                 messages.insert(0, {"role": "system", "content": system})
         else:
             if system is not None:
                 raise InvalidArgumentError("system goes with a message of the user; here it is one of the list")
-            messages = [dict(item) for item in message]
+            messages = [dict(item) for item in checked_messages(message)]
         generation = self.generate(self.model.chat_tokens(messages), **options)
-        generation._messages = messages
+        generation._text.messages = messages
         return generation
 
-    def complete(self, prompt: Prompt, **options: Any) -> str:
-        """All text that `generate` gives, at once."""
+    def complete(self, prompt: Prompt, **options: "Unpack[GenerateOptions]") -> str:
+        """All text that `generate` gives, at once. options: as of `generate`."""
         return self.generate(prompt, **options).read()
 
     # Evaluating.
 
     def eval(self, ids: Iterable[int], *, all_logits: bool = False, cancel: Optional[Cancel] = None) -> Any:
         """Evaluates tokens after those that the session holds, and gives logits as a numpy array: of the last one
-        [vocabulary], with all_logits of each [tokens, vocabulary]."""
+        [vocabulary], with all_logits of each [tokens, vocabulary]. Forgets a generation in progress."""
+        numpy_module()
         array = ids_array(ids)
         handle = self._enter()
         with self._lock:
-            self._generation = None
+            self._leave()
 
             def work(token: Optional[Handle]) -> None:
                 call(lib.capg_session_eval, handle, array, len(array), bool(all_logits), token)
@@ -155,7 +262,7 @@ class Session(Resource):
                 interruptible(work, cancel)
             else:
                 work(optional(cancel, Cancel))
-            logits = _logits(handle)
+            logits = rows_of(lib.capg_session_logits, handle)
         return logits if all_logits else logits[-1]
 
     @property
@@ -163,7 +270,8 @@ class Session(Resource):
         """Logits of the last evaluation, a row a token. After a generated token those that it was chosen from."""
         handle = self._enter()
         with self._lock:
-            return _logits(handle)
+            self._settle()
+            return rows_of(lib.capg_session_logits, handle)
 
     @property
     def tokens(self) -> List[int]:
@@ -201,12 +309,12 @@ class Session(Resource):
     def reset(self) -> None:
         """Forgets all tokens, the conversation, and a generation in progress."""
         self._change(lib.capg_session_reset)
-        self.messages = []
+        self._messages = []
 
     def _change(self, function: Any, *args: Any) -> None:
         handle = self._enter()
         with self._lock:
-            self._generation = None
+            self._leave()
             call(function, handle, *args)
 
     def report(self) -> Dict[str, Any]:
@@ -214,34 +322,48 @@ class Session(Resource):
         report = TextHandle()
         handle = self._enter()
         with self._lock:
+            self._settle()
             call(lib.capg_session_report, handle, byref(report))
         return json.loads(text_of(report))
 
 
 class Generation:
     """A text as it is generated: iterating gives pieces of it. What has not been asked for is not computed, and leaving off
-    in the middle needs no farewell."""
+    in the middle needs no farewell. After Ctrl-C it goes on where it was: no token and no text is lost."""
 
     def __init__(
         self, session: Session, prompt: Any, options: Options, cancel: Optional[Cancel], on_token: Optional[OnToken]
     ) -> None:
         self._session, self._cancel, self._on_token = session, cancel, on_token
-        self._messages: Optional[List[Dict[str, str]]] = None
-        self._slice = _native.Slice(struct_size=ctypes.sizeof(_native.Slice))
-        self._pieces: List[str] = []
-        # The tokens so far.
-        self.tokens: List[int] = []
-        # Why it ended: "end", "stop", "length", "context" or "callback"; "none" before.
-        self.finish_reason = "none"
+        # How many pieces the iterator has given, and how many `on_token` has been told.
+        self._given = self._told = 0
+        self._text = _Text(None)
         handle = session._enter()
         with session._lock:
-            call(lib.capg_session_start, handle, prompt, len(prompt), options.ref())
-            session._generation = self
+            before = session._current
+            session._leave()
+            session._current = self._text
+            try:
+                call(lib.capg_session_start, handle, prompt, len(prompt), options.ref())
+            except CapsuleGraphError:
+                session._current = before
+                raise
+
+    @property
+    def tokens(self) -> List[int]:
+        """The tokens so far."""
+        pieces = self._text.pieces
+        return [token for index in range(len(pieces)) for token in pieces[index][0]]
 
     @property
     def text(self) -> str:
         """The text so far."""
-        return "".join(self._pieces)
+        return self._text.text()
+
+    @property
+    def finish_reason(self) -> str:
+        """Why it ended: "end", "stop", "length", "context" or "callback"; "none" before."""
+        return self._text.reason
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -249,11 +371,14 @@ class Generation:
     def __next__(self) -> str:
         """The next piece of text, which is never empty."""
         while True:
-            piece = self._step()
+            if self._on_token is not None:
+                self._tell(self._on_token)
+            piece = self._fresh()
             if piece:
                 return piece
             if self.finish_reason != "none":
                 raise StopIteration
+            self._step()
 
     def read(self) -> str:
         """Goes on to the end; the whole text."""
@@ -262,52 +387,56 @@ class Generation:
         return self.text
 
     def stop(self) -> None:
-        """Ends it here; the session keeps what it has."""
-        if self.finish_reason == "none":
-            self._finish("callback")
+        """Ends it here; the session keeps what it has, and an answer of `chat` becomes part of the conversation."""
+        text, session = self._text, self._session
+        if text.reason != "none":
+            return
+        text.reason = "callback"
+        # Where another thread goes on with it, that one does the rest.
+        if not session.closed and not session._lock.locked():
+            with session._lock:
+                if session._current is text:
+                    session._settle()
 
-    def _step(self) -> str:
+    def _step(self) -> None:
         """Goes on by one token at most, or for one turn."""
-        if self.finish_reason != "none":
-            return ""
-        session, found = self._session, self._slice
+        session, text = self._session, self._text
         cancel = optional(self._cancel, Cancel)
         handle = session._enter()
         with session._lock:
-            if session._generation is not self:
-                raise InvalidArgumentError(
-                    "this generation is over: its session has gone on with something else; generate again"
-                )
-            call(lib.capg_session_advance, handle, _TURN, 1, cancel, byref(found))
-            count, more, reason = found.token_count, found.more, found.finish_reason
-            tokens = found.tokens[:count] if count else []
-            text = decoded(found.text, found.text_len)
-        self.tokens += tokens
-        if text:
-            self._pieces.append(text)
-        if not more:
-            self._finish(FINISH.get(reason, str(reason)))
-        if self._on_token is not None:
+            self._check()
+            found = text.begin()
+            try:
+                call(lib.capg_session_advance, handle, _TURN, 1, cancel, byref(found))
+            finally:
+                text.take()
+            session._keep(text)
+
+    def _check(self) -> None:
+        """Refuses to go on where the session has gone on with something else."""
+        if self._session._current is not self._text:
+            raise InvalidArgumentError(
+                "this generation is over: its session has gone on with something else; generate again"
+            )
+
+    def _fresh(self) -> str:
+        """The text that the iterator has not given."""
+        first, self._given = self._given, len(self._text.pieces)
+        return self._text.text(first) if first < self._given else ""
+
+    def _tell(self, on_token: OnToken) -> None:
+        """Tells each token that has not been told."""
+        pieces = self._text.pieces
+        while self._told < len(pieces):
+            tokens, text = pieces[self._told]
+            self._told += 1
             for index, token in enumerate(tokens):
-                stopped = self._on_token(token, text if index == len(tokens) - 1 else "")
-                if stopped and self.finish_reason == "none":
-                    self._finish("callback")
-        return text
+                if on_token(token, text if index == len(tokens) - 1 else ""):
+                    self.stop()
 
-    def _finish(self, reason: str) -> None:
-        self.finish_reason = reason
-        if self._messages is not None:
-            answer = {"role": "assistant", "content": self.text}
-            self._session.messages = [*self._messages, answer]
+    def __repr__(self) -> str:
+        reason = "in progress" if self.finish_reason == "none" else f"ended by {self.finish_reason!r}"
+        return f"<capsulegraph.Generation {reason}, {len(self.tokens)} tokens>"
 
-
-def _logits(handle: Handle) -> Any:
-    """A copy: the library's own logits are overwritten by the session's next call."""
-    import numpy as np
-
-    data, rows, columns = ctypes.POINTER(ctypes.c_float)(), ctypes.c_size_t(), ctypes.c_size_t()
-    call(lib.capg_session_logits, handle, byref(data), byref(rows), byref(columns))
-    shape = (rows.value, columns.value)
-    if 0 in shape:
-        return np.empty(shape, np.float32)
-    return np.ctypeslib.as_array(data, shape).copy()
+    def __reduce__(self) -> Any:
+        raise TypeError("a generation cannot be copied, pickled or sent to another process; its text can")

@@ -4,7 +4,7 @@ import ctypes
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from . import _native
-from ._handles import Handle, encoded
+from ._handles import Handle, call, encoded
 from .errors import InvalidArgumentError, UnsupportedError
 
 TENSOR, SEQUENCE, NONE, MAP, SEQUENCE_OF_MAPS, SPARSE = range(6)
@@ -76,6 +76,19 @@ class Port(NamedTuple):
     optional: bool
 
 
+def numpy_module() -> Any:
+    """numpy, which only arrays need."""
+    try:
+        import numpy
+    except ModuleNotFoundError as error:
+        if error.name != "numpy":
+            raise
+        raise ModuleNotFoundError(
+            "arrays need numpy, which is not installed: pip install 'capsulegraph[numpy]'", name="numpy"
+        ) from None
+    return numpy
+
+
 class Memory:
     """Memory of the library as numpy reads it: an array that is made of it holds it, and it holds its owner."""
 
@@ -91,8 +104,7 @@ class Memory:
 
 def view(owner: Handle, data: Optional[int], shape: Sequence[int], numpy: str) -> Any:
     """An array that cannot be written, of memory that `owner` keeps; without a copy."""
-    import numpy as np
-
+    np = numpy_module()
     try:
         if not data or 0 in shape:
             array = np.empty(shape, numpy)
@@ -103,12 +115,32 @@ def view(owner: Handle, data: Optional[int], shape: Sequence[int], numpy: str) -
         raise UnsupportedError(f"numpy has no array of {len(shape)} dimensions {tuple(shape)}: {error}") from None
 
 
+def rows_of(function: Any, handle: Handle) -> Any:
+    """A copy of the floats that a function gives a view of, [rows, columns]: the next call overwrites the library's own."""
+    np = numpy_module()
+    data, rows, columns = ctypes.POINTER(ctypes.c_float)(), ctypes.c_size_t(), ctypes.c_size_t()
+    call(function, handle, ctypes.byref(data), ctypes.byref(rows), ctypes.byref(columns))
+    shape = (rows.value, columns.value)
+    if 0 in shape:
+        return np.empty(shape, np.float32)
+    return np.ctypeslib.as_array(data, shape).copy()
+
+
+def unmasked(value: Any, what: str) -> None:
+    """Refuses an array with a mask, which the library would not see."""
+    np = numpy_module()
+    if isinstance(value, np.ma.MaskedArray):
+        raise InvalidArgumentError(f"{what} is a masked array, and its mask would be lost; give filled() of it")
+
+
 class Values:
     """Inputs of a run as the library takes them; holds what they point to."""
 
     def __init__(self) -> None:
         self._kept: List[Any] = []
         self._values: List[_native.Value] = []
+        # Bytes of all tensors; of strings their number.
+        self.nbytes = 0
 
     def array(self) -> Any:
         """For the call."""
@@ -152,19 +184,21 @@ class Values:
         self._values.append(value)
 
     def _map(self, name: str, value: Any, wanted: int) -> List[_native.Tensor]:
-        import numpy as np
-
+        np = numpy_module()
         if not isinstance(value, dict):
             raise InvalidArgumentError(f"input {name!r} takes a dict, not {type(value).__name__}")
         keys = list(value)
-        if all(isinstance(key, str) for key in keys) and keys:
+        if keys and all(isinstance(key, str) for key in keys):
             pairs = self._tensor(name, np.array(keys, object), STRING)
-        else:
+        elif all(isinstance(key, (int, np.integer)) and -(1 << 63) <= key < 1 << 63 for key in keys):
             pairs = self._tensor(name, np.array(keys, np.int64), BY_NAME["int64"])
+        else:
+            raise InvalidArgumentError(f"input {name!r}: keys of a map are all str or all int of 64 bits, and these are {keys}")
         return [pairs, self._tensor(name, list(value.values()), wanted)]
 
     def _tensor(self, name: str, value: Any, wanted: int) -> _native.Tensor:
-        import numpy as np
+        np = numpy_module()
+        unmasked(value, f"input {name!r}")
 
         has_type = hasattr(value, "__array__") or hasattr(value, "__array_interface__")
         if has_type and not isinstance(value, np.generic):
@@ -183,6 +217,7 @@ class Values:
             data, count = array, array.nbytes
         tensor.data = ctypes.addressof(data) if element == STRING else array.ctypes.data
         tensor.data_len = count
+        self.nbytes += count
         self._kept += [dims, data]
         return tensor
 
@@ -191,7 +226,7 @@ class Values:
         for item, text in zip(strings, array.ravel()):
             if not isinstance(text, (str, bytes)):
                 raise InvalidArgumentError(f"input {name!r} takes str, and one element is {type(text).__name__}")
-            data = text.encode() if isinstance(text, str) else bytes(text)
+            data = encoded(text, f"input {name!r}") if isinstance(text, str) else bytes(text)
             self._kept.append(data)
             item.data, item.len = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data)
         return strings
@@ -199,8 +234,7 @@ class Values:
 
 def _of_type(name: str, value: Any, wanted: int) -> Any:
     """A list or number as an array. It has no type of its own and takes the model's, where that can hold its values."""
-    import numpy as np
-
+    np = numpy_module()
     try:
         found = np.asarray(value, object if wanted == STRING else None)
     except (TypeError, ValueError, OverflowError) as error:
@@ -242,8 +276,7 @@ def _element_of(name: str, array: Any, wanted: int) -> int:
 
 def _packed(name: str, array: Any, element: _Element) -> Any:
     """One element to a byte, to several in a byte, the first in the low bits."""
-    import numpy as np
-
+    np = numpy_module()
     bits, per = element.bits, 8 // element.bits
     low = -(1 << (bits - 1)) if element.numpy == "|i1" else 0
     # Those of ml_dtypes are within it.
@@ -257,8 +290,7 @@ def _packed(name: str, array: Any, element: _Element) -> Any:
 
 def _unpacked(data: Any, shape: Tuple[int, ...], element: _Element) -> Any:
     """Several elements in a byte, to one to a byte."""
-    import numpy as np
-
+    np = numpy_module()
     bits, per = element.bits, 8 // element.bits
     shifts = np.arange(per, dtype=np.uint8) * np.uint8(bits)
     count = int(np.prod(shape, dtype=np.int64))
@@ -269,8 +301,7 @@ def _unpacked(data: Any, shape: Tuple[int, ...], element: _Element) -> Any:
 
 
 def _tensor_of(owner: Handle, tensor: _native.Tensor) -> Any:
-    import numpy as np
-
+    np = numpy_module()
     shape = tuple(tensor.dims[: tensor.rank]) if tensor.rank else ()
     element = ELEMENTS[tensor.element]
     if tensor.element == STRING:

@@ -42,7 +42,7 @@ def step_seconds(session, ids):
     generation.read()
 
     def step():
-        generation.finish_reason = "none"
+        generation._text.reason = "none"
         generation._step()
         generation._on_token(0, "")
 

@@ -1,6 +1,10 @@
 """Language models: generating, conversations, files, capsules."""
 
+import inspect
 import io
+import shutil
+import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -48,8 +52,9 @@ class Generating(unittest.TestCase):
 
     def test_stop_strings_and_callbacks(self):
         with self.model.session() as session:
-            generation = session.generate(PROMPT, max_tokens=40, stop=["Haven"])
-            self.assertEqual((generation.read(), generation.finish_reason), (", the city of Nova ", "stop"))
+            for stop in (["Haven"], "Haven", iter(["Haven"])):
+                generation = session.generate(PROMPT, max_tokens=40, stop=stop)
+                self.assertEqual((generation.read(), generation.finish_reason), (", the city of Nova ", "stop"))
             seen = []
             generation = session.generate(PROMPT, on_token=lambda token, text: seen.append(token) or len(seen) == 3)
             generation.read()
@@ -80,6 +85,38 @@ class Generating(unittest.TestCase):
             alone.read()
         self.assertEqual(alone.tokens, second.tokens)
 
+    def test_an_answer_that_is_left_or_stopped(self):
+        with self.model.session() as session:
+            for piece in session.chat("Say hello in French."):
+                break
+            session.chat("And in German?", max_tokens=2).read()
+            left = [m["content"] for m in session.messages]
+            self.assertEqual(left[:3], ["Say hello in French.", piece, "And in German?"])
+            stale = session.chat("And in Latin?")
+            next(stale)
+            session.chat("And in Greek?", max_tokens=1).read()
+            kept = session.messages
+            self.assertEqual(len(kept), 8)
+            stale.stop()
+            self.assertEqual(session.messages, kept)
+            going = session.chat("Go on.")
+            next(going)
+            session.reset()
+            going.stop()
+            self.assertEqual(session.messages, [])
+            with self.assertRaises(cg.LimitError):
+                session.chat("word " * 10_000).read()
+            session.chat("Hi", max_tokens=1).read()
+            self.assertEqual([m["role"] for m in session.messages], ["user", "assistant"])
+
+    def test_options_of_chat_are_those_of_generate(self):
+        from capsulegraph.session import GenerateOptions
+
+        named = inspect.signature(cg.Session.generate).parameters
+        self.assertEqual(set(GenerateOptions.__annotations__), set(named) - {"self", "prompt"})
+        with self.model.session() as session, self.assertRaises(TypeError):
+            session.chat("Hi", max_token=3)
+
     def test_logits_are_those_that_tokens_are_chosen_from(self):
         ids = self.model.tokenize(PROMPT)
         with self.model.session() as session:
@@ -100,8 +137,10 @@ class Generating(unittest.TestCase):
         sessions = [self.model.session() for _ in prompts]
         generations = [s.generate(prompt, max_tokens=8) for s, prompt in zip(sessions, prompts)]
         with cg.Group() as group:
+            texts = ["", ""]
             while any(g.finish_reason == "none" for g in generations):
-                group.advance(generations)
+                texts = [text + more for text, more in zip(texts, group.advance(iter(generations)))]
+        self.assertEqual(texts, alone)
         self.assertEqual([g.text for g in generations], alone)
 
     def test_parts_give_the_logits_of_one(self):
@@ -135,6 +174,14 @@ class Generating(unittest.TestCase):
         with cg.Model(data) as model, model.session() as session:
             self.assertEqual(session.complete(PROMPT, max_tokens=8), TEXT)
 
+    def test_a_file_object_as_the_full_file(self):
+        with tempfile.TemporaryDirectory() as place:
+            alone = shutil.copy(mini(), Path(place) / "alone.mini.cgraph")
+            full = io.BytesIO(language().read_bytes())
+            for path in (alone, io.BytesIO(mini().read_bytes())):
+                with cg.Model(path, full=full, mode="exact") as model, model.session() as session:
+                    self.assertEqual(session.complete(PROMPT, max_tokens=8), TEXT)
+
     def test_budgets_and_logs(self):
         log = cg.Log("debug")
         with cg.Budget(250_000_000) as budget, cg.Model(language(), memory=budget, log=log) as model:
@@ -163,10 +210,40 @@ class Capsules(unittest.TestCase):
         self.assertEqual(int(array.view(np.uint8).sum(dtype=np.uint64)), total)
         self.assertEqual(total, 36532243)
 
+    def test_a_capsule_is_a_mapping(self):
+        with cg.Model(language()) as model, model.fetch("block.0.attn", layout="f32") as capsule:
+            names = [tensor.name for tensor in capsule.tensors]
+            arrays = dict(capsule)
+            self.assertEqual((list(arrays), list(capsule.keys()), len(capsule)), (names, names, len(names)))
+            for name, array in capsule.items():
+                self.assertEqual(array.shape, arrays[name].shape)
+            self.assertTrue(names[0] in capsule and "absent" not in capsule and capsule.get("absent") is None)
+            self.assertEqual({capsule}, {capsule})
+            with self.assertRaisesRegex(KeyError, "no tensor 'absent'"):
+                capsule["absent"]
+
+    def test_without_numpy(self):
+        code = (
+            "import sys; sys.modules['numpy'] = None\n"
+            "import capsulegraph as cg\n"
+            "model = cg.Model(sys.argv[1]); session = model.session()\n"
+            "assert session.complete('Once upon a time', max_tokens=2)\n"
+            "capsule, held = model.fetch('block.0.attn'), len(session)\n"
+            "name = next(iter(capsule))\n"
+            "for use in (lambda: capsule[name], lambda: session.eval([1, 2]), lambda: session.logits, lambda: model.run({}),\n"
+            "            lambda: cg.Part(model, context=16).eval([1])):\n"
+            "    try: use()\n"
+            "    except ModuleNotFoundError as error: assert \"pip install 'capsulegraph[numpy]'\" in str(error)\n"
+            "    else: raise SystemExit('it went without numpy')\n"
+            "assert len(session) == held\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code, language()], capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
     def test_fetching_from_a_mini_and_several(self):
         with cg.Model(mini()) as model:
             names = ["embed", "block.0.attn"]
-            with model.fetch_begin(names) as fetch:
+            with model.fetch_begin(iter(names)) as fetch:
                 while fetch.ready < len(fetch):
                     pass
                 taken = [fetch.take(index) for index in range(len(names))]

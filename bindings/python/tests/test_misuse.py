@@ -1,6 +1,8 @@
 """Whatever is done wrong is an exception that says so, never a crash."""
 
 import copy
+import errno
+import io
 import os
 import pickle
 import signal
@@ -12,7 +14,7 @@ import time
 import unittest
 from pathlib import Path
 
-from support import language, onnx, variable
+from support import language, mini, onnx, variable
 
 import capsulegraph as cg
 
@@ -80,11 +82,32 @@ class Closing(unittest.TestCase):
             self.assertIsInstance(results[0], cg.ClosedError)
 
     def test_copies_are_refused(self):
-        with cg.Model(language()) as model:
-            for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
-                with self.assertRaises(TypeError) as caught:
-                    attempt(model)
-                self.assertIn("cannot be copied", str(caught.exception))
+        with cg.Model(language()) as model, model.session() as session, model.fetch("block.0.attn") as capsule:
+            tensor = capsule.tensors[0]
+            for item in (model, session, session.generate(PROMPT), capsule, tensor, tensor._owner, cg.Cancel()):
+                for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+                    with self.assertRaises(TypeError) as caught:
+                        attempt(item)
+                    self.assertIn("cannot be copied", str(caught.exception))
+
+    def test_what_things_say_they_are(self):
+        with cg.Model(language()) as model, cg.Budget(1 << 30) as budget, cg.Log() as log:
+            session = model.session(context=256)
+            generation = session.generate(PROMPT, max_tokens=2)
+            capsule = model.fetch("block.0.attn")
+            generation.read()
+            for item, text in (
+                (model, f"<capsulegraph.Model {model.name!r}, mode exact>"),
+                (session, f"<capsulegraph.Session of {model.name!r}, mode exact, 5 of 256 tokens>"),
+                (generation, "<capsulegraph.Generation ended by 'length', 2 tokens>"),
+                (capsule, "<capsulegraph.Capsule 'block.0.attn', 5 tensors, full>"),
+                (cg.Part(model, context=16), "<capsulegraph.Part 0 positions>"),
+                (budget, f"<capsulegraph.Budget of {1 << 30} bytes, 0 claimed>"),
+                (log, "<capsulegraph.Log open>"),
+            ):
+                self.assertEqual(repr(item), text)
+            session.close()
+            self.assertEqual(repr(session), "<capsulegraph.Session closed>")
 
 
 class WrongArguments(unittest.TestCase):
@@ -100,7 +123,6 @@ class WrongArguments(unittest.TestCase):
                 (ValueError, lambda: model.detokenize([1 << 32])),
                 (cg.InvalidArgumentError, lambda: model.detokenize([10**6])),
                 (TypeError, lambda: session.complete(5)),
-                (TypeError, lambda: session.complete(PROMPT, stop="text")),
                 (TypeError, lambda: session.complete(PROMPT, max_tokens="8")),
                 (ValueError, lambda: session.complete(PROMPT, max_tokens=-1)),
                 (TypeError, lambda: session.complete(PROMPT, temperature="hot")),
@@ -128,6 +150,45 @@ class WrongArguments(unittest.TestCase):
                     use()
             # All of that has left the session as it was.
             self.assertEqual(session.complete(PROMPT, max_tokens=2), ", the")
+
+    def test_messages_say_what_is_wrong(self):
+        with cg.Model(language()) as model, model.session() as session, cg.Group() as group:
+            for error, text, use in (
+                (TypeError, "a Model is wanted, not Session", lambda: cg.Session(session)),
+                (TypeError, "a Model is wanted, not Session", lambda: cg.Part(session)),
+                (TypeError, "a Model is wanted, not Budget", lambda: cg.Session(cg.Budget(1 << 20))),
+                (TypeError, "a Model is wanted, not NoneType", lambda: cg.Session(None)),
+                (TypeError, "a Generation is wanted, .* not Session", lambda: group.advance([session])),
+                (TypeError, "generations must be", lambda: group.advance(None)),
+                (TypeError, "stop must be a sequence of str", lambda: session.complete(PROMPT, stop=None)),
+                (TypeError, "temperature must be a number, not str", lambda: session.complete(PROMPT, temperature="hot")),
+                (TypeError, "top_p must be a number", lambda: session.complete(PROMPT, top_p=None)),
+                (TypeError, "capsules must be two numbers", lambda: cg.Model(language(), capsules=5)),
+                (TypeError, "token ids must be a sequence of int, not NoneType", lambda: session.eval(None)),
+                (TypeError, "messages must be a sequence", lambda: model.chat_prompt(None)),
+                (TypeError, "messages must be a list .*, not one of them", lambda: model.chat_prompt({"role": "user"})),
+                (TypeError, "a message must be a dict", lambda: model.chat_prompt([1])),
+                (TypeError, "a message must be a dict", lambda: session.chat(["hi"])),
+                (ValueError, "text has half of a surrogate pair at 1", lambda: model.tokenize("a\ud800")),
+                (ValueError, "stop has half of a surrogate pair", lambda: session.complete(PROMPT, stop="\ud800")),
+                (ValueError, "content has half of a surrogate pair", lambda: session.chat("\ud800")),
+            ):
+                with self.assertRaisesRegex(error, text):
+                    use()
+
+    def test_files_that_are_not_there(self):
+        for use in (
+            lambda: cg.Model("absent.cgraph"),
+            lambda: cg.convert("absent.cgraph", "never.cgraph"),
+            lambda: cg.verify(Path("absent.cgraph")),
+        ):
+            with self.assertRaises(FileNotFoundError) as caught:
+                use()
+            error = pickle.loads(pickle.dumps(caught.exception))
+            for one in (caught.exception, error):
+                self.assertIsInstance(one, cg.FileError)
+                self.assertEqual((one.errno, one.filename, one.status), (errno.ENOENT, "absent.cgraph", "io"))
+                self.assertTrue(str(one).startswith("cannot open absent.cgraph: "), one)
 
     def test_the_lone_status_names(self):
         from capsulegraph import errors
@@ -179,6 +240,48 @@ class Callbacks(unittest.TestCase):
 
         with self.assertRaises(Failing):
             cg.Model(File())
+        with self.assertRaises(Failing):
+            cg.Model(mini(), full=File())
+
+    def test_file_objects_that_are_none(self):
+        class File(io.BytesIO):
+            def __init__(self, given, end=None):
+                super().__init__(language().read_bytes())
+                self.given, self.end = given, end
+
+            def seek(self, offset, whence=0):
+                at = super().seek(offset, whence)
+                return at if self.end is None else self.end
+
+            def read(self, length):
+                return self.given(super().read(length))
+
+        class Lying:
+            def __len__(self):
+                return 1 << 22
+
+            def __bytes__(self):
+                return b"x"
+
+        longer = lambda data: memoryview(data + bytes(-len(data) % 4 + 4)).cast("i")  # noqa: E731
+        for error, text, file in (
+            (ValueError, "more than it was asked for", File(lambda data: data + b"x")),
+            (ValueError, "more than it was asked for", File(longer)),
+            (TypeError, "gave Lying; it must give bytes", File(lambda _: Lying())),
+            (TypeError, "gave NoneType", File(lambda _: None)),
+            (TypeError, "gave int", File(lambda _: 7)),
+            (TypeError, "open it with 'rb'", File(lambda data: "text")),
+            (EOFError, "bytes early", File(lambda _: b"")),
+            (ValueError, "what seek", File(bytes, -1)),
+            (TypeError, "what seek", File(bytes, "end")),
+        ):
+            with self.assertRaisesRegex(error, text):
+                cg.Model(file)
+        with open(language(), errors="replace") as file, self.assertRaisesRegex(TypeError, "open it with 'rb'"):
+            cg.Model(file)
+        named = io.BytesIO(language().read_bytes())
+        named.name = "\udcff"
+        cg.Model(named).close()
 
 
 class Sharing(unittest.TestCase):
@@ -211,6 +314,37 @@ class Sharing(unittest.TestCase):
             self.assertEqual(wrong, [])
             self.assertGreater(busy, 0)
             self.assertEqual(session.complete(PROMPT, max_tokens=2), ", the")
+
+    def test_a_part_on_two_threads(self):
+        with cg.Model(language(), capsules=(0, 2)) as model:
+            part, wrong, done, stop = cg.Part(model), [], [0], threading.Event()
+
+            def work(count):
+                while not stop.is_set():
+                    try:
+                        shape = part.eval([1] * count).shape
+                        if shape != (count, model.embedding_length):
+                            wrong.append((count, shape))
+                        done[0] += 1
+                        part.truncate(0)
+                    except cg.BusyError:
+                        time.sleep(0)
+                    except BaseException as error:
+                        wrong.append(error)
+
+            threads = [threading.Thread(target=work, args=(count,)) for count in (1, 5)]
+            for thread in threads:
+                thread.start()
+            time.sleep(1)
+            stop.set()
+            for thread in threads:
+                thread.join()
+            self.assertEqual(wrong, [])
+            self.assertGreater(done[0], 10)
+            part._lock.acquire()
+            for use in (lambda: part.eval([1]), lambda: len(part), lambda: part.truncate(0)):
+                with self.assertRaisesRegex(cg.BusyError, "the part is in use"):
+                    use()
 
     def test_the_interpreter_goes_on_while_native_code_runs(self):
         with cg.Model(language()) as model, model.session() as session:

@@ -108,6 +108,15 @@ class Running(unittest.TestCase):
             with self.subTest(kind=kind, value=value), self.assertRaises(cg.InvalidArgumentError):
                 taken(kind, value)
 
+    def test_keys_of_maps(self):
+        from capsulegraph import tensors
+
+        for keys in ([1, -2], [np.int32(3)], ["a", "b"], []):
+            tensors.Values()._map("x", dict.fromkeys(keys, 1.0), tensors.BY_NAME["float32"])
+        for keys in ([1.5], ["a", 2], [2**70], [None]):
+            with self.subTest(keys=keys), self.assertRaisesRegex(cg.InvalidArgumentError, "keys of a map"):
+                tensors.Values()._map("x", dict.fromkeys(keys, 1.0), tensors.BY_NAME["float32"])
+
     def test_models_are_written_back(self):
         x = np.sin(np.arange(128, dtype=np.float32)).reshape(2, 64)
         full = onnx("loop", 100)
@@ -131,6 +140,8 @@ class Running(unittest.TestCase):
             ({"x": x[:, :3]}, cg.InvalidArgumentError, "[1, 3]"),
             ({"y": x}, cg.InvalidArgumentError, 'no input "y"'),
             ({"x": object()}, cg.InvalidArgumentError, "'x'"),
+            ({"x": np.ma.masked_array(x, x == 0)}, cg.InvalidArgumentError, "masked"),
+            ({"x": x, "words": ["\ud800"]}, cg.InvalidArgumentError, "surrogate"),
             ({"x": np.zeros(1, "datetime64[s]")}, cg.InvalidArgumentError, "datetime64"),
             ({"x": x, "list": 5}, cg.InvalidArgumentError, "a list of arrays"),
             ({1: x}, TypeError, "name of an input"),
