@@ -8,11 +8,12 @@ namespace CapsuleGraph
 {
     /// <summary>Loads the library from where it is. The runtime then finds it by name among what is loaded: every system keeps one
     /// library of a name.</summary>
-    internal static class Loader
+    internal static unsafe class Loader
     {
         private const int Now = 2;
 
         private static readonly bool Windows = RuntimeInformation.IsOSPlatform(OSPlatform.Windows);
+        private static readonly Lazy<bool> IsInLibc = new Lazy<bool>(FindsLibc);
         private static readonly bool Mac = RuntimeInformation.IsOSPlatform(OSPlatform.OSX);
 
         internal static string FileName
@@ -60,10 +61,8 @@ namespace CapsuleGraph
             else
             {
                 if (!IsWhole(path)) throw new LibraryException(path + " cannot be loaded: it is cut short; copy or install it again");
-                // Finding the function for the first time would overwrite the reason that it is to give.
-                Either(ErrorLibc, ErrorLibdl);
-                library = Either(() => OpenLibc(path, Now), () => OpenLibdl(path, Now));
-                why = library == IntPtr.Zero ? Marshal.PtrToStringAnsi(Either(ErrorLibc, ErrorLibdl)) : null;
+                byte[] bytes = Utf8.Bytes(path, nameof(path));
+                fixed (byte* file = bytes) library = IsInLibc.Value ? OpenByLibc(file, out why) : OpenByLibdl(file, out why);
             }
             if (library == IntPtr.Zero) throw new LibraryException(path + " cannot be loaded: " + why);
             return library;
@@ -115,28 +114,48 @@ namespace CapsuleGraph
         internal static IntPtr Symbol(IntPtr library, string name)
         {
             if (Windows) return GetProcAddress(library, name);
-            return Either(() => SymbolLibc(library, name), () => SymbolLibdl(library, name));
+            return IsInLibc.Value ? SymbolLibc(library, name) : SymbolLibdl(library, name);
+        }
+
+        // What the runtime does to find a function overwrites what dlerror is to say: that is found before the library is opened, and
+        // the path is no string, which a function that is to be found would free in between.
+
+        private static IntPtr OpenByLibc(byte* path, out string why)
+        {
+            ErrorLibc();
+            IntPtr library = OpenLibc(path, Now);
+            why = library == IntPtr.Zero ? Marshal.PtrToStringAnsi(ErrorLibc()) : null;
+            return library;
+        }
+
+        private static IntPtr OpenByLibdl(byte* path, out string why)
+        {
+            ErrorLibdl();
+            IntPtr library = OpenLibdl(path, Now);
+            why = library == IntPtr.Zero ? Marshal.PtrToStringAnsi(ErrorLibdl()) : null;
+            return library;
         }
 
         /// <summary>glibc before 2.34 has these functions in libdl alone.</summary>
-        private static IntPtr Either(Func<IntPtr> libc, Func<IntPtr> libdl)
+        private static bool FindsLibc()
         {
             try
             {
-                return libc();
+                ErrorLibc();
+                return true;
             }
             catch (EntryPointNotFoundException)
             {
-                return libdl();
+                return false;
             }
             catch (DllNotFoundException)
             {
-                return libdl();
+                return false;
             }
         }
 
-        [DllImport("libc", EntryPoint = "dlopen", BestFitMapping = false)]
-        private static extern IntPtr OpenLibc(string path, int flags);
+        [DllImport("libc", EntryPoint = "dlopen")]
+        private static extern IntPtr OpenLibc(byte* path, int flags);
 
         [DllImport("libc", EntryPoint = "dlsym", BestFitMapping = false)]
         private static extern IntPtr SymbolLibc(IntPtr library, string name);
@@ -144,8 +163,8 @@ namespace CapsuleGraph
         [DllImport("libc", EntryPoint = "dlerror")]
         private static extern IntPtr ErrorLibc();
 
-        [DllImport("libdl.so.2", EntryPoint = "dlopen", BestFitMapping = false)]
-        private static extern IntPtr OpenLibdl(string path, int flags);
+        [DllImport("libdl.so.2", EntryPoint = "dlopen")]
+        private static extern IntPtr OpenLibdl(byte* path, int flags);
 
         [DllImport("libdl.so.2", EntryPoint = "dlsym", BestFitMapping = false)]
         private static extern IntPtr SymbolLibdl(IntPtr library, string name);

@@ -52,8 +52,10 @@ namespace CapsuleGraph.Tests
             return int.Parse(Take(key, "0"), CultureInfo.InvariantCulture);
         }
 
+        /// The tokens; null where the case names none, which are not compared then.
         internal int[] Ids()
         {
+            if (!Has("tokens")) return null;
             return Take("tokens", "").Split(new[] { ' ' }, StringSplitOptions.RemoveEmptyEntries).Select(int.Parse).ToArray();
         }
 
@@ -76,10 +78,11 @@ namespace CapsuleGraph.Tests
             { "bytes", WriteBytes },
         };
 
-        internal static int Run()
+        /// table: null for the one that every language runs.
+        internal static int Run(string table)
         {
             int passed = 0, failed = 0;
-            List<Case> cases = Read(Path.Combine(Models.Root, "tests/data/cases.txt"));
+            List<Case> cases = Read(table ?? Path.Combine(Models.Root, "tests/data/cases.txt"));
             string before = Directory.GetCurrentDirectory();
             // A file name is taken relative to the work folder, which is the process's.
             Directory.SetCurrentDirectory(Models.Folder);
@@ -183,7 +186,11 @@ namespace CapsuleGraph.Tests
             int[] wanted = one.Ids();
             return () =>
             {
-                using (Model model = Model.Open(file)) Expect.Sequence(model.Tokenize(text), wanted, "tokens");
+                using (Model model = Model.Open(file))
+                {
+                    int[] found = model.Tokenize(text);
+                    if (wanted != null) Expect.Sequence(found, wanted, "tokens");
+                }
             };
         }
 
@@ -218,7 +225,7 @@ namespace CapsuleGraph.Tests
                 }
                 finally
                 {
-                    Expect.Sequence(tokens, wanted, "tokens");
+                    if (wanted != null) Expect.Sequence(tokens, wanted, "tokens");
                     if (text != null) Expect.Equal(string.Concat(pieces), text, "text");
                 }
             };
@@ -278,7 +285,6 @@ namespace CapsuleGraph.Tests
                 case ElementType.Float32: return tensor.ToArray<float>().Select(value => (double)value);
                 case ElementType.Int32: return tensor.ToArray<int>().Select(value => (double)value);
                 case ElementType.Int64: return tensor.ToArray<long>().Select(value => (double)value);
-                case ElementType.Bool: return tensor.ToArray<bool>().Select(value => value ? 1.0 : 0.0);
                 default: throw new Failed("this runner does not compare " + tensor.Element);
             }
         }
@@ -301,7 +307,6 @@ namespace CapsuleGraph.Tests
                 case "float32": return Made(items.Select(item => float.Parse(item, plain)).ToArray(), shape, scalar);
                 case "int32": return Made(items.Select(item => int.Parse(item, plain)).ToArray(), shape, scalar);
                 case "int64": return Made(items.Select(item => long.Parse(item, plain)).ToArray(), shape, scalar);
-                case "bool": return Made(items.Select(item => item == "1").ToArray(), shape, scalar);
                 case "string": return CapsuleGraph.Tensor.Of(items, shape);
                 default: throw new Failed("this runner does not know the type " + type);
             }

@@ -51,6 +51,33 @@ namespace CapsuleGraph.Tests
             Expect.Contains(said, "Tokyo");
         }
 
+        public static void OnnxRuntimeOfTheProgramIsFound()
+        {
+            string source = Models.New("run.cs"), folder = Path.GetDirectoryName(source);
+            File.WriteAllText(source, @"
+                using System.Collections.Generic;
+                using CapsuleGraph;
+                internal static class Run
+                {
+                    private static void Main(string[] args)
+                    {
+                        Value input = Tensor.Of(new float[64], 1, 64);
+                        using (Model model = Model.Open(args[0]))
+                        using (model.Run(new Dictionary<string, Value> { { ""input"", input } }))
+                            System.Console.WriteLine(model.Report());
+                    }
+                }");
+            string program = Processes.Compile(source, Path.Combine(folder, "run.exe"), typeof(Model).Assembly.Location);
+            string library = Directory.GetFiles(Models.Variable("CAPSULEGRAPH_ONNXRUNTIME"), "libonnxruntime.so.*").First();
+            // As the package Microsoft.ML.OnnxRuntime has it.
+            string place = Path.Combine(folder, "runtimes/linux-x64/native/libonnxruntime.so");
+            Directory.CreateDirectory(Path.GetDirectoryName(place));
+            File.Copy(library, place);
+            var variables = new Dictionary<string, string> { { "CAPSULEGRAPH_ONNXRUNTIME", null } };
+            string[] run = { program, Models.Onnx("loop") };
+            Expect.Contains(Processes.Succeed(Processes.Runtime, run, "", folder, variables), "\"runtime_path\": \"" + place + "\"");
+        }
+
         public static void ThePackageIsWhole()
         {
             string package = Directory.GetFiles(Models.Variable("CAPSULEGRAPH_TEST_PACKAGES"), "*.nupkg").Single();
@@ -61,7 +88,8 @@ namespace CapsuleGraph.Tests
                 {
                     "CapsuleGraph.nuspec", "[Content_Types].xml", "_rels/.rels", "README.md", "LICENSE-MIT", "LICENSE-APACHE",
                     "lib/netstandard2.0/CapsuleGraph.dll", "lib/netstandard2.0/CapsuleGraph.xml", "lib/net8.0/CapsuleGraph.dll",
-                    "lib/net8.0/CapsuleGraph.xml", "buildTransitive/CapsuleGraph.targets", "runtimes/linux-x64/native/libcapsulegraph.so",
+                    "lib/net8.0/CapsuleGraph.xml", "build/CapsuleGraph.targets", "buildTransitive/CapsuleGraph.targets",
+                    "runtimes/linux-x64/native/libcapsulegraph.so",
                 }) Expect.True(names.Contains(name), name + " is in the package");
                 Expect.Equal(names.Count, archive.Entries.Count, "names");
                 var reader = new StreamReader(archive.GetEntry("CapsuleGraph.nuspec").Open());

@@ -209,6 +209,7 @@ namespace CapsuleGraph.Tests
                 Generation now = session.Chat("Say hello in French.");
                 now.Next();
                 now.Stop();
+                Expect.Sequence(session.Messages.Select(message => message.Role), new[] { "user", "assistant" });
                 Expect.Sequence(session.Messages.Select(message => message.Content), new[] { "Say hello in French.", "Bon" });
             }
         }

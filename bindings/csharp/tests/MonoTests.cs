@@ -24,7 +24,7 @@ namespace CapsuleGraph.Tests
               <Reference Include=""CapsuleGraph""><HintPath>package/lib/netstandard2.0/CapsuleGraph.dll</HintPath></Reference>
             </ItemGroup>
             <Import Project=""$(MSBuildToolsPath)/Microsoft.CSharp.targets"" />
-            <Import Project=""package/buildTransitive/CapsuleGraph.targets"" />
+            <Import Project=""package/build/CapsuleGraph.targets"" />
             </Project>";
 
         public static void AnAbortedThreadLeavesItsSession()

@@ -115,14 +115,39 @@ namespace CapsuleGraph.Tests
 
         public static void NoLibrary()
         {
-            Expect.Contains(Load("/nowhere"), "was not found; searched:");
+            string said = Load("/nowhere");
+            Expect.Contains(said, "was not found; searched:");
+            Expect.Contains(said, "Install the package CapsuleGraph");
         }
 
         public static void AFileThatIsNoLibrary()
         {
             string file = Models.New("text.so");
-            File.WriteAllText(file, "no library");
-            Expect.Contains(Load(file), "cannot be loaded");
+            File.WriteAllText(file, "no library, though it is long enough for the header of one, which has sixty-four bytes");
+            // The reason is the system's, also at the first attempt.
+            Expect.Contains(Load(file), "cannot be loaded: " + file + ": invalid ELF header");
+            File.WriteAllText(file, "");
+            Expect.Contains(Load(file), "cannot be loaded: " + file + ": file too short");
+        }
+
+        public static void ALibraryThatIsCutShort()
+        {
+            byte[] whole = File.ReadAllBytes(Library.Path);
+            string file = Models.New("short.so");
+            foreach (int length in new[] { 1 << 20, 70 })
+            {
+                File.WriteAllBytes(file, whole.Take(length).ToArray());
+                Expect.Contains(Load(file), "it is cut short");
+            }
+        }
+
+        public static void ALibraryOfAnotherNameOnWindows()
+        {
+            MethodInfo refusal = Binding.GetType("CapsuleGraph.Loader", true).GetMethod("Refusal", Any);
+            Func<string, bool, object> ask = (path, windows) => refusal.Invoke(null, new object[] { path, windows });
+            Expect.Equal(ask(@"C:\tools\CapsuleGraph.dll", true), null);
+            Expect.Contains((string)ask(@"C:\tools\other.dll", true), "must be called capsulegraph.dll");
+            Expect.Equal(ask("/tools/other.so", false), null);
         }
 
         /// What another process says that is to load this library; the first call may be any.

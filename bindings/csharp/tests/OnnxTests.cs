@@ -84,6 +84,8 @@ namespace CapsuleGraph.Tests
                 if (map.Tensors[0].Element == ElementType.Int64) Expect.Equal(map.ToDictionary<long, float>().Count, 4);
                 else Expect.Equal(map.ToDictionary<string, float>().Count, 4);
                 Expect.Equal(Value.Maps(new[] { map, map }).ToMaps().Count, 2);
+                Value made = Value.Map(Tensor.Of(new[] { "a", "b" }), Tensor.Of(new[] { 1f, 2f }));
+                Expect.Equal(made.ToDictionary<string, float>()["b"], 2f);
             }
         }
 

@@ -1,6 +1,6 @@
 // Tests of the C# binding. The last line is as cargo's.
 //
-//     tests.exe cases | run [NAME] | overhead MODEL.cgraph | soak SECONDS | child ...
+//     tests.exe cases [TABLE] | run [NAME] | overhead MODEL.cgraph | soak SECONDS | child ...
 
 using System;
 using System.Globalization;
@@ -17,13 +17,13 @@ namespace CapsuleGraph.Tests
             CultureInfo.DefaultThreadCurrentCulture = CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
             switch (args.FirstOrDefault())
             {
-                case "cases": return Cases.Run();
+                case "cases": return Cases.Run(args.Length > 1 ? args[1] : null);
                 case "run": return Run(args.Length > 1 ? args[1] : "");
                 case "overhead": return Overhead.Run(args[1]);
                 case "soak": return Soak.Run(double.Parse(args[1], CultureInfo.InvariantCulture));
                 case "child": return Child.Run(args[1]);
                 default:
-                    Console.Error.WriteLine("usage: cases | run [NAME] | overhead MODEL.cgraph | soak SECONDS");
+                    Console.Error.WriteLine("usage: cases [TABLE] | run [NAME] | overhead MODEL.cgraph | soak SECONDS");
                     return 2;
             }
         }
