@@ -78,6 +78,23 @@ namespace CapsuleGraph.Tests
             Expect.Contains(Processes.Succeed(Processes.Runtime, run, "", folder, variables), "\"runtime_path\": \"" + place + "\"");
         }
 
+        public static void TheDocumentsSamplesCompile()
+        {
+            string document = File.ReadAllText(Path.Combine(Models.Root, "docs/csharp.md"));
+            string[] samples = Regex.Matches(document, "```text\n(.*?)```", RegexOptions.Singleline).Cast<Match>()
+                .Select(sample => sample.Groups[1].Value).ToArray();
+            Expect.Equal(samples.Length, 3, "samples in docs/csharp.md");
+            // Those lines say that they are not for Mono.
+            if (Processes.IsMono) samples = samples.Select(sample => Regex.Replace(sample, ".*on runtimes with spans.*", "")).ToArray();
+            string source = Models.New("samples.cs");
+            const string Head = "#pragma warning disable 219\nusing System;\nusing System.Collections.Generic;\nusing CapsuleGraph;\n";
+            File.WriteAllText(source, Head + "internal static class Samples {\n"
+                + "private static void Main() { }\nprivate static void Language() {\n" + samples[0] + "}\n"
+                + "private static void Onnx(float[] pixels) {\n" + samples[1] + "}\nprivate static void Capsules(Model model) {\n" + samples[2]
+                + "}\n}\n");
+            Processes.Compile(source, Path.ChangeExtension(source, ".exe"), typeof(Model).Assembly.Location);
+        }
+
         public static void ThePackageIsWhole()
         {
             string package = Directory.GetFiles(Models.Variable("CAPSULEGRAPH_TEST_PACKAGES"), "*.nupkg").Single();
