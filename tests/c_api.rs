@@ -285,7 +285,7 @@ fn the_example_of_tensors_runs_a_model() {
         let path = model.to_str().unwrap();
         let (code, whole, err) = run(&[path]);
         assert!(
-            code == Some(0) && whole.starts_with("logits: element type 1 [1, 1, ") && err.is_empty(),
+            code == Some(0) && whole.starts_with("logits: float32 [1, 1, ") && err.is_empty(),
             "{whole}{err}"
         );
         assert_eq!(run(&[path, "64000000"]), (Some(0), whole, String::new()), "in a budget");
