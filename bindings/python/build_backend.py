@@ -28,14 +28,16 @@ except ImportError:  # before Python 3.11
 
 HERE = Path(__file__).resolve().parent
 CRATE = HERE / "rust" if (HERE / "rust/Cargo.toml").is_file() else HERE.parents[1]
+# Where the licences are: in an sdist beside PKG-INFO, which names them so.
+LICENCE_FOLDER = HERE if CRATE.parent == HERE else CRATE
 PLATFORM = os.environ.get("CAPSULEGRAPH_PLATFORM") or sysconfig.get_platform()
 WINDOWS, MAC = PLATFORM.startswith("win"), PLATFORM.startswith("macosx")
 LIBRARY = "capsulegraph.dll" if WINDOWS else "libcapsulegraph.dylib" if MAC else "libcapsulegraph.so"
 PROGRAM = "cgraph.exe" if WINDOWS else "cgraph"
 # Its own, and those of the crates in it.
 LICENCES = ["LICENSE-APACHE", "LICENSE-MIT", "docs/licenses.md"]
-# What cargo needs of the checkout, and the licences.
-SOURCES = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "include", "README.md", "CHANGELOG.md", *LICENCES]
+# What cargo needs of the checkout.
+SOURCES = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "include", "README.md", "CHANGELOG.md"]
 
 
 def version():
@@ -163,7 +165,7 @@ def _wheel(folder, library, program, tag, package):
     scripts = "".join(f"{name} = {place}\n" for name, place in about["scripts"].items())
     wheel.add(f"{info}/entry_points.txt", f"[console_scripts]\n{scripts}".encode())
     for licence in LICENCES:
-        wheel.add(f"{info}/licenses/{licence}", (CRATE / licence).read_bytes())
+        wheel.add(f"{info}/licenses/{licence}", (LICENCE_FOLDER / licence).read_bytes())
     wheel.close(f"{info}/RECORD")
     os.replace(part, Path(folder) / name)
     return name
@@ -192,9 +194,11 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 def _members():
     """Paths and names of what an sdist holds."""
     own = ["pyproject.toml", "README.md", "build_backend.py", "capsulegraph"]
-    for base, names, prefix in ((HERE, own, ""), (CRATE, SOURCES, "rust/")):
+    for base, names, prefix in ((HERE, own, ""), (LICENCE_FOLDER, LICENCES, ""), (CRATE, SOURCES, "rust/")):
         for name in names:
             path = base / name
+            if not path.exists():
+                raise SystemExit(f"{path} is not there, and belongs to the sdist; take it from the repository")
             found = sorted(path.rglob("*")) if path.is_dir() else [path]
             for file in found:
                 if file.is_file() and file.suffix not in (".pyc", ".so", ".dylib", ".dll"):

@@ -2,10 +2,13 @@
 
     import capsulegraph
 
-    capsulegraph.convert("model.gguf")
+    capsulegraph.convert("model.gguf", "model.cgraph", mini=False)
     with capsulegraph.Model("model.cgraph") as model, model.session() as session:
-        for text in session.chat("What is the capital of France?", max_tokens=100):
+        for text in session.chat("What is the capital of Japan?", max_tokens=100):
             print(text, end="", flush=True)
+
+Without `mini=False` a mini is made as well, a small file that runs alone or together with the full one; of a small model that
+takes about a minute.
 """
 
 from ._calls import Cancel

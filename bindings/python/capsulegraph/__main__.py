@@ -1,41 +1,38 @@
 """The command line: `python -m capsulegraph`, and the script `cgraph` of the wheel."""
 
 import os
+import signal
 import subprocess
 import sys
-from pathlib import Path
-from typing import List, Optional
+from typing import List
 
-_NAME = "cgraph.exe" if sys.platform == "win32" else "cgraph"
-_PACKAGE = Path(__file__).resolve().parent
+from ._library import PROGRAM, onnxruntime, places
 
 
-def _program() -> Optional[Path]:
-    places: List[Path] = [_PACKAGE / "bin" / _NAME]
-    if len(_PACKAGE.parents) > 2 and (_PACKAGE.parents[2] / "Cargo.toml").is_file():
-        target = os.environ.get("CARGO_TARGET_DIR") or _PACKAGE.parents[2] / "target"
-        places.append(Path(target) / "release" / _NAME)
-    named = os.environ.get("CAPSULEGRAPH_LIBRARY")
-    if named:
-        place = Path(named)
-        places.append((place if place.is_dir() else place.parent) / _NAME)
-    return next((place for place in places if place.is_file()), None)
+def _wait(arguments: List[str]) -> int:
+    """Runs a program to its end and gives its code. Ctrl-C goes to both: the program ends as it does, and this one waits."""
+    # A function, since a program would inherit that the signal is ignored.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.Popen(arguments).wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def main() -> int:
     """Becomes the program `cgraph`, with these arguments and this Python's ONNX Runtime."""
-    program = _program()
+    searched = places(PROGRAM)
+    program = next((place for place in searched if place.is_file()), None)
     if program is None:
-        print("cgraph is not beside this package; install the wheel, or run: cargo build --release", file=sys.stderr)
+        where = ", ".join(map(str, searched))
+        print(f"{PROGRAM} was not found; searched: {where}. Install the wheel, or run: cargo build --release", file=sys.stderr)
         return 1
-    from ._library import onnxruntime
-
     runtime = onnxruntime()
     if runtime is not None:
         os.environ["CAPSULEGRAPH_ONNXRUNTIME"] = runtime
     arguments = [str(program), *sys.argv[1:]]
     if sys.platform == "win32":
-        return subprocess.call(arguments)
+        return _wait(arguments)
     os.execv(program, arguments)
 
 

@@ -13,31 +13,37 @@ from . import _native
 VARIABLE = "CAPSULEGRAPH_LIBRARY"
 _NAMES = {"win32": "capsulegraph.dll", "darwin": "libcapsulegraph.dylib"}
 NAME = _NAMES.get(sys.platform, "libcapsulegraph.so")
+PROGRAM = "cgraph.exe" if sys.platform == "win32" else "cgraph"
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def _places() -> List[Path]:
-    """Where the library may be, the first one first."""
-    places = [_PACKAGE / NAME]
+def places(name: str) -> List[Path]:
+    """Where the library or the program may be, the first one first: in the package; where the variable says, a folder or the
+    library itself; only where there is no variable, what cargo built of the checkout that the package lies in."""
+    found = [_PACKAGE / "bin" / name if name == PROGRAM else _PACKAGE / name]
     named = os.environ.get(VARIABLE)
     if named:
         path = Path(named)
-        places.append(path / NAME if path.is_dir() else path)
-    if len(_PACKAGE.parents) > 2 and (_PACKAGE.parents[2] / "Cargo.toml").is_file():
-        # A checkout, of which this package is used as it lies there.
+        if path.is_dir():
+            path = path / name
+        elif name == PROGRAM:
+            path = path.with_name(name)
+        found.append(path)
+    elif len(_PACKAGE.parents) > 2 and (_PACKAGE.parents[2] / "Cargo.toml").is_file():
         target = os.environ.get("CARGO_TARGET_DIR") or _PACKAGE.parents[2] / "target"
-        places.append(Path(target) / "release" / NAME)
-    return places
+        found.append(Path(target) / "release" / name)
+    return found
 
 
 def _load() -> ctypes.CDLL:
-    places = _places()
-    path = next((place for place in places if place.is_file()), None)
+    searched = places(NAME)
+    path = next((place for place in searched if place.is_file()), None)
     if path is None:
-        searched = ", ".join(str(place) for place in places)
+        named = os.environ.get(VARIABLE)
+        because = f" ({VARIABLE} is {named!r})" if named else ""
         raise ImportError(
-            f"{NAME} was not found; searched: {searched}. Install the wheel, or build the library "
-            f"(cargo build --release) and name it in {VARIABLE}"
+            f"{NAME} was not found; searched: {', '.join(map(str, searched))}{because}. Install the wheel, or build the "
+            f"library (cargo build --release) and name it or its folder in {VARIABLE}"
         )
     try:
         library = ctypes.CDLL(str(path))

@@ -130,9 +130,10 @@ def convert(
     cancel: Optional[Cancel] = None,
     log: Optional[Log] = None,
 ) -> Dict[str, Any]:
-    """Converts a GGUF or ONNX model to a .cgraph file, and derives its mini; tells what was written.
+    """Converts a GGUF or ONNX model to a .cgraph file, and derives its mini, which takes most of the time; tells what was written.
 
-    target: by default the source's name with .cgraph. mini: False for none, or its path. progress: a function that gets the
+    target: by default the source's name with .cgraph. mini: False for none, or its path; by default the target's name with
+    .mini.cgraph. progress: a function that gets the
     phase, bytes done and bytes in all, or tqdm; called on a thread of its own where the main thread converts.
     """
     options = Options(_native.ConvertOptions)

@@ -191,7 +191,7 @@ class Session(Exclusive):
         Without the options of sampling, which are off at 0, the best token is always taken. temperature: 0 to 100, divides the
         logits; 1 leaves the model's own distribution. top_k: keeps so many best tokens. top_p: 0 to 1, keeps the fewest best
         ones whose probabilities reach this sum. min_p: 0 to 1, drops tokens less probable than this share of the best one's
-        probability. repeat_penalty: divides positive and multiplies negative logits of recent tokens; 1 changes nothing.
+        probability. repeat_penalty: 0 to 100, divides positive and multiplies negative logits of recent tokens; 1 changes nothing.
         repeat_window: how many tokens are recent; 0: 64. seed: which of the random sequences; the same one, 0 as well, gives
         the same text again.
         """
@@ -421,8 +421,13 @@ class Generation:
 
     def _fresh(self) -> str:
         """The text that the iterator has not given."""
-        first, self._given = self._given, len(self._text.pieces)
-        return self._text.text(first) if first < self._given else ""
+        count = len(self._text.pieces)
+        if self._given == count:
+            return ""
+        text = self._text.text(self._given)
+        # From here to the caller there is no call, and so no place where Ctrl-C could come.
+        self._given = count
+        return text
 
     def _tell(self, on_token: OnToken) -> None:
         """Tells each token that has not been told."""

@@ -32,6 +32,7 @@ class Generating(unittest.TestCase):
         with self.model.session() as session:
             generation = session.generate(PROMPT, max_tokens=8)
             pieces = list(generation)
+        self.assertIsInstance(generation, cg.Generation)
         self.assertEqual("".join(pieces), TEXT)
         self.assertTrue(all(pieces))
         self.assertEqual((generation.text, generation.tokens, generation.finish_reason), (TEXT, TOKENS, "length"))
@@ -213,6 +214,7 @@ class Capsules(unittest.TestCase):
     def test_a_capsule_is_a_mapping(self):
         with cg.Model(language()) as model, model.fetch("block.0.attn", layout="f32") as capsule:
             names = [tensor.name for tensor in capsule.tensors]
+            self.assertIsInstance(capsule.tensors[0], cg.Tensor)
             arrays = dict(capsule)
             self.assertEqual((list(arrays), list(capsule.keys()), len(capsule)), (names, names, len(names)))
             for name, array in capsule.items():
@@ -246,9 +248,11 @@ class Capsules(unittest.TestCase):
             with model.fetch_begin(iter(names)) as fetch:
                 while fetch.ready < len(fetch):
                     pass
+                self.assertIsInstance(fetch, cg.Fetch)
                 taken = [fetch.take(index) for index in range(len(names))]
                 with self.assertRaises(cg.NotFoundError):
                     fetch.take(0)
+            self.assertTrue(all(isinstance(capsule, cg.Capsule) for capsule in taken))
             self.assertEqual([capsule.name for capsule in taken], names)
             self.assertEqual(list(taken[0]), ["token_embd.weight"])
             self.assertEqual(int(taken[0]["token_embd.weight"].sum(dtype=np.uint64)), 3670375898)

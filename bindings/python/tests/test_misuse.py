@@ -195,6 +195,19 @@ class WrongArguments(unittest.TestCase):
 
         for number, kind in errors.BY_STATUS.items():
             self.assertEqual(cg._lib.capg_status_name(number).decode(), kind.status)
+        only_here = {cg.ClosedError, cg.ForkedError, cg.CapsuleGraphError}
+        named = {value for name, value in vars(cg).items() if name.endswith("Error")}
+        self.assertEqual(named - only_here, set(errors.BY_STATUS.values()))
+        self.assertTrue({cg.HostError, cg.InternalError} <= named)
+
+    def test_files_that_are_no_models(self):
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place) / "text.cgraph"
+            path.write_bytes(b"text " * 1000)
+            with self.assertRaises(cg.MalformedError):
+                cg.Model(path)
+        with self.assertRaises(cg.MismatchError):
+            cg.Model(language(), mode="fast")
 
 
 class Failing(RuntimeError):

@@ -4,13 +4,14 @@ import ctypes
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-from support import PACKAGE, ROOT
+from support import PACKAGE, ROOT, language
 
 from capsulegraph import _native
 
@@ -133,11 +134,10 @@ class Loading(unittest.TestCase):
     """What importing says where the library is not what it should be."""
 
     def failure(self, library):
-        """The package is copied, so that no library of a checkout is found."""
+        """What an import says at last; of a checkout, in which there may be a library."""
+        environment = {**os.environ, "CAPSULEGRAPH_LIBRARY": str(library), "PYTHONPATH": str(PACKAGE)}
         with tempfile.TemporaryDirectory() as place:
-            shutil.copytree(PACKAGE / "capsulegraph", Path(place) / "capsulegraph", ignore=shutil.ignore_patterns("*.so"))
-            environment = {**os.environ, "CAPSULEGRAPH_LIBRARY": str(library), "PYTHONPATH": place}
-            command = [sys.executable, "-c", "import capsulegraph"]
+            command = [sys.executable, "-B", "-c", "import capsulegraph"]
             done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True)
         self.assertEqual(done.returncode, 1, done.stderr)
         return done.stderr.splitlines()[-1]
@@ -166,10 +166,94 @@ class Loading(unittest.TestCase):
         self.assertIn("is no library of CapsuleGraph", message)
 
     def test_no_library(self):
-        self.assertIn("was not found; searched:", self.failure("/nowhere"))
+        message = self.failure("/nowhere")
+        self.assertIn("was not found; searched:", message)
+        self.assertIn("CAPSULEGRAPH_LIBRARY is '/nowhere'", message)
+
+    def test_library_and_program_are_searched_alike(self):
+        from unittest import mock
+
+        from capsulegraph import _library
+
+        names, target = (_library.NAME, _library.PROGRAM), ROOT / "target/release"
+        with tempfile.TemporaryDirectory() as place:
+            for variables, folder in (
+                ({"CAPSULEGRAPH_LIBRARY": place}, Path(place)),
+                ({"CAPSULEGRAPH_LIBRARY": f"{place}/{_library.NAME}"}, Path(place)),
+                ({"CARGO_TARGET_DIR": place}, Path(place) / "release"),
+                ({}, target),
+            ):
+                with mock.patch.dict(os.environ, variables, clear=True):
+                    package, beside = zip(*map(_library.places, names))
+                self.assertEqual(package, (PACKAGE / "capsulegraph" / names[0], PACKAGE / "capsulegraph/bin" / names[1]))
+                self.assertEqual(beside, tuple(folder / name for name in names))
 
     def test_a_file_that_is_no_library(self):
         self.assertIn("cannot be loaded", self.failure(Path(__file__)))
+
+
+class Program(unittest.TestCase):
+    @unittest.skipUnless(hasattr(os, "killpg"), "the system has no process groups")
+    def test_where_a_program_is_waited_for_ctrl_c_is_its_own(self):
+        """As on Windows, where a process cannot become another one."""
+        child = (
+            "import signal, sys, time\n"
+            "def clean(*_): time.sleep(0.6); print('cleaned up', flush=True); sys.exit(130)\n"
+            "signal.signal(signal.SIGINT, clean); print('ready', flush=True); time.sleep(20)\n"
+        )
+        code = (
+            "import signal, sys\nfrom capsulegraph.__main__ import _wait\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "sys.exit(_wait([sys.executable, '-c', sys.argv[1]]))\n"
+        )
+        command = [sys.executable, "-c", code, child]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+            self.assertEqual(process.stdout.readline(), "ready\n")
+            os.killpg(process.pid, signal.SIGINT)
+            self.assertEqual((process.stdout.read(), process.wait(30)), ("cleaned up\n", 130))
+
+
+class Names(unittest.TestCase):
+    def test_every_public_name_is_used_here(self):
+        import capsulegraph
+
+        files = [path for path in Path(__file__).parent.glob("*.py") if path.name != Path(__file__).name]
+        text = "".join(path.read_text(encoding="utf-8") for path in files)
+        unused = [name for name in capsulegraph.__all__ if not re.search(rf"\bcg\.{name}\b", text)]
+        self.assertEqual(unused, [])
+        public = {name for name, value in vars(capsulegraph).items() if getattr(value, "__module__", "").startswith("capsulegraph")}
+        self.assertEqual({name for name in public if not name.startswith("_")}, set(capsulegraph.__all__))
+
+
+class Table(unittest.TestCase):
+    """The runner of the table of cases refuses cases that say nothing, or something else than it does."""
+
+    def outcome(self, *lines):
+        import cases
+
+        case = cases.Case("made here")
+        for line in lines:
+            key, _, value = line.partition(" ")
+            case.lines.setdefault(key, []).append(value)
+        try:
+            cases.attempt(case)
+        except Exception as error:
+            return str(error)
+        return "ok"
+
+    def test_rules(self):
+        file, tokens = f"file {language()}", "tokens 19556"
+        for wanted, lines in (
+            ("ok", ("do tokenize", file, "text Hello", tokens)),
+            ("ok", ("do tokenize", file, "text Hello")),
+            ("ok", ("do generate", file, "prompt Hello", "max_tokens 1")),
+            ("tokens is [19556] and should be []", ("do tokenize", file, "text Hello", "tokens ")),
+            ("tokens is there twice", ("do tokenize", file, "text Hello", tokens, tokens)),
+            ("text is there twice", ("do generate", file, "prompt Hello", "max_tokens 1", "text a", "text a")),
+            ("y has the type 'bool', which is none of", ("do run", file, "output y bool 1 1")),
+            ("this runner does not know other", ("do tokenize", file, "other 1")),
+        ):
+            self.assertTrue(self.outcome(*lines).startswith(wanted), (lines, self.outcome(*lines)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ class Running(unittest.TestCase):
 
     def test_ports(self):
         inputs = {port.name: port for port in self.small.inputs}
+        self.assertIsInstance(inputs["x"], cg.Port)
         self.assertEqual(inputs["x"], ("x", "tensor", "float32", ("n", 4), False))
         self.assertEqual(inputs["shift"], ("shift", "tensor", "float32", (4,), True))
         self.assertEqual(inputs["list"], ("list", "sequence", "float32", None, False))

@@ -101,9 +101,11 @@ class NothingIsLost(unittest.TestCase):
                 interrupts.clear()
                 module._Text.take = take
                 try:
-                    for _ in range(4):
-                        with self.assertRaises(KeyboardInterrupt):
+                    while len(interrupts) < 4:
+                        try:
                             generation._step()
+                        except KeyboardInterrupt:
+                            pass
                 finally:
                     module._Text.take = real
                 if after == "step":

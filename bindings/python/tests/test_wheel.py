@@ -8,6 +8,7 @@ import sys
 import tarfile
 import tempfile
 import unittest
+import zipfile
 from pathlib import Path
 
 from support import PACKAGE, ROOT, language, onnx, variable
@@ -26,11 +27,11 @@ def run(*command, **options):
     return done.stdout
 
 
-def backend(call, folder):
+def backend(call, folder, source=PACKAGE):
     """Runs a hook of the backend, as pip does, in a process of its own."""
     environment = {**os.environ, "CAPSULEGRAPH_BUILT": str(BUILT if BUILT.is_dir() else BUILT.parent)}
     code = f"import sys, build_backend; print(build_backend.{call}(sys.argv[1]))"
-    return Path(folder) / run(sys.executable, "-B", "-c", code, folder, cwd=PACKAGE, env=environment).strip()
+    return Path(folder) / run(sys.executable, "-B", "-c", code, folder, cwd=source, env=environment).strip()
 
 
 class Packages(unittest.TestCase):
@@ -63,17 +64,38 @@ class Packages(unittest.TestCase):
             with tempfile.TemporaryDirectory() as work:
                 os.symlink(variable("CAPSULEGRAPH_TEST_MODEL"), Path(work) / "model.gguf")
                 printed = run(python, "-c", example, cwd=work, env=environment)
-                self.assertIn("Étoile", printed)
+                self.assertIn("Tokyo", printed)
                 said = run(place / "bin/cgraph", "run", "model.cgraph", "-p", "Once upon a time", "-n", "4", cwd=work, env=environment)
                 self.assertIn(", the city", said)
         said = run(python, "-m", "capsulegraph", "--version", env=environment)
         self.assertEqual(said.split(), ["cgraph", cg.version()])
 
-    def test_the_sdist_has_what_cargo_needs(self):
-        sdist = backend("build_sdist", self.place)
+    def unpacked(self, place):
+        sdist = backend("build_sdist", place)
         with tarfile.open(sdist) as archive:
-            archive.extractall(self.place)
-        source = self.place / sdist.name[: -len(".tar.gz")]
+            archive.extractall(place)
+        return sdist, place / sdist.name[: -len(".tar.gz")]
+
+    def test_licences_are_where_the_metadata_says(self):
+        with tempfile.TemporaryDirectory() as place:
+            _, source = self.unpacked(Path(place))
+            named = re.findall(r"^License-File: (.*)$", (source / "PKG-INFO").read_text(encoding="utf-8"), re.M)
+            self.assertEqual(len(named), 3)
+            for base in (source, ROOT):
+                self.assertTrue(all((base / name).stat().st_size > 500 for name in named))
+            # A wheel of the sdist finds them too.
+            for folder in (PACKAGE, source):
+                with zipfile.ZipFile(backend("build_wheel", place, folder)) as archive:
+                    names = [name.partition(".dist-info/licenses/")[2] for name in archive.namelist()]
+                self.assertEqual([name for name in names if name], named)
+
+    def test_an_sdist_lacks_nothing(self):
+        code = "import build_backend as b; b.SOURCES.append('absent'); b.build_sdist(__import__('sys').argv[1])"
+        with tempfile.TemporaryDirectory() as place, self.assertRaisesRegex(AssertionError, "absent is not there"):
+            run(sys.executable, "-B", "-c", code, place, cwd=PACKAGE)
+
+    def test_the_sdist_has_what_cargo_needs(self):
+        sdist, source = self.unpacked(self.place)
         manifest = source / "rust/Cargo.toml"
         run("cargo", "check", "--offline", "--quiet", "--manifest-path", manifest)
         again = run(sys.executable, "-B", "-c", "import build_backend as b; print(b.version(), b.CRATE)", cwd=source)
