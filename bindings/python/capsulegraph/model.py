@@ -315,7 +315,7 @@ class Model(Resource):
     ) -> Dict[str, Any]:
         """Computes outputs of an ONNX model, by default all, from inputs by name. Arrays are taken as they are, without a copy
         where they are contiguous; numbers and lists take the type that the model asks for. Outputs are arrays that cannot be
-        written and are not copied, lists of them (sequences), dicts (maps), or None (an absent optional value). Needs numpy."""
+        written and are not copied, lists of them (sequences), dicts (maps), or None (an absent optional value). It needs numpy."""
         numpy_module()
         handle = self._use()
         if not isinstance(inputs, Mapping):
@@ -356,8 +356,8 @@ class Model(Resource):
         return [view_text(lib.capg_model_capsule_id, handle, index) for index in range(count)]
 
     def fetch(self, capsule: str, *, layout: str = "source") -> Capsule:
-        """Takes a capsule out, whose arrays need numpy: as the mini has it in mode fast, else at full precision. layout: "source" (rows in the encoding
-        that the file holds), "stored" (as kernels read them) or "f32" (decoded)."""
+        """Takes a capsule out, whose arrays need numpy: as the mini has it in mode fast, else at full precision. layout: "source"
+        (rows in the encoding that the file holds), "stored" (as kernels read them) or "f32" (decoded)."""
         name, handle = encoded(capsule, "capsule"), CapsuleHandle()
         number_of = choice(layout, "layout", LAYOUTS)
         call(lib.capg_model_fetch, self._use(), name, len(name), number_of, byref(handle))

@@ -124,12 +124,14 @@ class NothingIsLost(unittest.TestCase):
 
     def test_a_group_without_a_limit(self):
         with self.model.session() as session, cg.Group() as group, Alarm() as alarm:
+            begun = time.monotonic()
             whole = session.generate(PROMPT, max_tokens=120, ignore_end=True).read()
+            alone = time.monotonic() - begun
             session.reset()
             generation = session.generate(PROMPT, max_tokens=120, ignore_end=True)
             begun = time.monotonic()
             self.assertTrue(alarm.during(0.1, lambda: group.advance([generation], max_microseconds=0)))
-            self.assertLess(time.monotonic() - begun, 1)
+            self.assertLess(time.monotonic() - begun, alone / 2)
             self.assertEqual(generation.finish_reason, "none")
             group.advance([generation], max_microseconds=0)
             self.assertEqual(generation.text, whole)
@@ -141,7 +143,7 @@ class NothingIsLost(unittest.TestCase):
             for work in (lambda: part.eval(ids), lambda: self.model.tokenize("hello world " * 1_000_000)):
                 begun = time.monotonic()
                 self.assertTrue(alarm.during(0.1, work))
-                self.assertLess(time.monotonic() - begun, 1)
+                self.assertLess(time.monotonic() - begun, 2)
             self.assertEqual(len(part), 0)
 
     def test_an_interrupt_at_any_moment_leaves_nothing_running(self):
@@ -300,7 +302,7 @@ class Ending(unittest.TestCase):
             "def spam():\n"
             "    for after in (0.15, 0.02, 0.02): time.sleep(after); os.kill(os.getpid(), signal.SIGINT)\n"
             "threading.Thread(target=spam, daemon=True).start()\n"
-            "try: cg.convert(sys.argv[1], sys.argv[2], mini=False, progress=lambda *_: time.sleep(0.05))\n"
+            "try: cg.convert(sys.argv[1], sys.argv[2], mini=False, progress=lambda *_: time.sleep(0.3))\n"
             "except KeyboardInterrupt: print('end')\n"
         )
         from support import variable
