@@ -245,8 +245,8 @@ class Table(unittest.TestCase):
         file, tokens = f"file {language()}", "tokens 19556"
         for wanted, lines in (
             ("ok", ("do tokenize", file, "text Hello", tokens)),
-            ("ok", ("do tokenize", file, "text Hello")),
-            ("ok", ("do generate", file, "prompt Hello", "max_tokens 1")),
+            ("tokens is [19556] and should be []", ("do tokenize", file, "text Hello")),
+            ("tokens is [", ("do generate", file, "prompt Hello", "max_tokens 1")),
             ("tokens is [19556] and should be []", ("do tokenize", file, "text Hello", "tokens ")),
             ("tokens is there twice", ("do tokenize", file, "text Hello", tokens, tokens)),
             ("text is there twice", ("do generate", file, "prompt Hello", "max_tokens 1", "text a", "text a")),
