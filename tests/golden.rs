@@ -86,7 +86,8 @@ fn keep(place: &Path) {
     let part = tempfile::tempdir_in(folder()).unwrap();
     let at = |name: &str| part.path().join(name);
     // Capsules of several units of 64 KiB, so that some are worth making light.
-    let model = TinyModel { width: 256, ffn: 512, head_dim: 64, encoding: "q8_0", ..TinyModel::default() };
+    let model =
+        TinyModel { width: 256, ffn: 512, head_dim: 64, blocks: 1, encoding: "q8_0", ..TinyModel::default() };
     fs::write(at("m.gguf"), model.gguf()).unwrap();
     convert(&at("m.gguf"), &at(LANGUAGE[0]), &ConvertOptions::default(), &mut |_, _| {}).unwrap();
     let full = fs::metadata(at(LANGUAGE[0])).unwrap().len();

@@ -23,8 +23,8 @@ mod resealed;
 mod truncation;
 mod under_test;
 
-/// Damaged files of a kind. What is damaged are bytes in memory, which every system takes alike: fewer under wine, whose allocator
-/// takes its time.
+/// Damaged files of a kind, or how many of them have to get somewhere. What is damaged are bytes in memory, which every system
+/// takes alike: fewer under wine, whose allocator takes its time.
 const fn cases(all: u64) -> u64 {
     if cfg!(windows) { all / 20 } else { all }
 }
