@@ -66,8 +66,9 @@ impl Refused {
     /// The library's error for it; `what` says what was attempted, as "run capsule segment.3 of FILE".
     pub fn error(self, what: &str) -> Error {
         let text = format!("cannot {what}: ONNX Runtime says: {}", self.message.trim());
-        // It has no code for memory that the system refuses.
-        if self.message.contains("bad_alloc") || self.message.contains("Failed to allocate memory") {
+        // It has no code for memory that the system refuses. What the first exception says of itself depends on the C++ library.
+        const REFUSED: [&str; 3] = ["bad_alloc", "bad allocation", "Failed to allocate memory"];
+        if REFUSED.iter().any(|said| self.message.contains(said)) {
             return Error::Limit(format!("{text} (the system has no memory for a value of this size)"));
         }
         match self.code {

@@ -20,7 +20,8 @@ use windows_sys::Win32::System::Memory::{
     VirtualAlloc, VirtualFree, VirtualLock, VirtualUnlock, WIN32_MEMORY_RANGE_ENTRY,
 };
 use windows_sys::Win32::System::ProcessStatus::{
-    K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS, PROCESS_MEMORY_COUNTERS_EX,
+    K32GetProcessMemoryInfo, K32QueryWorkingSetEx, PROCESS_MEMORY_COUNTERS, PROCESS_MEMORY_COUNTERS_EX,
+    PSAPI_WORKING_SET_EX_INFORMATION,
 };
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
@@ -227,9 +228,26 @@ pub(crate) fn anonymous_bytes() -> u64 {
     process_memory().anonymous.unwrap_or(0)
 }
 
-/// How much of `len` bytes at `start`, which are in use, is in memory: all, as far as is known here.
-pub(crate) fn touched_bytes(_start: *const u8, len: usize) -> u64 {
-    len as u64
+/// How much of `len` bytes at `start`, which are in use, is in memory: pages that nobody has written yet are not.
+pub(crate) fn touched_bytes(start: *const u8, len: usize) -> u64 {
+    const PAGE: usize = 4096;
+    /// The lowest bit of what is told of a page: it is in the working set.
+    const VALID: usize = 1;
+    let begin = start.addr() & !(PAGE - 1);
+    // SAFETY: a struct of numbers, of which zeros are a value.
+    let unknown: PSAPI_WORKING_SET_EX_INFORMATION = unsafe { mem::zeroed() };
+    let mut told = vec![unknown; (start.addr() + len - begin).div_ceil(PAGE)];
+    for (number, page) in told.iter_mut().enumerate() {
+        page.VirtualAddress = (begin + number * PAGE) as *mut _;
+    }
+    let Ok(size) = u32::try_from(size_of_val(told.as_slice())) else { return len as u64 };
+    // SAFETY: the handle is the process's own; the system looks at its tables of pages and fills the structs, `size` bytes.
+    if unsafe { K32QueryWorkingSetEx(GetCurrentProcess(), told.as_mut_ptr().cast(), size) } == 0 {
+        return len as u64;
+    }
+    // SAFETY: both views of the union are numbers.
+    let valid = told.iter().filter(|page| unsafe { page.VirtualAttributes.Flags } & VALID != 0).count();
+    (valid * PAGE).min(len) as u64
 }
 
 /// Has the C library give free memory back to the system: large blocks go back as they are freed.
