@@ -1,7 +1,7 @@
 //! The one interface through which the library reaches files; tests put a faulty disk in its place.
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -255,7 +255,14 @@ fn create_temporary(target: &Path, start: &std::ffi::OsStr) -> Result<(File, Pat
         name.push(format!("{}-{serial}{TEMPORARY_END}", std::process::id()));
         let temporary = target.with_file_name(name);
         match OpenOptions::new().read(true).write(true).create_new(true).open(&temporary) {
-            Ok(file) => return Ok((file, temporary)),
+            // The lock says to `remove_abandoned` that the file is in use. One that came between has it, or had it and removed
+            // the file. Where locks do not exist nothing is ever removed.
+            Ok(file) => {
+                let taken = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+                if !taken && temporary.exists() {
+                    return Ok((file, temporary));
+                }
+            }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(Error::io("create", &temporary, e)),
         }
@@ -326,8 +333,6 @@ impl AtomicFile {
         temporary_name.push(".");
         remove_abandoned(&target, &temporary_name);
         let (file, temporary) = create_temporary(&target, &temporary_name)?;
-        // Says to `remove_abandoned` that the file is in use. Where locks do not exist nothing is ever removed.
-        let _ = file.try_lock();
         Ok(Self {
             file: Some(file),
             syncer: None,
@@ -339,7 +344,7 @@ impl AtomicFile {
         })
     }
 
-    /// Closes every handle: some systems rename and remove closed files only.
+    /// Closes every handle: some systems remove closed files only.
     fn close(&mut self) {
         // A file that is closed before it is committed is given up, whatever became of its bytes.
         let _ = self.end_syncer();
@@ -402,8 +407,12 @@ impl WriteFile for AtomicFile {
     fn commit(mut self: Box<Self>) -> Result<()> {
         self.end_syncer()?;
         self.with_file("sync", |file| file.sync_all())?;
+        // Open and locked until it has its name: another writer of the target removes what nobody has locked.
+        let first = os::replace(&self.temporary, &self.target);
         self.close();
-        os::replace(&self.temporary, &self.target).map_err(|e| Error::io("replace", &self.target, e))?;
+        // Some file systems rename closed files only.
+        let replaced = first.or_else(|_| os::replace(&self.temporary, &self.target));
+        replaced.map_err(|e| Error::io("replace", &self.target, e))?;
         self.renamed = true;
         Ok(())
     }
@@ -425,6 +434,27 @@ mod tests {
 
     fn fault<T>(error: impl std::fmt::Display) -> T {
         panic!("{error}")
+    }
+
+    #[test]
+    fn writers_of_one_target_do_not_disturb_each_other() {
+        let dir = tempfile::tempdir().unwrap_or_else(fault);
+        let target = dir.path().join("m.cgraph");
+        thread::scope(|scope| {
+            for number in 0..4u8 {
+                let target = &target;
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        let mut file = Box::new(AtomicFile::create(target).unwrap_or_else(fault));
+                        file.append(&[number; 100]).unwrap_or_else(fault);
+                        file.commit().unwrap_or_else(fault);
+                    }
+                });
+            }
+        });
+        let found = fs::read(&target).unwrap_or_else(fault);
+        assert!(found.len() == 100 && found.iter().all(|byte| *byte == found[0]), "{found:?}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap_or_else(fault).count(), 1);
     }
 
     #[test]

@@ -17,7 +17,7 @@ const SHARING_VIOLATION: i32 = 32;
 /// "The requested operation cannot be performed on a file with a user-mapped section open."
 const USER_MAPPED: i32 = 1224;
 /// Scanners and indexers open every new file for a moment: how often, and after how long first, it is tried again.
-const TRIES: u32 = 6;
+const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Fills `buf` from `offset`; an error where the file ends before.
@@ -44,12 +44,14 @@ pub(in super::super) fn replace(from: &Path, to: &Path) -> io::Result<()> {
         if !matches!(error.raw_os_error(), Some(ACCESS_DENIED | SHARING_VIOLATION | USER_MAPPED)) {
             return Err(error);
         }
-        tried += 1;
         if tried == TRIES {
-            let why =
-                format!("{error} (a program has it open; close the model that it belongs to and try again)");
+            let why = format!(
+                "{error} (a program has the file open, or it may not be written: close the model that it belongs to, or allow \
+                 writing, and try again)"
+            );
             return Err(io::Error::new(error.kind(), why));
         }
         thread::sleep(PAUSE * (1 << tried));
+        tried += 1;
     }
 }

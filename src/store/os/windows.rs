@@ -16,8 +16,8 @@ use windows_sys::Win32::Storage::FileSystem::{
 };
 use windows_sys::Win32::System::Memory::{
     GetProcessWorkingSetSizeEx, MEM_COMMIT, MEM_RELEASE, MEM_RESERVE, PAGE_READWRITE, PrefetchVirtualMemory,
-    QUOTA_LIMITS_HARDWS_MAX_DISABLE, QUOTA_LIMITS_HARDWS_MIN_DISABLE, SetProcessWorkingSetSizeEx,
-    VirtualAlloc, VirtualFree, VirtualLock, VirtualUnlock, WIN32_MEMORY_RANGE_ENTRY,
+    QUOTA_LIMITS_HARDWS_MAX_ENABLE, SetProcessWorkingSetSizeEx, VirtualAlloc, VirtualFree, VirtualLock,
+    VirtualUnlock, WIN32_MEMORY_RANGE_ENTRY,
 };
 use windows_sys::Win32::System::ProcessStatus::{
     K32GetProcessMemoryInfo, K32QueryWorkingSetEx, PROCESS_MEMORY_COUNTERS, PROCESS_MEMORY_COUNTERS_EX,
@@ -113,7 +113,7 @@ impl Drop for Kept {
     }
 }
 
-/// Moves both bounds of the process's working set, which bind the system softly.
+/// Moves both bounds of the process's working set, unless the upper one is a hard limit, which is for the program to set.
 fn grow_working_set(by: isize) -> bool {
     let (mut least, mut most, mut flags) = (0usize, 0usize, 0u32);
     // SAFETY: the handle is the process's own; the three results are ours.
@@ -121,10 +121,10 @@ fn grow_working_set(by: isize) -> bool {
         GetProcessWorkingSetSizeEx(GetCurrentProcess(), &raw mut least, &raw mut most, &raw mut flags)
     };
     let bounds = least.checked_add_signed(by).zip(most.checked_add_signed(by));
-    let Some((least, most)) = bounds.filter(|_| known != 0) else { return false };
-    let soft = QUOTA_LIMITS_HARDWS_MIN_DISABLE | QUOTA_LIMITS_HARDWS_MAX_DISABLE;
+    let movable = known != 0 && flags & QUOTA_LIMITS_HARDWS_MAX_ENABLE == 0;
+    let Some((least, most)) = bounds.filter(|_| movable) else { return false };
     // SAFETY: the handle is the process's own; numbers alone are given.
-    unsafe { SetProcessWorkingSetSizeEx(GetCurrentProcess(), least, most, soft) != 0 }
+    unsafe { SetProcessWorkingSetSizeEx(GetCurrentProcess(), least, most, flags) != 0 }
 }
 
 /// Handles that read a file at positions: the system lets a handle have one read at a time, so each thread that reads has
