@@ -11,7 +11,7 @@ use crate::support::Random;
 use crate::under_test::{MEMORY_CAP, Reached, TIME_CAP, files, tiny, use_gguf, use_graph, view};
 
 /// Damaged files of each kind.
-const CASES: u64 = crate::cases(100_000);
+const CASES: u64 = 100_000;
 /// Numbers at which fields break.
 const INTERESTING: [u64; 12] = [
     0,
@@ -105,7 +105,7 @@ fn a_damaged_gguf_never_breaks_the_reader() {
     let names = whole.windows(16).position(|w| w == b"tokenizer.ggml.t").unwrap();
     let tensors = whole.windows(17).position(|w| w == b"token_embd.weight").unwrap();
     let mut tally = Tally::default();
-    for case in 0..CASES {
+    for case in 0..crate::cases(CASES) {
         let mut random = Random(0x6775_6600 + case);
         let mut bytes = whole.to_vec();
         damage(&mut bytes, &mut random, &mut |r| {
@@ -140,7 +140,7 @@ fn damaged_graph(what: &str, whole: &Arc<[u8]>, mode: Mode, seed: u64) {
     let manifest = header(16);
     let vocab = whole.windows(8).position(|w| w == b"CGVOCAB1").unwrap();
     let mut tally = Tally::default();
-    for case in 0..CASES {
+    for case in 0..crate::cases(CASES) {
         let mut random = Random(seed + case);
         let mut bytes = whole.to_vec();
         damage(&mut bytes, &mut random, &mut |r| {

@@ -11,7 +11,7 @@ use crate::support::Random;
 use crate::under_test::{files, use_graph, view};
 
 /// Changed manifests of each kind of file.
-const CASES: u64 = crate::cases(100_000);
+const CASES: u64 = 100_000;
 
 fn count(value: &Value) -> usize {
     1 + match value {
@@ -152,7 +152,7 @@ fn changed(what: &str, whole: &[u8], mode: Mode, full: Option<&Arc<[u8]>>, seed:
     let parts = Parts::new(whole);
     let strings = strings(&parts.manifest);
     let mut tally = Tally::default();
-    for case in 0..CASES {
+    for case in 0..crate::cases(CASES) {
         let mut random = Random(seed + case);
         let mut manifest = parts.manifest.clone();
         mutate(&mut manifest, &mut random, &strings);

@@ -91,7 +91,7 @@ pub fn all_tests(sysroot: &Path, names: &[&str], model: &Path, onnx: &Path) -> O
     tests.args(["--lib", "--bins"]).args(names.iter().flat_map(|name| ["--test", name]));
     tests.env("CAPSULEGRAPH_ISA", ISA).env("CAPSULEGRAPH_TEST_MODEL", model);
     tests.env("CAPSULEGRAPH_TEST_ONNX", onnx).env("CAPSULEGRAPH_ONNXRUNTIME", runtime);
-    tests.env("CAPSULEGRAPH_TEST_OLD_ONNXRUNTIME", older);
+    tests.env("CAPSULEGRAPH_TEST_OLD_ONNXRUNTIME", older).env("CAPSULEGRAPH_TEST_FEWER", "1");
     Ok(tests)
 }
 

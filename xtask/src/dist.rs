@@ -2,7 +2,6 @@
 //! pkg-config files, command line, documents, examples) and a wheel; the packages of C# with all of them, Python's sdist, the
 //! list of parts, checksums.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +11,7 @@ use crate::parts;
 use crate::setup;
 use crate::shell::{self, Outcome, capture, root, target};
 use crate::systems::{Built, HERE, SYSTEMS, System};
+use crate::try_out;
 use crate::wheel;
 
 /// Single files: path in the checkout, folder in the tree.
@@ -37,7 +37,7 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("cmake/CapsuleGraphConfigVersion.cmake.in", "lib/cmake/CapsuleGraph/CapsuleGraphConfigVersion.cmake"),
     ("cmake/capsulegraph.pc.in", "lib/pkgconfig/capsulegraph.pc"),
 ];
-const DOCUMENTS: &str = "share/doc/capsulegraph";
+pub const DOCUMENTS: &str = "share/doc/capsulegraph";
 const LICENCES: &str = "share/licenses/capsulegraph";
 
 /// For all systems, or for this one alone.
@@ -49,9 +49,11 @@ pub fn run(all: bool) -> Outcome {
     let built = systems.iter().map(|system| system.build(&work)).collect::<Outcome<Vec<_>>>()?;
     for built in &built {
         let archive = archive(built, &dist)?;
-        try_out(built.system, &archive)?;
+        try_out::archive(built.system, &archive)?;
     }
-    wheel::dist(&built, &dist)?;
+    for (built, wheel) in built.iter().zip(wheel::dist(&built, &dist)?) {
+        try_out::wheel(built.system, &wheel)?;
+    }
     csharp_dist::run(&built, &dist)?;
     parts::dist(&dist)?;
     cleared(&work)?;
@@ -80,38 +82,6 @@ pub fn archive(built: &Built, folder: &Path) -> Outcome<PathBuf> {
     shell::run(pack.current_dir(folder).args([&archive, &name]))?;
     cleared(&tree)?;
     Ok(folder.join(archive))
-}
-
-/// Has the archive's own command line convert a model, and its example answer with it, built with its library.
-fn try_out(system: &System, archive: &Path) -> Outcome {
-    let work = cleared(&shell::cache().join("unpacked").join(system.name))?;
-    fs::create_dir_all(&work).map_err(|e| format!("cannot create {}: {e}", work.display()))?;
-    let mut unpack = if system.zipped { shell::python() } else { Command::new("tar") };
-    unpack.args(if system.zipped { &["-m", "zipfile", "-e"][..] } else { &["xzf"] }).arg(archive);
-    shell::run(unpack.args((!system.zipped).then_some("-C")).arg(&work))?;
-    let name = archive.file_name().unwrap_or_default().to_string_lossy();
-    let tree = work.join(name.trim_end_matches(".zip").trim_end_matches(".tar.gz"));
-    let model = work.join("model.cgraph");
-    let mut convert = (system.runner)(&tree.join("bin").join(system.program))?;
-    convert.arg("convert").arg((system.path)(&setup::model()?)).arg("-o").arg((system.path)(&model));
-    shell::run(convert.arg("--no-mini"))?;
-    let lib = tree.join("lib");
-    let mut whole = vec![lib.join("libcapsulegraph.a").into_os_string()];
-    whole.extend(system.system_libraries.split(' ').map(OsString::from));
-    let shared =
-        ["-L".into(), lib.into_os_string(), "-lcapsulegraph".into(), "-Wl,-rpath,$ORIGIN/../lib".into()];
-    for (name, libraries) in [("shared", shared.to_vec()), ("static", whole)] {
-        let program = tree.join("bin").join(format!("{name}.exe"));
-        let mut compile = Command::new(system.compiler);
-        compile.arg(tree.join(DOCUMENTS).join("examples/quickstart.c")).arg("-o").arg(&program);
-        shell::run(compile.arg("-I").arg(tree.join("include")).args(libraries))?;
-        let answer = capture((system.runner)(&program)?.arg((system.path)(&model)))?;
-        println!("{}, {name}: {}", system.name, answer.trim());
-        if !answer.contains("Tokyo") {
-            return Err(format!("{}: the example answers {answer:?}", system.name));
-        }
-    }
-    cleared(&work).map(|_| ())
 }
 
 /// Writes the SHA-256 sums of all files, as `sha256sum --check` reads them.

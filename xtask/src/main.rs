@@ -2,6 +2,7 @@
 
 mod aarch64;
 mod bench;
+mod binary;
 mod csharp;
 mod csharp_dist;
 mod debian;
@@ -18,6 +19,7 @@ mod shell;
 mod soak;
 mod systems;
 mod test;
+mod try_out;
 mod verdict;
 mod wheel;
 mod windows;
@@ -46,7 +48,8 @@ const HELP: &str = "cargo xtask COMMAND
         [--onnx]             only ONNX models against ONNX Runtime, for docs/onnx.md; a model of 2.1 GB is made first
         [--csharp]           only what calls and callbacks cost in C#
         [--platform]         only the small model on this system, whichever it is
-        [--platforms]        only the small model on each system that releases are for, for docs/performance.md
+        [--platforms [FOLDER]]  only the small model on each system that releases are for, for docs/performance.md; and
+                    what --platform measured on other machines, out of the .json files in FOLDER
         [--tables]           measures nothing: writes the page again from the results that are kept
   dist              a release in target/dist: for Linux x86-64 and aarch64 and Windows x86-64 an archive of libraries, headers,
                     CMake package and command line, whose example is run, and a wheel; Python's sdist; C#'s packages for
@@ -74,7 +77,8 @@ fn main() -> ExitCode {
         (Some("bench"), ["--onnx"]) => onnx::bench(),
         (Some("bench"), ["--csharp"]) => csharp::bench(),
         (Some("bench"), ["--platform"]) => bench::platforms::native(),
-        (Some("bench"), ["--platforms"]) => bench::platforms::all(),
+        (Some("bench"), ["--platforms"]) => bench::platforms::all(None),
+        (Some("bench"), ["--platforms", folder]) => bench::platforms::all(Some(folder.as_ref())),
         (Some("bench"), rest) => match bench::Options::parse(rest) {
             Some(options) => bench::run(&options),
             None => return usage(),

@@ -66,8 +66,12 @@ pub fn dist(folder: &Path) -> Outcome {
         "all",
     ]);
     run(list.args(["--describe", "crate", "--override-filename", name]))?;
-    let made = root().join(format!("{name}.json"));
+    // It writes one beside each member's manifest.
+    let [made, other] = ["", "xtask"].map(|member| root().join(member).join(format!("{name}.json")));
     let target = folder.join(format!("{name}.json"));
     fs::copy(&made, &target).map_err(|e| format!("cannot copy {}: {e}", made.display()))?;
-    fs::remove_file(&made).map_err(|e| format!("cannot remove {}: {e}", made.display()))
+    for file in [made, other].iter().filter(|file| file.exists()) {
+        fs::remove_file(file).map_err(|e| format!("cannot remove {}: {e}", file.display()))?;
+    }
+    Ok(())
 }

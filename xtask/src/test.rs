@@ -1,8 +1,8 @@
 //! `cargo xtask test`: lints, every test, the archive's and the kernels' instruction counts, with the results at the end.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use crate::aarch64;
@@ -21,11 +21,12 @@ use crate::workflows;
 /// How long each soak lasts here; `cargo xtask soak` takes ten minutes.
 const SOAK_SECONDS: u32 = 20;
 
-/// Tests passed and failed.
-#[derive(Clone, Copy, Default)]
-struct Counts {
+/// Tests that passed and failed, and what to say of failures at the end.
+#[derive(Default)]
+struct Results {
     passed: u64,
     failed: u64,
+    failures: Vec<String>,
 }
 
 pub fn run() -> Outcome {
@@ -35,6 +36,7 @@ pub fn run() -> Outcome {
     let ray = setup::ray()?;
     let onnx = onnx::setup()?;
     let sysroot = aarch64::setup()?;
+    let windows = windows::setup()?;
     shell::run(cargo().args(["fmt", "--all", "--check"]))?;
     shell::run(cargo().args([
         "clippy",
@@ -46,74 +48,55 @@ pub fn run() -> Outcome {
         "-D",
         "warnings",
     ]))?;
-    let mut total = Counts::default();
-    let mut failures = Vec::new();
+    let mut results = Results::default();
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--features", "schema", "--no-fail-fast"]);
     tests.env("CAPSULEGRAPH_TEST_MODEL", &model).env("CAPSULEGRAPH_TEST_PYTHON", &python);
     tests.env("CAPSULEGRAPH_TEST_RAY_PYTHON", &ray).env("CAPSULEGRAPH_TEST_ONNX", &onnx);
     tests.env("CAPSULEGRAPH_ONNXRUNTIME", onnx.join("runtime"));
     tests.env("CAPSULEGRAPH_TEST_OLD_ONNXRUNTIME", onnx.join("older"));
-    count("cargo test", &mut tests, &mut total, &mut failures)?;
-    for mut tests in aarch64::tests(&sysroot)? {
-        count("cargo test for aarch64", &mut tests, &mut total, &mut failures)?;
+    results.count("cargo test", &mut tests);
+    for mut tests in results.made("tests for aarch64", aarch64::tests(&sysroot).map(Vec::from)) {
+        results.count("cargo test for aarch64", &mut tests);
     }
-    for (name, mut tests) in wheel::tests()? {
-        count(name, &mut tests, &mut total, &mut failures)?;
+    for (name, mut tests) in results.made("tests of Python", wheel::tests()) {
+        results.count(name, &mut tests);
     }
-    for (name, mut tests) in csharp::tests()? {
-        count(name, &mut tests, &mut total, &mut failures)?;
+    for (name, mut tests) in results.made("tests of C#", csharp::tests()) {
+        results.count(name, &mut tests);
     }
-    for mut soak in soak::runners(SOAK_SECONDS)? {
-        count(soak.name, &mut soak.command, &mut total, &mut failures)?;
+    for mut soak in results.made("soaks", soak::runners(SOAK_SECONDS)) {
+        results.count(soak.name, &mut soak.command);
     }
-    count_checks("package", package::check, &mut total, &mut failures);
-    count_checks("workflows", workflows::check, &mut total, &mut failures);
-    count_checks("instruction counts", instructions::check, &mut total, &mut failures);
-    count_windows(&windows::setup()?, &model, &onnx, &mut total, &mut failures)?;
-    conclude(total, &failures)
+    results.check("package", package::check);
+    results.check("workflows", workflows::check);
+    results.check("instruction counts", instructions::check);
+    results.of_windows(&windows, &model, &onnx);
+    results.conclude()
 }
 
 /// Rust's tests on an emulated aarch64, all that need no compiler for C.
 pub fn aarch64() -> Outcome {
     let (model, onnx, sysroot) = (setup::model()?, onnx::setup()?, aarch64::setup()?);
-    let (mut total, mut failures) = (Counts::default(), Vec::new());
+    let mut results = Results::default();
     let mut tests = aarch64::all_tests(&sysroot, NATIVE, &model, &onnx)?;
     tests.env("CAPSULEGRAPH_TEST_PYTHON", setup::python()?);
-    count("cargo test for aarch64", &mut tests, &mut total, &mut failures)?;
-    conclude(total, &failures)
+    results.count("cargo test for aarch64", &mut tests);
+    results.conclude()
 }
 
 /// Only the tests of what is built for Windows.
 pub fn windows() -> Outcome {
     setup::programs()?;
     let (model, onnx, windows) = (setup::model()?, onnx::setup()?, windows::setup()?);
-    let (mut total, mut failures) = (Counts::default(), Vec::new());
-    count_windows(&windows, &model, &onnx, &mut total, &mut failures)?;
-    conclude(total, &failures)
-}
-
-/// The tests of what is built for Windows: the Rust tests under wine, and tests/windows.rs, which drives the DLL and the
-/// command line from here.
-fn count_windows(
-    windows: &Windows,
-    model: &Path,
-    onnx: &Path,
-    total: &mut Counts,
-    failures: &mut Vec<String>,
-) -> Outcome {
-    let mut driven = cargo();
-    // The features of the other tests, so that nothing is compiled again.
-    driven.args(["test", "--workspace", "--features", "schema", "--test", "windows"]);
-    driven.env("CAPSULEGRAPH_TEST_MODEL", model).env("CAPSULEGRAPH_TEST_PYTHON", setup::python()?);
-    driven.env("CAPSULEGRAPH_TEST_ONNX", onnx).env("CAPSULEGRAPH_ONNXRUNTIME", onnx.join("runtime"));
-    windows.build(&mut driven)?;
-    count("tests of the Windows build", &mut driven, total, failures)?;
-    count("cargo test for Windows", &mut windows.tests(model, onnx), total, failures)
+    let mut results = Results::default();
+    results.of_windows(&windows, &model, &onnx);
+    results.conclude()
 }
 
 /// Of the integration tests those that need neither a compiler for C nor another program.
 const NATIVE: &[&str] = &[
+    "bad_input",
     "bounds",
     "budget",
     "cases",
@@ -139,73 +122,104 @@ const NATIVE: &[&str] = &[
 /// The Rust tests alone, on whatever system this is: for machines that are not set up for all the others.
 pub fn native() -> Outcome {
     let (model, onnx, python) = (setup::model()?, onnx::setup()?, setup::python()?);
-    let (mut total, mut failures) = (Counts::default(), Vec::new());
+    let mut results = Results::default();
     let mut tests = cargo();
     tests.args(["test", "--no-fail-fast", "--lib", "--bins"]);
     tests.args(NATIVE.iter().flat_map(|name| ["--test", name]));
     tests.env("CAPSULEGRAPH_TEST_MODEL", model).env("CAPSULEGRAPH_TEST_ONNX", &onnx);
     tests.env("CAPSULEGRAPH_TEST_PYTHON", python).env("CAPSULEGRAPH_ONNXRUNTIME", onnx.join("runtime"));
     tests.env("CAPSULEGRAPH_TEST_OLD_ONNXRUNTIME", onnx.join("older"));
-    count("cargo test", &mut tests, &mut total, &mut failures)?;
-    conclude(total, &failures)
+    results.count("cargo test", &mut tests);
+    results.conclude()
 }
 
-/// Prints what failed and how many tests passed; the last line is for whoever reads the counts.
-fn conclude(total: Counts, failures: &[String]) -> Outcome {
-    println!();
-    for failure in failures {
-        println!("failed: {failure}");
+impl Results {
+    /// The tests of what is built for Windows: tests/windows.rs, which drives the DLL and the command line from here, and the
+    /// Rust tests under wine.
+    fn of_windows(&mut self, windows: &Windows, model: &Path, onnx: &Path) {
+        let mut driven = cargo();
+        // The features of the other tests, so that nothing is compiled again.
+        driven.args(["test", "--workspace", "--features", "schema", "--test", "windows"]);
+        driven.env("CAPSULEGRAPH_TEST_MODEL", model).env("CAPSULEGRAPH_TEST_ONNX", onnx);
+        driven.env("CAPSULEGRAPH_ONNXRUNTIME", onnx.join("runtime"));
+        let built = setup::python().and_then(|python| {
+            driven.env("CAPSULEGRAPH_TEST_PYTHON", python);
+            windows.build(&mut driven)
+        });
+        // What the build does not even give is one failure, not as many as there are tests.
+        let Err(message) = built else {
+            self.count("tests of the Windows build", &mut driven);
+            return self.count("cargo test for Windows", &mut windows.tests(model, onnx));
+        };
+        self.failures.push(format!("Windows build: {message}"));
     }
-    println!("{} passed, {} failed", total.passed, total.failed);
-    if total.failed > 0 || !failures.is_empty() {
-        return Err("some tests failed".into());
-    }
-    Ok(())
-}
 
-/// Counts each check as a test.
-fn count_checks(name: &str, check: fn() -> Outcome<Verdict>, total: &mut Counts, failures: &mut Vec<String>) {
-    println!("$ {name}");
-    let start = Instant::now();
-    match check() {
-        Ok(verdict) => {
-            let seconds = start.elapsed().as_secs();
-            println!("{name}: {} passed, {} failed, {seconds} s", verdict.good, verdict.bad.len());
-            total.passed += verdict.good;
-            total.failed += verdict.bad.len() as u64;
-            failures.extend(verdict.bad.into_iter().map(|why| format!("{name}: {why}")));
-        }
-        // The tests' own results are worth printing even so.
-        Err(message) => failures.push(format!("{name}: {message}")),
+    /// What is to be run, or nothing and a failure: the others' results are worth printing even so.
+    fn made<T>(&mut self, what: &str, made: Outcome<Vec<T>>) -> Vec<T> {
+        made.unwrap_or_else(|message| {
+            self.failures.push(format!("{what}: {message}"));
+            Vec::new()
+        })
     }
-}
 
-/// Runs a test runner, passes its output on, and adds up its result lines. One that passes no test at all has
-/// failed: its filter names nothing any more.
-fn count(name: &str, command: &mut Command, total: &mut Counts, failures: &mut Vec<String>) -> Outcome {
-    println!("$ {name}");
-    let (before, start) = (total.passed, Instant::now());
-    let mut child =
-        command.stdout(Stdio::piped()).spawn().map_err(|e| format!("cannot start {name}: {e}"))?;
-    if let Some(out) = child.stdout.take() {
-        for line in BufReader::new(out).lines() {
-            let line = line.map_err(|e| format!("cannot read from {name}: {e}"))?;
-            if let Some(result) = line.strip_prefix("test result: ") {
-                total.passed += number_before(result, " passed");
-                total.failed += number_before(result, " failed");
+    /// Counts each check as a test.
+    fn check(&mut self, name: &str, check: fn() -> Outcome<Verdict>) {
+        println!("$ {name}");
+        let start = Instant::now();
+        match check() {
+            Ok(verdict) => {
+                let seconds = start.elapsed().as_secs();
+                println!("{name}: {} passed, {} failed, {seconds} s", verdict.good, verdict.bad.len());
+                self.passed += verdict.good;
+                self.failed += verdict.bad.len() as u64;
+                self.failures.extend(verdict.bad.into_iter().map(|why| format!("{name}: {why}")));
             }
-            println!("{line}");
+            Err(message) => self.failures.push(format!("{name}: {message}")),
         }
     }
-    let status = child.wait().map_err(|e| format!("cannot wait for {name}: {e}"))?;
-    println!("{name}: {} s", start.elapsed().as_secs());
-    if !status.success() {
-        failures.push(format!("{name}: {status}"));
+
+    /// Runs a test runner, passes its output on, and adds up its result lines. One that passes no test at all has failed: its
+    /// filter names nothing any more.
+    fn count(&mut self, name: &str, command: &mut Command) {
+        println!("$ {name}");
+        let (before, start) = (self.passed, Instant::now());
+        match self.add_up(command) {
+            Ok(status) if status.success() => {}
+            Ok(status) => self.failures.push(format!("{name}: {status}")),
+            Err(error) => self.failures.push(format!("{name}: {error}")),
+        }
+        println!("{name}: {} s", start.elapsed().as_secs());
+        if self.passed == before {
+            self.failures.push(format!("{name}: no test passed: {command:?}"));
+        }
     }
-    if total.passed == before {
-        failures.push(format!("{name}: no test passed: {command:?}"));
+
+    fn add_up(&mut self, command: &mut Command) -> io::Result<ExitStatus> {
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(|out| out.split(b'\n')) {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            if let Some(result) = line.strip_prefix("test result: ") {
+                self.passed += number_before(result, " passed");
+                self.failed += number_before(result, " failed");
+            }
+            println!("{}", line.trim_end_matches('\r'));
+        }
+        child.wait()
     }
-    Ok(())
+
+    /// Prints what failed and how many tests passed; the last line is for whoever reads the counts.
+    fn conclude(self) -> Outcome {
+        println!();
+        for failure in &self.failures {
+            println!("failed: {failure}");
+        }
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.failed > 0 || !self.failures.is_empty() {
+            return Err("some tests failed".into());
+        }
+        Ok(())
+    }
 }
 
 /// The number that stands directly before `word`.
@@ -235,15 +249,14 @@ pub fn bless() -> Outcome {
 mod tests {
     use std::process::Command;
 
-    use super::{Counts, count};
+    use super::Results;
 
     #[test]
     fn a_run_without_a_passed_test_fails() {
         let run = |result: &str| {
-            let (mut total, mut failures) = (Counts::default(), Vec::new());
-            let mut command = Command::new("echo");
-            count("t", command.arg(format!("test result: {result}")), &mut total, &mut failures).unwrap();
-            (total.passed, total.failed, failures.len())
+            let mut results = Results::default();
+            results.count("t", Command::new("echo").arg(format!("test result: {result}")));
+            (results.passed, results.failed, results.failures.len())
         };
         assert_eq!(run("ok. 12 passed; 0 failed; 0 ignored; 3 filtered out"), (12, 0, 0));
         assert_eq!(run("ok. 0 passed; 0 failed; 0 ignored; 3 filtered out"), (0, 0, 1));

@@ -1,6 +1,6 @@
 //! The Python package: its wheel, and the Python that tests it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::onnx;
@@ -33,8 +33,9 @@ pub fn tests() -> Outcome<Vec<(&'static str, Command)>> {
     Ok(vec![("Python: the table of cases", runner("cases.py")?), ("Python: tests", runner("run.py")?)])
 }
 
-/// Writes the sdist and a wheel for each system into `folder`, and has auditwheel confirm the tags of those for Linux.
-pub fn dist(built: &[Built], folder: &Path) -> Outcome {
+/// Writes the sdist and a wheel for each system into `folder`, and has auditwheel confirm the tags of those for Linux; gives
+/// the wheels, in the systems' order.
+pub fn dist(built: &[Built], folder: &Path) -> Outcome<Vec<PathBuf>> {
     let hooks = |code: &str, built: Option<&Built>| -> Outcome<String> {
         let mut python = python()?;
         python.current_dir(root().join("bindings/python"));
@@ -45,6 +46,7 @@ pub fn dist(built: &[Built], folder: &Path) -> Outcome {
         Ok(capture(python.arg("-c").arg(code).arg(folder))?.trim().to_owned())
     };
     println!("{}", folder.join(hooks("build_sdist", None)?).display());
+    let mut wheels = Vec::new();
     for built in built {
         let name = hooks("build_wheel", Some(built))?;
         let wheel = folder.join(&name);
@@ -57,6 +59,7 @@ pub fn dist(built: &[Built], folder: &Path) -> Outcome {
             }
         }
         println!("{}", wheel.display());
+        wheels.push(wheel);
     }
-    Ok(())
+    Ok(wheels)
 }

@@ -24,6 +24,8 @@ fn build(mut cargo: Command, triple: &str, cc: &str, flags: &str, folder: PathBu
     let path = std::env::join_paths(places).map_err(|e| format!("cannot find zig in its folder: {e}"))?;
     let unwinder = capture(Command::new(cc).arg("-print-file-name=libgcc_s.so.1"))?;
     let flags = format!("{flags} -C link-arg={} -C link-arg=-Wl,--allow-shlib-undefined", unwinder.trim());
+    // These would take the place of the target's own flags.
+    cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env(format!("CARGO_TARGET_{}_RUSTFLAGS", triple.replace('-', "_").to_uppercase()), flags.trim());
     cargo.args(["zigbuild", "--release", "--lib", "--bins", "--target", &format!("{triple}.{GLIBC}")]);
     shell::run(cargo.env("PATH", path))?;

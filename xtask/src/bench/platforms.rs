@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -25,16 +25,17 @@ pub fn native() -> Outcome {
     let found =
         measure(|command| Ok(Command::new(command)), &|path| path.display().to_string(), &program, TOKENS)?;
     let name = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
-    let folder = work()?;
-    let path = folder.join(format!("{name}.json"));
+    work()?;
+    let path = results().join(format!("{name}.json"));
     let text = serde_json::to_string_pretty(&found).map_err(|e| e.to_string())?;
     fs::write(&path, text + "\n").map_err(|e| format!("cannot write {}: {e}", path.display()))?;
     println!("{}: {found:#}", path.display());
     Ok(())
 }
 
-/// Measures every system that releases are for and writes the table of docs/performance.md.
-pub fn all() -> Outcome {
+/// Measures every system that releases are for and writes the table of docs/performance.md. `others` is a folder with what
+/// [`native`] wrote on other machines, each of which becomes a row.
+pub fn all(others: Option<&Path>) -> Outcome {
     let mut table = String::from(
         "| system | measured | shared library | peak resident | anonymous | decode, tokens a second | instructions a token |\n\
          |---|---|---:|---:|---:|---:|---:|\n",
@@ -49,29 +50,71 @@ pub fn all() -> Outcome {
         let is_own = index == 0;
         // The release for this system is measured by its instructions.
         let found = measure(system.runner, &system.path, &program, if is_own { TOKENS } else { 8 })?;
-        let megabytes = |value: &Value| value.as_f64().map_or("–".into(), |v| format!("{:.0} MB", v / 1e6));
-        let speed = found["decode_tokens_per_s"].as_f64().filter(|_| is_own);
-        let instructions = match system.tracer {
-            Some(tracer) if !is_own => format!("{:.1} million", instructions(tracer, &program)? / 1e6),
-            _ => "–".into(),
+        let counted = match system.tracer {
+            Some(tracer) if !is_own => Some(instructions(tracer, &program)?),
+            _ => None,
         };
-        let len =
-            fs::metadata(&library).map_err(|e| format!("cannot read {}: {e}", library.display()))?.len();
-        table += &format!(
-            "| {} | {how} | {:.1} MB | {} | {} | {} | {instructions} |\n",
-            system.name,
-            len as f64 / 1e6,
-            megabytes(&found["memory"]["peak_rss_bytes"]),
-            megabytes(&found["memory"]["peak_anonymous_bytes"]),
-            speed.map_or("–".into(), |v| format!("{v:.1}")),
-        );
-        println!("{}", table.lines().next_back().unwrap_or_default());
+        table += &row(system.name, how, Some(len(&library)?), &found, is_own, counted);
+    }
+    for path in others.map(measured_elsewhere).transpose()?.unwrap_or_default() {
+        let text = fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        let found: Value = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        table += &row(&name, "on a machine of its own", None, &found, true, None);
     }
     document::fill("performance.md", &[("platforms", table)])
 }
 
-fn work() -> Outcome<std::path::PathBuf> {
-    let folder = cache().join("platforms");
+/// What [`native`] wrote, in a folder and those in it: runners' artifacts have one each.
+fn measured_elsewhere(folder: &Path) -> Outcome<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).map_err(|e| format!("cannot list {}: {e}", folder.display()))?;
+    let mut found = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.is_dir() {
+            found.extend(measured_elsewhere(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "json") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn len(file: &Path) -> Outcome<u64> {
+    Ok(fs::metadata(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?.len())
+}
+
+/// A line of the table; speed is told only of machines that are what they seem.
+fn row(
+    system: &str,
+    how: &str,
+    library: Option<u64>,
+    found: &Value,
+    is_real: bool,
+    instructions: Option<f64>,
+) -> String {
+    let dash = || "–".to_owned();
+    let megabytes = |value: &Value| value.as_f64().map_or_else(dash, |v| format!("{:.0} MB", v / 1e6));
+    let speed = found["decode_tokens_per_s"].as_f64().filter(|_| is_real);
+    let row = format!(
+        "| {system} | {how} | {} | {} | {} | {} | {} |\n",
+        library.map_or_else(dash, |bytes| format!("{:.1} MB", bytes as f64 / 1e6)),
+        megabytes(&found["memory"]["peak_rss_bytes"]),
+        megabytes(&found["memory"]["peak_anonymous_bytes"]),
+        speed.map_or_else(dash, |v| format!("{v:.1}")),
+        instructions.map_or_else(dash, |v| format!("{:.1} million", v / 1e6)),
+    );
+    print!("{row}");
+    row
+}
+
+fn results() -> PathBuf {
+    cache().join("platforms")
+}
+
+/// For files of which none is a result.
+fn work() -> Outcome<PathBuf> {
+    let folder = results().join("work");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
     Ok(folder)
 }
@@ -98,7 +141,7 @@ fn model(
     program: &Path,
     runner: &impl Fn(&Path) -> Outcome<Command>,
     path: &dyn Fn(&Path) -> String,
-) -> Outcome<std::path::PathBuf> {
+) -> Outcome<PathBuf> {
     let model = work()?.join("model.cgraph");
     let mut convert = runner(program)?;
     convert.args(["convert", &path(&setup::model()?), "-o", &path(&model), "--no-mini", "-q"]);
