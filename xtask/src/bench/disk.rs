@@ -1,4 +1,8 @@
-//! The disk and the page cache: what they do at best, and how a file gets out of the cache.
+//! The disk and the page cache: what they do at best, and how a file gets out of the cache. Made of calls that Linux alone
+//! has; on other systems disk/elsewhere.rs is in its place.
+
+mod block;
+mod timing;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,8 +15,10 @@ use std::time::Instant;
 
 use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 
-use super::block::{Block, Pages};
+use super::reads::Pages;
 use crate::shell::{Outcome, capture};
+use block::Block;
+pub use timing::time_reads;
 
 /// Bytes of one read or write.
 const BLOCK: usize = 4 << 20;
@@ -25,6 +31,11 @@ const SYNC_STEP: u64 = 8;
 
 fn failed(what: &str, path: &Path, error: impl std::fmt::Display) -> String {
     format!("cannot {what} {}: {error}", path.display())
+}
+
+/// Whether anything can be measured on this system.
+pub fn supported() -> Outcome {
+    Ok(())
 }
 
 /// Takes a file out of the page cache, and makes sure that it is out.
@@ -52,12 +63,12 @@ pub fn warm(path: &Path) -> Outcome {
 }
 
 /// A file to be read past the page cache.
-pub fn open_direct(path: &Path) -> Outcome<File> {
+fn open_direct(path: &Path) -> Outcome<File> {
     direct(OpenOptions::new().read(true), path)
 }
 
 /// Writes a new file of `bytes` at `path`.
-pub fn write(path: &Path, bytes: u64) -> Outcome {
+fn write(path: &Path, bytes: u64) -> Outcome {
     write_direct(path, bytes.div_ceil(BLOCK as u64))
 }
 

@@ -4,9 +4,9 @@
 //! and [`plot`] show them. Nothing is shown that is not in the results.
 
 mod account;
-mod block;
 mod cgroup;
 mod choice;
+#[cfg_attr(not(target_os = "linux"), path = "disk/elsewhere.rs")]
 mod disk;
 pub mod document;
 mod drafts;
@@ -89,6 +89,10 @@ impl Options {
 }
 
 pub fn run(options: &Options) -> Outcome {
+    if !options.tables {
+        // Before anything is built or downloaded.
+        disk::supported()?;
+    }
     let folder = cache().join("bench");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
     if options.reads || options.tables {

@@ -3,15 +3,8 @@
 use std::io;
 
 use memmap2::{Advice, MmapMut};
-use serde::{Deserialize, Serialize};
 
-/// What the memory consists of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pages {
-    Small,
-    Huge,
-}
+use crate::bench::reads::Pages;
 
 /// Bytes of a huge page.
 const HUGE: usize = 2 << 20;
