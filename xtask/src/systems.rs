@@ -46,8 +46,8 @@ pub struct System {
     pub path: fn(&Path) -> String,
     /// What that is, where it is no processor of this machine.
     pub emulator: &'static str,
-    /// What runs its programs and tells which code ran, where there is such a thing.
-    pub tracer: Option<&'static [&'static str]>,
+    /// Runs its programs in qemu, which takes the options and tells by them which code ran.
+    pub traced: fn(&Path, &[&str]) -> Outcome<Command>,
     /// What runs its programs as the oldest processor does that they are for; nothing where there is no such emulator.
     pub oldest: &'static [&'static str],
     /// What CMake is told to build for it, where there is a C++ compiler for it here.
@@ -73,11 +73,18 @@ const LINUX_X86_64: System = System {
     runner: |program| Ok(Command::new(program)),
     path: |path| path.display().to_string(),
     emulator: "on this machine, the release",
-    tracer: Some(&["qemu-x86_64", "-cpu", "max"]),
+    traced: |program, options| Ok(emulated(&["qemu-x86_64", "-cpu", "max"], options, program)),
     oldest: &["qemu-x86_64", "-cpu", "qemu64"],
     cmake: Some(&[]),
     build: zig::x86_64,
 };
+
+/// A program in an emulator with further options.
+fn emulated(emulator: &[&str], options: &[&str], program: &Path) -> Command {
+    let mut command = Command::new(emulator[0]);
+    command.args(&emulator[1..]).args(options).arg(program);
+    command
+}
 
 /// All that a release holds.
 pub const SYSTEMS: &[System] = &[
@@ -91,7 +98,9 @@ pub const SYSTEMS: &[System] = &[
         compiler: "aarch64-linux-gnu-gcc",
         runner: |program| Ok(aarch64::emulated(program)),
         emulator: "emulated by qemu, whose own memory counts",
-        tracer: Some(&["qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu"]),
+        traced: |program, options| {
+            Ok(emulated(&["qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu"], options, program))
+        },
         oldest: &["qemu-aarch64", "-cpu", "cortex-a53", "-L", "/usr/aarch64-linux-gnu"],
         cmake: None,
         build: zig::aarch64,
@@ -115,7 +124,10 @@ pub const SYSTEMS: &[System] = &[
         runner: |program| Ok(windows::setup()?.wine(program)),
         path: windows::drive,
         emulator: "under wine, whose own memory counts",
-        tracer: None,
+        traced: |program, options| {
+            Ok(windows::setup()?
+                .traced(emulated(&["qemu-x86_64", "-cpu", "max"], options, windows::WINE.as_ref()), program))
+        },
         oldest: &[],
         cmake: Some(&[
             "-DCMAKE_SYSTEM_NAME=Windows",

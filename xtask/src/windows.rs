@@ -19,7 +19,7 @@ const PACKAGES: &[&str] = &[
     "g++-mingw-w64-x86-64-posix",
     "wine64",
 ];
-const WINE: &str = "/usr/lib/wine/wine64";
+pub const WINE: &str = "/usr/lib/wine/wine64";
 const WINE_SERVER: &str = "/usr/lib/wine/wineserver64";
 /// The one DLL that Rust's standard library imports and wine 8 lacks; never shipped.
 const RANDOM: &str = "#include <windows.h>
@@ -150,6 +150,13 @@ impl Windows {
         command.arg(program);
         self.name_wine(&mut command);
         command
+    }
+
+    /// A program under wine in an emulator, which `wine` starts without a program. Wine would start itself anew, outside of it.
+    pub fn traced(&self, mut wine: Command, program: &Path) -> Command {
+        wine.env("WINELOADERNOEXEC", "1").arg(program);
+        self.name_wine(&mut wine);
+        wine
     }
 
     /// Builds the libraries and the command line as users have them; gives their folder.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::document;
 use crate::setup;
 use crate::shell::{Outcome, cache, run};
-use crate::systems::{SYSTEMS, built_here, here};
+use crate::systems::{SYSTEMS, System, built_here, here};
 
 /// Tokens after the prompt where speed and memory are measured.
 const TOKENS: usize = 64;
@@ -50,10 +50,7 @@ pub fn all(others: Option<&Path>) -> Outcome {
         let is_own = index == 0;
         // The release for this system is measured by its instructions.
         let found = measure(system.runner, &system.path, &program, if is_own { TOKENS } else { 8 })?;
-        let counted = match system.tracer {
-            Some(tracer) if !is_own => Some(instructions(tracer, &program)?),
-            _ => None,
-        };
+        let counted = (!is_own).then(|| instructions(system, &program)).transpose()?;
         table += &row(system.name, how, Some(len(&library)?), &found, is_own, counted);
     }
     for path in others.map(measured_elsewhere).transpose()?.unwrap_or_default() {
@@ -150,20 +147,20 @@ fn model(
 }
 
 /// Instructions that a token costs on one thread, by an emulator that tells which blocks of code it ran.
-fn instructions(tracer: &[&str], program: &Path) -> Outcome<f64> {
-    let model = work()?.join("model.cgraph");
+fn instructions(system: &System, program: &Path) -> Outcome<f64> {
+    const LOG: &[&str] = &["-d", "nochain,exec,in_asm", "-D", "/dev/stderr"];
+    let model = (system.path)(&work()?.join("model.cgraph"));
     let mut counts = [0u64; 2];
     for (count, tokens) in counts.iter_mut().zip(COUNTED) {
-        let mut command = Command::new(tracer[0]);
-        command.args(&tracer[1..]).args(["-d", "nochain,exec,in_asm", "-D", "/dev/stderr"]).arg(program);
+        let mut command = (system.traced)(program, LOG)?;
         command.arg("run").arg(&model).args(["-p", "Hi", "--threads", "1", "--ctx", "64", "-q", "-n"]);
         command.arg(tokens.to_string()).stdout(Stdio::null()).stderr(Stdio::piped());
         println!("$ {command:?}");
-        let mut child = command.spawn().map_err(|e| format!("cannot start {}: {e}", tracer[0]))?;
+        let mut child = command.spawn().map_err(|e| format!("cannot start {command:?}: {e}"))?;
         if let Some(log) = child.stderr.take() {
             *count = executed(BufReader::with_capacity(1 << 20, log))?;
         }
-        let status = child.wait().map_err(|e| format!("cannot wait for {}: {e}", tracer[0]))?;
+        let status = child.wait().map_err(|e| format!("cannot wait for {command:?}: {e}"))?;
         if !status.success() {
             return Err(format!("{command:?} failed: {status}"));
         }
