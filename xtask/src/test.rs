@@ -149,7 +149,11 @@ impl Results {
         // What the build does not even give is one failure, not as many as there are tests.
         let Err(message) = built else {
             self.count("tests of the Windows build", &mut driven);
-            return self.count("cargo test for Windows", &mut windows.tests(model, onnx));
+            self.count("cargo test for Windows", &mut windows.tests(model, onnx));
+            for (name, mut tests) in self.made("tests of C# for Windows", csharp::windows_tests(windows)) {
+                self.count(name, &mut tests);
+            }
+            return;
         };
         self.failures.push(format!("Windows build: {message}"));
     }

@@ -55,7 +55,7 @@ pub fn drive(path: &Path) -> String {
 /// Installs what is missing.
 pub fn setup() -> Outcome<Windows> {
     let version = compiler(PACKAGES)?;
-    let sysroot = folder().join(format!("std-{version}"));
+    let sysroot = folder().join(format!("std-{version}-bitcode"));
     if !sysroot.is_dir() {
         build_std(&sysroot)?;
     }
@@ -80,7 +80,8 @@ fn build_std(sysroot: &Path) -> Outcome {
     cargo.current_dir(&seed).args(["build", "--release", "--target", TRIPLE, "--target-dir", "target"]);
     cargo.args(["-Z", "build-std=std,panic_unwind,panic_abort,proc_macro,test"]);
     cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", "/usr/bin/rustc");
-    run(cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS"))?;
+    // Releases are optimised as a whole, the standard library with them.
+    run(cargo.env("RUSTFLAGS", "-C embed-bitcode=yes").env_remove("CARGO_ENCODED_RUSTFLAGS"))?;
     let (parts, made) = (seed.join("target").join(TRIPLE).join("release/deps"), seed.join("sysroot"));
     let place = made.join("lib/rustlib").join(TRIPLE).join("lib");
     create(&place)?;
@@ -142,6 +143,16 @@ impl Windows {
         command.env("CAPSULEGRAPH_TEST_WINDOWS", built(TRIPLE));
         command.env("CAPSULEGRAPH_TEST_WINDOWS_ONNXRUNTIME", &self.runtimes[0]);
         Ok(())
+    }
+
+    /// The folder with the DLL that the tests were built with.
+    pub fn library(&self) -> PathBuf {
+        built(TRIPLE).join("deps")
+    }
+
+    /// The folder with ONNX Runtime's DLL.
+    pub fn onnx_runtime(&self) -> &Path {
+        &self.runtimes[0]
     }
 
     /// A program under wine.

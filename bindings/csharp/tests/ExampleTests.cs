@@ -38,7 +38,7 @@ namespace CapsuleGraph.Tests
             ZipFile.ExtractToDirectory(package, unpacked);
             File.WriteAllText(source, Readme);
             string target = Processes.IsMono ? "netstandard2.0" : "net8.0";
-            string assembly = Path.Combine(unpacked, "lib", target, "CapsuleGraph.dll");
+            string assembly = Path.Combine(unpacked, "lib", target, "CapsuleGraph.Net.dll");
             string program = Processes.Compile(source, Path.Combine(folder, "answer.exe"), assembly);
             // As the package's targets copy it, or as a .NET application is published.
             string native = Path.Combine(unpacked, "runtimes/linux-x64/native/libcapsulegraph.so");
@@ -104,8 +104,8 @@ namespace CapsuleGraph.Tests
                 foreach (string name in new[]
                 {
                     "CapsuleGraph.nuspec", "[Content_Types].xml", "_rels/.rels", "README.md", "LICENSE-MIT", "LICENSE-APACHE",
-                    "lib/netstandard2.0/CapsuleGraph.dll", "lib/netstandard2.0/CapsuleGraph.xml", "lib/net8.0/CapsuleGraph.dll",
-                    "lib/net8.0/CapsuleGraph.xml", "build/CapsuleGraph.targets", "buildTransitive/CapsuleGraph.targets",
+                    "lib/netstandard2.0/CapsuleGraph.Net.dll", "lib/netstandard2.0/CapsuleGraph.Net.xml", "lib/net8.0/CapsuleGraph.Net.dll",
+                    "lib/net8.0/CapsuleGraph.Net.xml", "build/CapsuleGraph.targets", "buildTransitive/CapsuleGraph.targets",
                     "runtimes/linux-x64/native/libcapsulegraph.so",
                 }) Expect.True(names.Contains(name), name + " is in the package");
                 Expect.Equal(names.Count, archive.Entries.Count, "names");

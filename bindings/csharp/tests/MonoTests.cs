@@ -21,7 +21,7 @@ namespace CapsuleGraph.Tests
             </PropertyGroup>
             <ItemGroup>
               <Compile Include=""program.cs"" />
-              <Reference Include=""CapsuleGraph""><HintPath>package/lib/netstandard2.0/CapsuleGraph.dll</HintPath></Reference>
+              <Reference Include=""CapsuleGraph.Net""><HintPath>package/lib/netstandard2.0/CapsuleGraph.Net.dll</HintPath></Reference>
             </ItemGroup>
             <Import Project=""$(MSBuildToolsPath)/Microsoft.CSharp.targets"" />
             <Import Project=""package/build/CapsuleGraph.targets"" />
