@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::csharp_dist;
 use crate::onnx;
@@ -223,27 +224,29 @@ fn compiler(folder: &Path, dotnet: &Path) -> Outcome<PathBuf> {
     Ok(made)
 }
 
-/// Both lanes with everything compiled.
-pub fn build() -> Outcome<Vec<Lane>> {
-    let lanes = setup()?;
-    for lane in &lanes {
-        lane.build()?;
-    }
-    Ok(lanes)
+/// Both lanes with everything compiled, once.
+pub fn build() -> Outcome<&'static [Lane]> {
+    static BUILT: OnceLock<Outcome<Vec<Lane>>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let lanes = setup()?;
+        lanes.iter().try_for_each(Lane::build)?;
+        Ok(lanes)
+    });
+    built.as_deref().map_err(Clone::clone)
 }
 
 /// The runners of the binding's tests.
 pub fn tests() -> Outcome<Vec<(&'static str, Command)>> {
     let (lanes, onnx) = (build()?, onnx::setup()?);
-    csharp_dist::make(&lanes, &[built_here()?], &packages())?;
+    csharp_dist::make(lanes, &[built_here()?], &packages())?;
     let mut runners = Vec::new();
-    for lane in &lanes {
+    for lane in lanes {
         let (mut cases, mut tests) = (lane.run(&onnx)?, lane.run(&onnx)?);
         cases.arg("cases");
         tests.arg("run");
         runners.extend([(lane.titles[0], cases), (lane.titles[1], tests)]);
     }
-    if let [mono, dotnet] = lanes.as_slice() {
+    if let [mono, dotnet] = lanes {
         // What projects for .NET before 8 get of the package.
         write(&mono.folder.join("tests.runtimeconfig.json"), SETTINGS)?;
         let mut cases = mono.run_by(Command::new(&dotnet.runtime), &onnx)?;
@@ -256,7 +259,7 @@ pub fn tests() -> Outcome<Vec<(&'static str, Command)>> {
 /// The cases that expect no error on .NET for Windows, under wine, with the library of that build. Wine 8 does not bear what .NET
 /// does when it raises exceptions: it goes on to call a handler of a function that is gone.
 pub fn windows_cases(windows: &Windows) -> Outcome<Command> {
-    let lane = build()?.pop().ok_or("there is no lane for .NET")?;
+    let lane = build()?.last().ok_or("there is no lane for .NET")?;
     let dotnet = dotnet(&cache().join("csharp"), Some("win_amd64"))?;
     let (all, good) = (root().join("tests/data/cases.txt"), cache().join("csharp/windows.txt"));
     let text = fs::read_to_string(&all).map_err(|e| format!("cannot read {}: {e}", all.display()))?;
@@ -273,7 +276,7 @@ pub fn windows_cases(windows: &Windows) -> Outcome<Command> {
 pub fn soaks(seconds: u32) -> Outcome<Vec<(&'static str, Command)>> {
     let (lanes, onnx) = (build()?, onnx::setup()?);
     let mut runners = Vec::new();
-    for lane in &lanes {
+    for lane in lanes {
         let mut command = lane.run(&onnx)?;
         command.arg("soak").arg(seconds.to_string());
         runners.push((lane.titles[2], command));
@@ -289,7 +292,7 @@ pub fn bench() -> Outcome {
     let mut convert = Command::new(cgraph);
     shell::run(convert.arg("convert").arg(setup::model()?).arg("-o").arg(&model).arg("--no-mini"))?;
     let mut missed = Vec::new();
-    for lane in &lanes {
+    for lane in lanes {
         println!("--- {}", lane.framework);
         if let Err(message) = shell::run(lane.run(&onnx)?.arg("overhead").arg(&model)) {
             missed.push(message);

@@ -14,7 +14,7 @@ const UNITY: &str = "com.capsulegraph";
 
 /// Builds the binding and writes its packages with these libraries.
 pub fn run(built: &[Built], folder: &Path) -> Outcome {
-    make(&csharp::build()?, built, folder)
+    make(csharp::build()?, built, folder)
 }
 
 /// Writes the packages of what is built into `folder`.
