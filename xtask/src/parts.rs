@@ -12,6 +12,9 @@ const LICENSES: [&str; 3] = ["cargo-about", "0.9.3", "cli"];
 /// What lists the parts, likewise.
 const LIST: [&str; 3] = ["cargo-cyclonedx", "0.5.9", ""];
 
+/// The list's name.
+const NAME: &str = "capsulegraph.cdx.json";
+
 /// A program that cargo builds, once; its path.
 fn tool([name, version, features]: [&str; 3]) -> Outcome<PathBuf> {
     let folder = cache().join("tools").join(format!("{name}-{version}"));
@@ -54,24 +57,18 @@ pub fn dist(folder: &Path) -> Outcome {
     if found != licenses()? {
         return Err("docs/licenses.md is out of date; run: cargo xtask licenses".into());
     }
-    let name = "capsulegraph.cdx";
     let mut list = Command::new(tool(LIST)?);
-    list.current_dir(root()).args([
-        "cyclonedx",
-        "--format",
-        "json",
-        "--spec-version",
-        "1.5",
-        "--target",
-        "all",
-    ]);
-    run(list.args(["--describe", "crate", "--override-filename", name]))?;
-    // It writes one beside each member's manifest.
-    let [made, other] = ["", "xtask"].map(|member| root().join(member).join(format!("{name}.json")));
-    let target = folder.join(format!("{name}.json"));
-    fs::copy(&made, &target).map_err(|e| format!("cannot copy {}: {e}", made.display()))?;
+    list.current_dir(root()).args(["cyclonedx", "--format", "json", "--spec-version", "1.5"]);
+    run(list.args(["--target", "all", "--describe", "crate"]))?;
+    // It writes one beside each member's manifest, named after the member.
+    let (made, other) = (root().join(NAME), root().join("xtask/xtask.cdx.json"));
+    let text = fs::read_to_string(&made).map_err(|e| format!("cannot read {}: {e}", made.display()))?;
     for file in [made, other].iter().filter(|file| file.exists()) {
         fs::remove_file(file).map_err(|e| format!("cannot remove {}: {e}", file.display()))?;
     }
-    Ok(())
+    // Where it was built is nobody's business, and where to get it no folder.
+    let place = format!("path+file://{}#", root().display());
+    let text = text.replace(&place, "").replace("?download_url=file://.", "");
+    let target = folder.join(NAME);
+    fs::write(&target, text).map_err(|e| format!("cannot write {}: {e}", target.display()))
 }
