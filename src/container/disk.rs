@@ -240,7 +240,9 @@ fn remove_abandoned(target: &Path, start: &std::ffi::OsStr) {
         // PID-SERIAL and nothing else: never a file of another's naming.
         let ours =
             middle.is_some_and(|m| !m.is_empty() && m.iter().all(|b| b.is_ascii_digit() || *b == b'-'));
-        if ours && File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+        let Some(file) = ours.then(|| File::open(&path).ok()).flatten() else { continue };
+        // Locked until it is gone: its owner may be about to lock it.
+        if file.try_lock().is_ok() {
             let _ = fs::remove_file(&path);
         }
     }
