@@ -57,7 +57,7 @@ foreach(_capsulegraph_component IN LISTS CapsuleGraph_FIND_COMPONENTS)
     if(CapsuleGraph_FIND_REQUIRED_${_capsulegraph_component})
       set(CapsuleGraph_FOUND FALSE)
       set(CapsuleGraph_NOT_FOUND_MESSAGE
-        "${_capsulegraph_root} has no component ${_capsulegraph_component}${_capsulegraph_reason}. \
+        "${_capsulegraph_root} has no component ${_capsulegraph_component} for ${CMAKE_SYSTEM_NAME}${_capsulegraph_reason}. \
 CapsuleGraph has capsulegraph, static, cpp, cpp_static")
     endif()
   endif()

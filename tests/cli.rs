@@ -183,6 +183,9 @@ fn run_streams_the_same_text_for_the_same_seed() {
     let greedy = place.ok(&["run", "m.cgraph", "-p", "and the word", "-n", "12"]);
     std::fs::write(place.path("prompt.txt"), "and the word\n").unwrap();
     assert_eq!(place.ok(&["run", "m.cgraph", "--prompt-file", "prompt.txt", "-n", "12"]), greedy);
+    // As editors on Windows save it.
+    std::fs::write(place.path("prompt.txt"), "\u{feff}and the word\r\n").unwrap();
+    assert_eq!(place.ok(&["run", "m.cgraph", "--prompt-file", "prompt.txt", "-n", "12"]), greedy);
     let fed = place.fed(&["run", "m.cgraph", "-n", "12", "--report", "r.json"], "and the word\n");
     assert_eq!((fed.code, &fed.out), (Some(0), &greedy));
 

@@ -81,7 +81,8 @@ fn licences_are_those_of_the_parts_in_use() {
     let (page, lock) = (read("docs/licenses.md"), read("Cargo.lock"));
     let parts: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("- ")).collect();
     assert!(parts.len() > 50, "{} parts", parts.len());
-    for part in parts {
+    // The package itself is listed without the version, which changes with every release.
+    for part in parts.into_iter().filter(|part| *part != env!("CARGO_PKG_NAME")) {
         let (name, version) = part.split_once(' ').unwrap_or((part, ""));
         let entry = format!("name = \"{name}\"\nversion = \"{version}\"\n");
         assert!(lock.contains(&entry), "{part} is not in Cargo.lock; run: cargo xtask licenses");

@@ -19,10 +19,27 @@ pub fn file_to_write(target: &Path) -> Result<PathBuf> {
         refuse_other_than_file(meta.file_type()).map_err(|why| Error::io("write", target, why))?;
     }
     let path = followed(target).map_err(|why| Error::io("write", target, why))?;
-    if path.file_name().is_none() {
+    let Some(name) = path.file_name() else {
         return Err(Error::InvalidArgument(format!("{} names no file to write", target.display())));
+    };
+    if let Some(why) = os::no_file(name) {
+        return Err(Error::InvalidArgument(format!(
+            "{} names {why}; name a file to write",
+            target.display()
+        )));
     }
     Ok(path)
+}
+
+/// Whether Windows takes a file's name for a device's, whatever follows its first dot.
+#[must_use]
+pub fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().trim_end_matches(' ').to_ascii_lowercase();
+    let numbered = stem.strip_prefix("com").or_else(|| stem.strip_prefix("lpt"));
+    let is_one = |number: &str| {
+        matches!(number, "\u{b9}" | "\u{b2}" | "\u{b3}") || number.parse::<u8>().is_ok_and(|n| n < 10)
+    };
+    ["con", "prn", "aux", "nul", "conin$", "conout$"].contains(&stem.as_str()) || numbered.is_some_and(is_one)
 }
 
 /// Refuses to write what is read as well, and to write one file twice. A file that does not exist yet is known by
@@ -89,7 +106,8 @@ fn identity(path: &Path) -> PathBuf {
         return found;
     }
     let directory = directory_of(&path).canonicalize().ok();
-    let to_be_made = directory.zip(path.file_name()).map(|(directory, name)| directory.join(name));
+    let to_be_made =
+        directory.zip(path.file_name()).map(|(directory, name)| directory.join(os::compared(name)));
     to_be_made.unwrap_or(path)
 }
 
@@ -115,6 +133,30 @@ mod tests {
                 assert!(refused(&[], &[&plain, &other]), "{name}");
             }
             assert!(!refused(&[&dir.path().join("else")], &[&plain]), "{name}");
+        }
+    }
+
+    #[test]
+    fn devices_are_known() {
+        for name in ["NUL", "nul.cgraph", "Com1.x.y", "LPT\u{b9}", "CON .txt", "conout$"] {
+            assert!(is_device(name), "{name}");
+        }
+        for name in ["null", "com", "com10", "x.nul", "console.cgraph", ""] {
+            assert!(!is_device(name), "{name}");
+        }
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn names_that_windows_holds_for_one_are_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for other in ["NEW", "new.", "new "] {
+            assert!(refused(&[], &[&at("new"), &at(other)]), "{other}");
+        }
+        assert!(!refused(&[], &[&at("new"), &at("newer")]));
+        for name in ["NUL", "com1.cgraph", "m.cgraph:stream"] {
+            assert!(matches!(file_to_write(&at(name)), Err(Error::InvalidArgument(_))), "{name}");
         }
     }
 

@@ -9,7 +9,7 @@ use super::fetch::{FetchedCapsule, FetchedTensor};
 use crate::container::disk::Disk;
 use crate::container::manifest::Layout;
 use crate::container::npy;
-use crate::container::paths::refuse_overwriting;
+use crate::container::paths::{is_device, refuse_overwriting};
 use crate::error::{Error, Result};
 use crate::graph::element::ElementType;
 use crate::pool::{CancelToken, unless_cancelled};
@@ -154,14 +154,9 @@ fn described(tensor: &FetchedTensor<'_>, file: String) -> TensorFile {
 /// A name as a file name that every system takes and that stays in its directory.
 #[must_use]
 pub fn safe_name(name: &str) -> String {
-    const RESERVED: &[&str] = &["con", "prn", "aux", "nul", "com", "lpt"];
     let plain = |c: char| if c.is_ascii_alphanumeric() || "_-.".contains(c) { c } else { '_' };
     let mut safe: String = name.chars().map(plain).take(MAX_STEM).collect();
-    let device = safe.split('.').next().unwrap_or_default().trim_end_matches(|c: char| c.is_ascii_digit());
-    if safe.is_empty()
-        || safe.starts_with(['.', '-'])
-        || RESERVED.contains(&device.to_ascii_lowercase().as_str())
-    {
+    if safe.is_empty() || safe.starts_with(['.', '-']) || is_device(&safe) {
         safe.insert(0, '_');
     }
     safe

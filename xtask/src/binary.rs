@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::shell::{Outcome, capture, root};
+use crate::shell::{self, Outcome, capture, root};
 
 /// How a system's files are read.
 #[derive(Clone, Copy)]
@@ -75,6 +75,18 @@ pub fn check_exports(format: Format, library: &Path) -> Outcome {
     found.sort_unstable();
     if found != listed.lines().collect::<Vec<_>>() {
         return Err(format!("{} exports other names than {}: {found:?}", library.display(), list.display()));
+    }
+    Ok(())
+}
+
+/// An error where a file names a folder of the machine that built it.
+pub fn check_places(file: &Path) -> Outcome {
+    let bytes = fs::read(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
+    for (place, _) in shell::places() {
+        let name = place.as_os_str().as_encoded_bytes();
+        if bytes.windows(name.len()).any(|part| part == name) {
+            return Err(format!("{} names {}", file.display(), place.display()));
+        }
     }
     Ok(())
 }

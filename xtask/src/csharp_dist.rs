@@ -99,7 +99,7 @@ fn unity(built: &[Built], folder: &Path, version: &str) -> Outcome<PathBuf> {
         dist::copy(&binding.join("unity").join(file), &tree.join("Runtime"))?;
     }
     fill(&binding.join("unity/package.json"), &tree.join("package.json"), version)?;
-    dist::copy(&binding.join("README.md"), &tree)?;
+    dist::copy(&binding.join("unity/README.md"), &tree)?;
     dist::copy(&root().join("CHANGELOG.md"), &tree)?;
     licences(&tree)?;
     for built in built {

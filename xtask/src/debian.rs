@@ -72,7 +72,8 @@ impl Target<'_> {
         cargo
     }
 
-    fn variable(&self, of: &str) -> String {
+    /// Cargo's variable for the target, such as RUSTFLAGS.
+    pub fn variable(&self, of: &str) -> String {
         format!("CARGO_TARGET_{}_{of}", self.triple.replace('-', "_").to_uppercase())
     }
 

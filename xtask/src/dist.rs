@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::binary;
 use crate::csharp_dist;
 use crate::parts;
 use crate::setup;
@@ -47,6 +48,11 @@ pub fn run(all: bool) -> Outcome {
     let systems = if all { SYSTEMS } else { std::slice::from_ref(&HERE) };
     let work = dist.join("built");
     let built = systems.iter().map(|system| system.build(&work)).collect::<Outcome<Vec<_>>>()?;
+    for built in built.iter().filter(|_| all) {
+        for file in [built.library(), built.program(), built.folder.join("libcapsulegraph.a")] {
+            binary::check_places(&file)?;
+        }
+    }
     for built in &built {
         let archive = archive(built, &dist)?;
         try_out::archive(built.system, &archive)?;

@@ -61,6 +61,20 @@ pub fn capture(command: &mut Command) -> Outcome<String> {
     String::from_utf8(output.stdout).map_err(|_| format!("{} printed no UTF-8", describe(command)))
 }
 
+/// Folders of this machine that compilers write into what they build, and what releases have in their place.
+pub fn places() -> Vec<(PathBuf, &'static str)> {
+    let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo = cargo.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let crates = cargo.map(|cargo| (cargo.join("registry/src"), "crates"));
+    crates.into_iter().chain([(root(), "capsulegraph")]).collect()
+}
+
+/// What a compiler is told so that it writes none of them.
+pub fn remapped() -> String {
+    let one = |(from, to): &(PathBuf, &str)| format!("--remap-path-prefix={}={to}", from.display());
+    places().iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
 /// Whether a program of this name can be started.
 pub fn exists(program: &str) -> bool {
     Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()

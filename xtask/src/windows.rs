@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::debian::{Target, built, compiler, target};
+use crate::debian::{self, Target, built, compiler};
 use crate::onnx;
 use crate::setup;
-use crate::shell::{Outcome, cache, root, run};
+use crate::shell::{self, Outcome, cache, root, run};
 
 const TRIPLE: &str = "x86_64-pc-windows-gnu";
 /// The compiler's sources, mingw (the one with threads for C++ programs), wine.
@@ -172,8 +172,11 @@ impl Windows {
 
     /// Builds the libraries and the command line as users have them; gives their folder.
     pub fn release(&self) -> Outcome<PathBuf> {
-        run(self.cargo().cargo("build").args(["--release", "--lib", "--bins"]))?;
-        let folder = target().join(TRIPLE).join("release");
+        let target = self.cargo();
+        let mut build = target.cargo("build");
+        build.env(target.variable("RUSTFLAGS"), format!("{} {}", target.flags(), shell::remapped()));
+        run(build.args(["--release", "--lib", "--bins"]))?;
+        let folder = debian::target().join(TRIPLE).join("release");
         import_library(&folder)?;
         Ok(folder)
     }

@@ -23,7 +23,8 @@ fn build(mut cargo: Command, triple: &str, cc: &str, flags: &str, folder: PathBu
     let places = tools.parent().map(PathBuf::from).into_iter().chain(std::env::split_paths(&path));
     let path = std::env::join_paths(places).map_err(|e| format!("cannot find zig in its folder: {e}"))?;
     let unwinder = capture(Command::new(cc).arg("-print-file-name=libgcc_s.so.1"))?;
-    let flags = format!("{flags} -C link-arg={} -C link-arg=-Wl,--allow-shlib-undefined", unwinder.trim());
+    let linked = format!("-C link-arg={} -C link-arg=-Wl,--allow-shlib-undefined", unwinder.trim());
+    let flags = format!("{flags} {} {linked}", shell::remapped());
     // These would take the place of the target's own flags.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env(format!("CARGO_TARGET_{}_RUSTFLAGS", triple.replace('-', "_").to_uppercase()), flags.trim());

@@ -90,5 +90,5 @@ fn read_line(interactive: bool) -> Result<Option<String>, Failure> {
     if read == 0 && interactive {
         ui::say("\n");
     }
-    Ok((read > 0).then_some(line))
+    Ok((read > 0).then(|| ui::without_mark(line)))
 }

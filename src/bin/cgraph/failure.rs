@@ -35,7 +35,7 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         let message = match self {
             Self::Library(Error::Cancelled) => return ExitCode::from(INTERRUPTED),
-            Self::Stream(_, error) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+            Self::Stream(_, error) if is_closed(error) => return ExitCode::SUCCESS,
             Self::Stream(action, error) => format!("cannot {action}: {error}"),
             Self::Library(error) => error.to_string(),
         };
@@ -49,4 +49,11 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Library(error)
     }
+}
+
+/// Whether the other end of a pipe was closed.
+fn is_closed(error: &io::Error) -> bool {
+    /// Windows' "No process is on the other end of the pipe."; no other system has an error of that number.
+    const NOT_CONNECTED: i32 = 233;
+    error.kind() == io::ErrorKind::BrokenPipe || error.raw_os_error() == Some(NOT_CONNECTED)
 }

@@ -153,7 +153,7 @@ impl PromptArgs {
         }
         let mut text = String::new();
         interrupt::waiting(|| input.read_to_string(&mut text)).map_err(Failure::input)?;
-        Ok(Some(without_line_end(text)))
+        Ok(Some(without_line_end(ui::without_mark(text))))
     }
 }
 

@@ -94,13 +94,22 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 /// Reads a text file.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    Ok(String::from_utf8(bytes).map_err(|e| {
+    let text = String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         Error::malformed(
             path.display().to_string(),
             format!("it is not UTF-8 at byte {at}; save it as UTF-8"),
         )
-    })?)
+    })?;
+    Ok(without_mark(text))
+}
+
+/// A text without the mark of UTF-8 that editors and shells on Windows put before it.
+pub fn without_mark(mut text: String) -> String {
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    text
 }
 
 /// A number of things: `1 capsule`, `2 capsules`.

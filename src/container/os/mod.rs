@@ -6,6 +6,6 @@ mod unix;
 mod windows;
 
 #[cfg(unix)]
-pub(super) use unix::{SPECIAL, read_exact_at, replace};
+pub(super) use unix::{SPECIAL, compared, no_file, read_exact_at, replace};
 #[cfg(windows)]
-pub(super) use windows::{SPECIAL, read_exact_at, replace};
+pub(super) use windows::{SPECIAL, compared, no_file, read_exact_at, replace};

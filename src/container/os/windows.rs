@@ -1,11 +1,14 @@
 //! Files on Windows.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::windows::fs::FileExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
+
+use super::super::paths::is_device;
 
 /// Characters that are no part of a file's name: behind a colon comes what else is stored under it.
 pub(in super::super) const SPECIAL: &[char] = &['\0', ':'];
@@ -19,6 +22,22 @@ const USER_MAPPED: i32 = 1224;
 /// Scanners and indexers open every new file for a moment: how often, and after how long first, it is tried again.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// What a name names, where it is that of no file.
+pub(in super::super) fn no_file(name: &OsStr) -> Option<&'static str> {
+    let name = name.to_string_lossy();
+    if name.contains(':') {
+        return Some("a stream of a file, by its colon");
+    }
+    is_device(&name).then_some("a device")
+}
+
+/// A name so that names of one file are the same: those that differ in case or in dots and spaces at the end are.
+pub(in super::super) fn compared(name: &OsStr) -> OsString {
+    // One that is no Unicode is compared as it is.
+    name.to_str()
+        .map_or_else(|| name.to_owned(), |name| name.trim_end_matches(['.', ' ']).to_lowercase().into())
+}
 
 /// Fills `buf` from `offset`; an error where the file ends before.
 pub(in super::super) fn read_exact_at(file: &File, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
