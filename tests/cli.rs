@@ -2,6 +2,8 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+#[path = "support/built.rs"]
+mod built;
 #[path = "support/cgraph.rs"]
 mod cgraph;
 mod support;

@@ -5,12 +5,14 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 #![cfg(all(target_os = "linux", feature = "cli"))]
 
+#[path = "support/built.rs"]
+mod built;
 mod support;
 
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use capsulegraph::generate::model::{Model, ModelOptions};
@@ -86,7 +88,7 @@ fn write_large(path: &Path, megabytes: usize) -> u64 {
 }
 
 fn converting(source: &Path) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_cgraph"))
+    built::cgraph()
         .args(["convert", "--no-mini"])
         .arg(source)
         .stdin(Stdio::null())

@@ -3,6 +3,8 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+#[path = "support/built.rs"]
+mod built;
 #[path = "support/onnx.rs"]
 mod onnx;
 #[path = "support/onnx_set_up.rs"]
@@ -31,7 +33,7 @@ fn runtime(variable: &str) -> PathBuf {
 
 /// Runs the program in the model's folder, with the runtime at `path` or with none to be found.
 fn cgraph(place: &Onnx, path: Option<&Path>, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cgraph"));
+    let mut command = built::cgraph();
     command.current_dir(place.0.path()).args(args);
     for variable in [VARIABLE, "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "PYTHONUSERBASE"] {
         command.env_remove(variable);
@@ -375,7 +377,7 @@ fn a_python_package_is_found_in_its_folders() {
     };
     let library = library.expect("a library");
     std::fs::copy(&library, folder.join(library.file_name().unwrap())).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cgraph"));
+    let mut command = built::cgraph();
     command.current_dir(place.0.path()).args(["run", "m4.cgraph", "--input", "x=x.npy", "--json"]);
     for variable in [VARIABLE, "CONDA_PREFIX", "LD_LIBRARY_PATH", "PYTHONUSERBASE"] {
         command.env_remove(variable);

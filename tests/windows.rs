@@ -5,6 +5,8 @@
 #![cfg(all(target_os = "linux", feature = "cli"))]
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+#[path = "support/built.rs"]
+mod built;
 #[path = "support/cgraph.rs"]
 mod cgraph;
 #[path = "support/compiler.rs"]

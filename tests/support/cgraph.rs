@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use crate::built;
 use crate::support::TinyModel;
 
 /// A temporary directory in which the program runs.
@@ -62,7 +63,7 @@ impl Place {
 
     /// The program with arguments, standard input closed.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cgraph"));
+        let mut command = built::cgraph();
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
         command
     }

@@ -15,7 +15,7 @@ const PACKAGES: &[&str] = &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "q
 const ISA: &str = "neondot";
 
 /// What runs its programs, with the C library that they are linked with.
-const EMULATOR: &str = "qemu-aarch64 -L /usr/aarch64-linux-gnu";
+const EMULATOR: &str = "/usr/bin/qemu-aarch64 -L /usr/aarch64-linux-gnu";
 
 /// Installs what is missing; gives the sysroot with the standard library for aarch64.
 pub fn setup() -> Outcome<PathBuf> {
@@ -92,6 +92,7 @@ pub fn all_tests(sysroot: &Path, names: &[&str], model: &Path, onnx: &Path) -> O
     tests.env("CAPSULEGRAPH_ISA", ISA).env("CAPSULEGRAPH_TEST_MODEL", model);
     tests.env("CAPSULEGRAPH_TEST_ONNX", onnx).env("CAPSULEGRAPH_ONNXRUNTIME", runtime);
     tests.env("CAPSULEGRAPH_TEST_OLD_ONNXRUNTIME", older).env("CAPSULEGRAPH_TEST_FEWER", "1");
+    tests.env("CAPSULEGRAPH_TEST_EMULATOR", EMULATOR);
     Ok(tests)
 }
 
