@@ -55,7 +55,7 @@ pub fn drive(path: &Path) -> String {
 /// Installs what is missing.
 pub fn setup() -> Outcome<Windows> {
     let version = compiler(PACKAGES)?;
-    let sysroot = folder().join(format!("std-{version}-bitcode"));
+    let sysroot = folder().join(format!("std-{version}-release"));
     if !sysroot.is_dir() {
         build_std(&sysroot)?;
     }
@@ -81,7 +81,8 @@ fn build_std(sysroot: &Path) -> Outcome {
     cargo.args(["-Z", "build-std=std,panic_unwind,panic_abort,proc_macro,test"]);
     cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", "/usr/bin/rustc");
     // Releases are optimised as a whole, the standard library with them.
-    run(cargo.env("RUSTFLAGS", "-C embed-bitcode=yes").env_remove("CARGO_ENCODED_RUSTFLAGS"))?;
+    cargo.env("RUSTFLAGS", format!("-C embed-bitcode=yes {}", shell::remapped()));
+    run(cargo.env_remove("CARGO_ENCODED_RUSTFLAGS"))?;
     let (parts, made) = (seed.join("target").join(TRIPLE).join("release/deps"), seed.join("sysroot"));
     let place = made.join("lib/rustlib").join(TRIPLE).join("lib");
     create(&place)?;
