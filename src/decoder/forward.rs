@@ -465,9 +465,6 @@ impl Decoder {
             return Ok(Progress::Paused(forward.task));
         };
         while forward.stage != Stage::Done {
-            if gate.is_closed() {
-                return Ok(Progress::Paused(forward.task));
-            }
             match self.stage(forward, caches, &pass, gate) {
                 Ok(Progress::Done) => {
                     forward.task = 0;

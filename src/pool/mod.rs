@@ -9,6 +9,7 @@ mod options;
 mod system;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use float_mode::StandardFloats;
 pub use fork_join::{Pool, SharedLoop};
@@ -76,8 +77,11 @@ impl Gate {
     /// Whether work must stop now. Costs one clock reading where a deadline is set.
     #[must_use]
     pub fn is_closed(&self) -> bool {
+        self.is_cancelled() || self.deadline.is_some_and(|at| Instant::now() >= at)
+    }
+
+    fn is_cancelled(&self) -> bool {
         self.cancel.as_ref().is_some_and(CancelToken::is_cancelled)
-            || self.deadline.is_some_and(|at| Instant::now() >= at)
     }
 }
 
