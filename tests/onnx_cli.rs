@@ -171,13 +171,9 @@ fn a_model_that_is_not_converted_is_inspected() {
 fn fetched_capsules_are_models_of_their_own() {
     let work = tempfile::tempdir().unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/onnx_submodels.py");
-    let mut command = Command::new(set_up::python());
-    command
-        .arg(script)
-        .arg(env!("CARGO_BIN_EXE_cgraph"))
-        .arg(set_up::folder().join("models"))
-        .arg(work.path());
-    let output = command.output().unwrap();
+    let (mut command, program) = (Command::new(set_up::python()), built::cgraph());
+    command.arg(script).arg(set_up::folder().join("models")).arg(work.path());
+    let output = command.arg(program.get_program()).args(program.get_args()).output().unwrap();
     let told = text(&output.stdout);
     assert!(output.status.success(), "{told}{}", text(&output.stderr));
     let last = told.lines().last().unwrap_or_default();

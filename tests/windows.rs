@@ -30,24 +30,6 @@ use compiler::Language;
 use program::root;
 use support::TinyModel;
 
-/// DLLs that every Windows since version 8 has.
-const SYSTEM: &[&str] = &[
-    "advapi32.dll",
-    "bcrypt.dll",
-    "bcryptprimitives.dll",
-    "kernel32.dll",
-    "msvcrt.dll",
-    "ntdll.dll",
-    "ole32.dll",
-    "psapi.dll",
-    "shell32.dll",
-    "user32.dll",
-    "userenv.dll",
-    "ws2_32.dll",
-];
-/// How the names of its API sets begin.
-const API_SET: &str = "api-ms-win-";
-
 fn variable(name: &str) -> PathBuf {
     let value = std::env::var_os(name);
     value.unwrap_or_else(|| panic!("{name} is not set; run the tests with: cargo xtask windows")).into()
@@ -77,41 +59,6 @@ fn output_of(command: &mut Command) -> (Option<i32>, String, String) {
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace('\r', "");
     (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
-/// What `objdump -p` says of a file.
-fn described(file: &Path) -> String {
-    let (code, text, errors) = output_of(Command::new("x86_64-w64-mingw32-objdump").arg("-p").arg(file));
-    assert_eq!(code, Some(0), "{errors}");
-    text
-}
-
-#[test]
-fn only_dlls_of_the_system_are_imported() {
-    for name in ["capsulegraph.dll", "cgraph.exe"] {
-        let text = described(&built(name));
-        let imported: Vec<String> =
-            text.lines().filter_map(|l| Some(l.trim().strip_prefix("DLL Name: ")?.to_lowercase())).collect();
-        let foreign: Vec<&String> = imported
-            .iter()
-            .filter(|dll| !SYSTEM.contains(&dll.as_str()) && !dll.starts_with(API_SET))
-            .collect();
-        assert!(imported.len() > 2 && foreign.is_empty(), "{name} imports {foreign:?} of {imported:?}");
-    }
-}
-
-#[test]
-fn exported_symbols_are_those_of_the_list() {
-    let text = described(&built("capsulegraph.dll"));
-    let (_, table) = text.split_once("[Ordinal/Name Pointer] Table").expect("a table of exports");
-    let mut found: Vec<&str> = table
-        .lines()
-        .skip(1)
-        .map_while(|line| line.trim().starts_with('[').then(|| line.split_whitespace().last()).flatten())
-        .collect();
-    found.sort_unstable();
-    let listed = std::fs::read_to_string(root().join("tests/data/exported-symbols.txt")).unwrap();
-    assert_eq!(found, listed.lines().collect::<Vec<_>>());
 }
 
 /// An empty folder, whose path programs in C take for ASCII.

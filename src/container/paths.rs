@@ -36,8 +36,10 @@ pub fn file_to_write(target: &Path) -> Result<PathBuf> {
 pub fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end_matches(' ').to_ascii_lowercase();
     let numbered = stem.strip_prefix("com").or_else(|| stem.strip_prefix("lpt"));
+    // Windows takes superscript digits of Latin-1 for digits.
     let is_one = |number: &str| {
-        matches!(number, "\u{b9}" | "\u{b2}" | "\u{b3}") || number.parse::<u8>().is_ok_and(|n| n < 10)
+        let mut chars = number.chars();
+        matches!((chars.next(), chars.next()), (Some('0'..='9' | '\u{b9}' | '\u{b2}' | '\u{b3}'), None))
     };
     ["con", "prn", "aux", "nul", "conin$", "conout$"].contains(&stem.as_str()) || numbered.is_some_and(is_one)
 }
@@ -141,7 +143,7 @@ mod tests {
         for name in ["NUL", "nul.cgraph", "Com1.x.y", "LPT\u{b9}", "CON .txt", "conout$"] {
             assert!(is_device(name), "{name}");
         }
-        for name in ["null", "com", "com10", "x.nul", "console.cgraph", ""] {
+        for name in ["null", "com", "com10", "com01", "com+1", "x.nul", "console.cgraph", ""] {
             assert!(!is_device(name), "{name}");
         }
     }

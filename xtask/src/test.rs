@@ -151,6 +151,7 @@ impl Results {
         });
         // What the build does not even give is one failure, not as many as there are tests.
         let Err(message) = built else {
+            self.check("what the Windows build needs and exports", || windows.check());
             self.count("tests of the Windows build", &mut driven);
             self.count("cargo test for Windows", &mut windows.tests(model, onnx));
             let cases = csharp::windows_cases(windows).map(|cases| vec![cases]);
@@ -171,7 +172,7 @@ impl Results {
     }
 
     /// Counts each check as a test.
-    fn check(&mut self, name: &str, check: fn() -> Outcome<Verdict>) {
+    fn check(&mut self, name: &str, check: impl FnOnce() -> Outcome<Verdict>) {
         println!("$ {name}");
         let start = Instant::now();
         match check() {

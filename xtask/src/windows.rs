@@ -5,10 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::binary::{self, Format};
 use crate::debian::{self, Target, built, compiler};
 use crate::onnx;
 use crate::setup;
 use crate::shell::{self, Outcome, cache, root, run};
+use crate::verdict::Verdict;
 
 const TRIPLE: &str = "x86_64-pc-windows-gnu";
 /// The compiler's sources, mingw (the one with threads for C++ programs), wine.
@@ -149,6 +151,23 @@ impl Windows {
     /// The folder with the DLL that the tests were built with.
     pub fn library(&self) -> PathBuf {
         built(TRIPLE).join("deps")
+    }
+
+    /// Whether that DLL and the command line need only what is part of Windows, and it exports what is listed.
+    pub fn check(&self) -> Outcome<Verdict> {
+        let (library, program) = (self.library().join("capsulegraph.dll"), built(TRIPLE).join("cgraph.exe"));
+        let mut verdict = Verdict::default();
+        for outcome in [
+            binary::check_exports(Format::Pe, &library),
+            binary::check_needed(Format::Pe, &library, binary::WINDOWS),
+            binary::check_needed(Format::Pe, &program, binary::WINDOWS),
+        ] {
+            match outcome {
+                Ok(()) => verdict.good += 1,
+                Err(message) => verdict.bad.push(message),
+            }
+        }
+        Ok(verdict)
     }
 
     /// The folder with ONNX Runtime's DLL.

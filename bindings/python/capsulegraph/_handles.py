@@ -157,8 +157,9 @@ class Exclusive(Resource):
         behind `acquire`: two threads that get here at the same moment have their turns one after the other.
 
         The library has such a lock too; this one covers views, which are read after the call that gave them."""
-        handle = self._use()
-        if self._lock.locked():
+        handle = self._handle
+        if handle is None or handle.born != _forks or self._lock.locked():
+            self._use()
             kind = self._kind
             raise BusyError(f"the {kind} is in use by another call; wait for it, or make a {kind} for each thread")
         return handle

@@ -98,9 +98,9 @@ def _locked(sessions: List[Session], work: Callable[[], None]) -> None:
 def _slice(generation: Generation, handle: Handle) -> None:
     """Takes up what became complete of a generation since its last slice."""
     text = generation._text
-    found = text.begin()
+    text.begin()
     try:
-        call(lib.capg_session_slice, handle, byref(found))
+        call(lib.capg_session_slice, handle, text.slice_ref)
     finally:
         text.take()
     generation._session._keep(text)

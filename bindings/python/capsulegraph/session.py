@@ -17,6 +17,7 @@ from ._handles import (
     choice,
     decoded,
     failure,
+    failure,
     ids_array,
     number,
     optional,
@@ -35,8 +36,13 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 FINISH = {0: "none", 1: "end", 2: "stop", 3: "length", 4: "context", 5: "callback"}
+# The function without the types of its arguments, which are given as such: converting them takes as long as the call.
+_advance: Any = lib["capg_session_advance"]
 # A call comes back to Python this often, in microseconds, so that Ctrl-C ends a long prompt too.
-_TURN = 100_000
+_TURN = ctypes.c_uint64(100_000)
+# The same where no token is waited for: `stop` on another thread has its effect then.
+_MOMENT = ctypes.c_uint64(10_000)
+_ONE, _ANY = ctypes.c_size_t(1), ctypes.c_size_t(0)
 Prompt = Union[str, Iterable[int]]
 OnToken = Callable[[int, str], Any]
 
@@ -62,7 +68,14 @@ class _Text:
     """What came of a generation so far. Session and Generation share it, so that neither has to refer to the other.
 
     An exception of Ctrl-C may come between any two steps of it. So a slice that the library has filled stays here until it was
-    taken up, and to take it up twice gives the same."""
+    taken up, and to take it up twice gives the same.
+
+    Between two tokens a model's weights have passed through the processor's caches, so that all that is touched here comes from
+    memory: a slice, and what looks into it, are made once."""
+
+    __slots__ = ("messages", "kept", "pieces", "reason", "filling", "slice", "slice_ref", "error", "error_ref", "_bytes", "_ids")
+    # A number in a slice's `more` that the library never writes: nothing was filled in.
+    EMPTY = 2
 
     def __init__(self, messages: Optional[List[Dict[str, str]]]) -> None:
         # Of a chat: the conversation that is answered, and whether the session's has become it, with the answer.
@@ -70,26 +83,40 @@ class _Text:
         # Tokens and text of each slice that had any, by its number: 0, 1, ...
         self.pieces: Dict[int, Tuple[List[int], str]] = {}
         self.reason = "none"
-        self._slice: Optional[Tuple[int, Any]] = None
+        # The number of the slice that a call is to fill or has filled.
+        self.filling: Optional[int] = None
+        self.slice = found = _native.Slice(struct_size=ctypes.sizeof(_native.Slice))
+        self.slice_ref = byref(found)
+        self.error = ctypes.c_void_p()
+        self.error_ref = byref(self.error)
+        # Its two pointers: a text up to the first NUL, and an array.
+        self._bytes = ctypes.c_char_p.from_buffer(found, _native.Slice.text.offset)
+        self._ids = ctypes.POINTER(ctypes.c_uint32).from_buffer(found, _native.Slice.tokens.offset)
 
-    def begin(self) -> Any:
-        """A slice for a call to fill. What it points to lives until the session's next call: `take` comes before that."""
-        self.take()
-        found = _native.Slice(struct_size=ctypes.sizeof(_native.Slice), more=1)
-        self._slice = len(self.pieces), found
-        return found
+    def begin(self) -> None:
+        """Makes the slice ready for a call. What it points to lives until the session's next call: `take` comes before that."""
+        if self.filling is not None:
+            self.take()
+        self.slice.more = self.EMPTY
+        self.filling = len(self.pieces)
 
     def take(self) -> None:
         """Takes up what a call has filled, if there is any."""
-        if self._slice is None:
+        if self.filling is None:
             return
-        number_of, found = self._slice
-        count = found.token_count
-        if count or found.text_len:
-            self.pieces[number_of] = found.tokens[:count] if count else [], decoded(found.text, found.text_len)
-        if not found.more and self.reason == "none":
-            self.reason = FINISH.get(found.finish_reason, str(found.finish_reason))
-        self._slice = None
+        found = self.slice
+        more = found.more
+        if more != self.EMPTY:
+            count, length = found.token_count, found.text_len
+            if count or length:
+                raw = self._bytes.value or b""
+                if len(raw) != length:
+                    raw = ctypes.string_at(found.text, length)
+                tokens = [self._ids[0]] if count == 1 else self._ids[:count]
+                self.pieces[self.filling] = tokens, raw.decode("utf-8", "replace")
+            if not more and self.reason == "none":
+                self.reason = FINISH.get(found.finish_reason, str(found.finish_reason))
+        self.filling = None
 
     def text(self, first: int = 0) -> str:
         """The text of the pieces from that one on."""
@@ -370,18 +397,23 @@ class Generation:
 
     def __next__(self) -> str:
         """The next piece of text, which is never empty."""
+        text = self._text
+        pieces = text.pieces
         while True:
             if self._on_token is not None:
                 self._tell(self._on_token)
-            piece = self._fresh()
-            if piece:
-                return piece
-            if self.finish_reason != "none":
+            if self._given < len(pieces):
+                piece = self._fresh()
+                if piece:
+                    return piece
+            if text.reason != "none":
                 raise StopIteration
             self._step()
 
     def read(self) -> str:
         """Goes on to the end; the whole text."""
+        while self._on_token is None and self.finish_reason == "none":
+            self._step(_MOMENT, _ANY)
         for _ in self:
             pass
         return self.text
@@ -398,19 +430,23 @@ class Generation:
                 if session._current is text:
                     session._settle()
 
-    def _step(self) -> None:
-        """Goes on by one token at most, or for one turn."""
+    def _step(self, turn: ctypes.c_uint64 = _TURN, most: ctypes.c_size_t = _ONE) -> None:
+        """Goes on by so many tokens at most, or for one turn."""
         session, text = self._session, self._text
-        cancel = optional(self._cancel, Cancel)
+        cancel = None if self._cancel is None else optional(self._cancel, Cancel)
         handle = session._enter()
         with session._lock:
-            self._check()
-            found = text.begin()
+            if session._current is not text:
+                self._check()
+            text.begin()
             try:
-                call(lib.capg_session_advance, handle, _TURN, 1, cancel, byref(found))
+                status = _advance(handle, turn, most, cancel, text.slice_ref, text.error_ref)
             finally:
                 text.take()
-            session._keep(text)
+            if status:
+                raise failure(status, text.error)
+            if text.messages is not None:
+                session._keep(text)
 
     def _check(self) -> None:
         """Refuses to go on where the session has gone on with something else."""
@@ -424,7 +460,7 @@ class Generation:
         count = len(self._text.pieces)
         if self._given == count:
             return ""
-        text = self._text.text(self._given)
+        text = self._text.text(self._given) if self._given + 1 < count else self._text.pieces[self._given][1]
         # From here to the caller there is no call, and so no place where Ctrl-C could come.
         self._given = count
         return text

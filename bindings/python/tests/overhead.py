@@ -1,9 +1,18 @@
-"""What Python costs: calls a second, and the share of a token callback in the time of decoding.
+"""What Python costs: calls a second, and the share of decoding that goes to a token's way to the program.
 
     overhead.py MODEL.cgraph
+
+The same generation in one call of the library that no token leaves, by `read()`, by the iterator, and with `on_token`, which is
+the iterator and a call of the program's function. Decoding's own time changes by more than any of them costs, so what counts is
+the rest: the time of the whole less that of the passes, which the session's report has. Between two tokens the model's weights
+pass through the processor's caches, so that Python's own data come from memory each time, as a repeated call without computing
+does not show.
+
+The marks: 300,000 calls a second; 1 % of a token's time for the callback, and 2 % for leaving the library after each token.
 """
 
 import ctypes
+import statistics
 import sys
 import time
 from ctypes import byref
@@ -11,7 +20,8 @@ from ctypes import byref
 import capsulegraph as cg
 from capsulegraph import _native
 
-PROMPT, TOKENS, ROUNDS = "Once upon a time", 128, 7
+PROMPT, TOKENS, ROUNDS = "Once upon a time", 64, 15
+CALLS, CALLBACK, WAY = 300_000, 0.01, 0.02
 
 
 def calls_a_second(call, count=100_000):
@@ -25,7 +35,7 @@ def calls_a_second(call, count=100_000):
 
 
 def native(session, prompt):
-    """The same generation inside one call of the library, which is never left."""
+    """The generation inside one call of the library, which is never left."""
     options = _native.GenerateOptions(struct_size=ctypes.sizeof(_native.GenerateOptions), max_tokens=TOKENS, ignore_end=1)
     error = ctypes.c_void_p()
     none = _native.TokenCallback()
@@ -35,18 +45,11 @@ def native(session, prompt):
     assert status == 0, status
 
 
-def step_seconds(session, ids):
-    """What a step costs that has nothing to compute: of a generation at its end, with a callback for a token."""
-    seen = []
-    generation = session.generate(ids, max_tokens=1, on_token=lambda token, text: seen.append(token))
-    generation.read()
-
-    def step():
-        generation._text.reason = "none"
-        generation._step()
-        generation._on_token(0, "")
-
-    return 1 / calls_a_second(step, 20_000)
+def passes_seconds(session):
+    """Seconds of the passes of the last generation, and of all until its first token."""
+    report = session.report()
+    assert report["generated_tokens"] == TOKENS, report
+    return report["first_token_ms"] / 1e3 + (TOKENS - 1) / report["decode_tokens_per_s"]
 
 
 def main():
@@ -56,30 +59,37 @@ def main():
         version, count = calls_a_second(cg.version), calls_a_second(lambda: len(session))
         print(f"version(): {version:,.0f} calls a second")
         print(f"len(session), the token count: {count:,.0f} calls a second")
+
+        def generate(**options):
+            return session.generate(ids, max_tokens=TOKENS, ignore_end=True, **options)
+
         ways = {
             "one native call": lambda: native(session, prompt),
-            "iterator": lambda: session.generate(ids, max_tokens=TOKENS, ignore_end=True).read(),
-            "on_token": lambda: session.generate(
-                ids, max_tokens=TOKENS, ignore_end=True, on_token=lambda token, text: None
-            ).read(),
+            "read": lambda: generate().read(),
+            "iterator": lambda: [piece for piece in generate()],
+            "on_token": lambda: generate(on_token=lambda token, text: None).read(),
         }
-        best = dict.fromkeys(ways, float("inf"))
+        whole, rest = {name: [] for name in ways}, {name: [] for name in ways}
         # In turns, so that what else the machine does meets all of them.
         for _ in range(ROUNDS):
             for name, way in ways.items():
                 session.reset()
                 begun = time.perf_counter()
                 way()
-                best[name] = min(best[name], time.perf_counter() - begun)
-        base = best["one native call"]
-        for name, spent in best.items():
-            extra = (spent - base) / TOKENS * 1e6
-            print(f"{name}: {TOKENS / spent:.1f} tokens a second, {extra:+.1f} us a token, {(spent / base - 1) * 100:+.2f} %")
-        step = step_seconds(session, ids)
-        share = step / (base / TOKENS)
-        print(f"a step and callback without computing: {step * 1e6:.1f} us, {share * 100:.2f} % of a token's time")
-        good = min(version, count) >= 300_000 and share < 0.01
-        print(f"{'within' if good else 'outside of'} the marks: 300,000 calls a second, 1 %")
+                spent = time.perf_counter() - begun
+                whole[name].append(spent / TOKENS)
+                rest[name].append((spent - passes_seconds(session)) / (TOKENS - 1))
+        rest = {name: statistics.median(found) for name, found in rest.items()}
+        token = statistics.median(whole["one native call"])
+        shares = {name: (found - rest["one native call"]) / token for name, found in rest.items()}
+        for name in ways:
+            cost = shares[name] * token * 1e6
+            print(f"{name}: {1 / statistics.median(whole[name]):.1f} tokens a second; "
+                  f"{cost:.1f} us a token, {shares[name] * 100:.2f} % of its time")
+        callback = shares["on_token"] - shares["iterator"]
+        print(f"the callback alone: {callback * token * 1e6:.1f} us, {callback * 100:.2f} %")
+        good = min(version, count) >= CALLS and callback < CALLBACK and max(shares.values()) < WAY
+        print(f"{'within' if good else 'outside of'} the marks: {CALLS:,} calls a second, {CALLBACK:.0%} and {WAY:.0%}")
     return 0 if good else 1
 
 

@@ -90,7 +90,8 @@ class NothingIsLost(unittest.TestCase):
             real, interrupts = module._Text.take, []
 
             def take(text):
-                if text._slice is not None and text._slice[1].token_count and len(interrupts) < 4:
+                filled = text.filling is not None and text.slice.more != text.EMPTY and text.slice.token_count
+                if filled and len(interrupts) < 4:
                     interrupts.append(None)
                     raise KeyboardInterrupt
                 real(text)
