@@ -26,10 +26,11 @@ const HEADER: usize = 64;
 const KEPT: usize = 64 << 10;
 /// Lengths of blocks that are kept are multiples of this.
 const PAGE: usize = 4 << 10;
-/// How many times as long as it was wanted a block that is used again may be, and where another would have to go for a fresh
-/// one. With four times a detector of text in a session for each capsule had 3 MB of fresh pages a run.
-const LONGER: usize = 2;
-const MUCH_LONGER: usize = 8;
+/// How many times as long as it was wanted a block that is used again may be, at once and where another one would have to go for
+/// fresh pages; in a budget, which counts the whole block, and without one. With four times as the most a detector of text in a
+/// session for each capsule had 3 MB of fresh pages a run; with eight it counted up to a third more on a large image.
+const LONGER_BOUNDED: [usize; 2] = [2, 4];
+const LONGER: [usize; 2] = [2, 8];
 /// The logarithms to the base 2 of the lengths of small blocks, and how many of each are kept at most.
 const SMALL: RangeInclusive<u32> = 7..=14;
 const MOST_SMALL: usize = 32;
@@ -51,23 +52,29 @@ pub(super) struct Arena {
     in_use: AtomicU64,
 }
 
-/// Models that are open: without one, no block is kept.
+/// Models that are open: without one, no block is kept. And those of them that have a budget.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
+static BOUNDED: AtomicUsize = AtomicUsize::new(0);
 
 /// One of the models that are open.
 #[derive(Debug)]
-pub(super) struct Opened(());
+pub(super) struct Opened {
+    bounded: bool,
+}
 
 impl Opened {
-    pub fn new() -> Self {
+    /// bounded: it has a budget.
+    pub fn new(bounded: bool) -> Self {
         OPEN.fetch_add(1, Ordering::AcqRel);
-        Self(())
+        BOUNDED.fetch_add(usize::from(bounded), Ordering::AcqRel);
+        Self { bounded }
     }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
         OPEN.fetch_sub(1, Ordering::AcqRel);
+        BOUNDED.fetch_sub(usize::from(self.bounded), Ordering::AcqRel);
     }
 }
 
@@ -214,7 +221,8 @@ impl Arena {
 
     /// Where the data begins of a block of `len` bytes, its header included.
     fn block(&self, len: usize) -> *mut c_void {
-        let (found, superfluous) = self.lock().take(len, self.in_use.load(Ordering::Relaxed));
+        let longer = if BOUNDED.load(Ordering::Acquire) > 0 { LONGER_BOUNDED } else { LONGER };
+        let (found, superfluous) = self.lock().take(len, self.in_use.load(Ordering::Relaxed), longer);
         superfluous.into_iter().for_each(|block| self.give_back(block));
         match found {
             Some(block) => begin_again(block),
@@ -323,15 +331,15 @@ impl Arena {
 
 impl Kept {
     /// A block of `len` bytes or more, where there is one; else those that must go so that a new one stays within the bound,
-    /// `in_use` being in use.
-    fn take(&mut self, len: usize, in_use: u64) -> (Option<Block>, Vec<Block>) {
-        if let Some(block) = self.shortest(len, LONGER) {
+    /// `in_use` being in use. longer: how many times as long it may be, and where others would have to go.
+    fn take(&mut self, len: usize, in_use: u64, longer: [usize; 2]) -> (Option<Block>, Vec<Block>) {
+        if let Some(block) = self.shortest(len, longer[0]) {
             return (Some(block), Vec::new());
         }
         let wanted = in_use.saturating_add(len as u64);
         let bound = self.bound.max(wanted);
         let crowded = |kept: u64| kept > 0 && wanted.saturating_add(kept) > bound;
-        if let Some(block) = crowded(self.bytes).then(|| self.shortest(len, MUCH_LONGER)).flatten() {
+        if let Some(block) = crowded(self.bytes).then(|| self.shortest(len, longer[1])).flatten() {
             return (Some(block), Vec::new());
         }
         self.bound = bound;
@@ -491,27 +499,27 @@ mod tests {
         let mut kept = Kept::default();
         let block = || Block(ptr::null_mut());
         // Two blocks in use at once, and given back.
-        assert!(kept.take(100, 0).0.is_none() && kept.take(50, 100).0.is_none());
+        assert!(kept.take(100, 0, LONGER).0.is_none() && kept.take(50, 100, LONGER).0.is_none());
         kept.put(100, block());
         kept.put(50, block());
         assert_eq!((kept.bytes, kept.bound), (150, 150));
         // The shortest that is long enough.
-        assert!(kept.take(49, 0).0.is_some());
+        assert!(kept.take(49, 0, LONGER).0.is_some());
         assert_eq!(kept.bytes, 100);
         // One that is much too long, where it would have to go; where it is longer still, it goes.
-        assert!(kept.take(13, 50).0.is_some());
+        assert!(kept.take(13, 50, LONGER).0.is_some());
         assert_eq!(kept.bytes, 0);
         kept.put(100, block());
-        let (found, superfluous) = kept.take(12, 50);
+        let (found, superfluous) = kept.take(12, 50, LONGER);
         assert!(found.is_none());
         assert_eq!((superfluous.len(), kept.bytes, kept.bound), (1, 0, 150));
         // Where there is room, a new one.
         kept.put(100, block());
-        let (found, superfluous) = kept.take(20, 30);
+        let (found, superfluous) = kept.take(20, 30, LONGER);
         assert!(found.is_none());
         assert_eq!((superfluous.len(), kept.bytes, kept.bound), (0, 100, 150));
         // Where more than ever is in use, nothing is kept beside it.
-        let (found, superfluous) = kept.take(500, 50);
+        let (found, superfluous) = kept.take(500, 50, LONGER);
         assert!(found.is_none());
         assert_eq!((superfluous.len(), kept.bytes, kept.bound), (1, 0, 550));
     }

@@ -176,7 +176,7 @@ impl Residency {
         });
         let residency = Self {
             share,
-            _opened: Opened::new(),
+            _opened: Opened::new(budget.is_some()),
             budget,
             claim: Mutex::new(None),
             tables,

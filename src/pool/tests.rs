@@ -85,6 +85,23 @@ fn a_closed_gate_admits_nothing() {
 }
 
 #[test]
+fn a_deadline_is_seen_where_tasks_turn_long() {
+    for threads in [1, 2] {
+        let (pool, late) = (pool(threads), AtomicUsize::new(0));
+        let deadline = Instant::now() + Duration::from_millis(20);
+        let task = |i: usize| {
+            if i >= 1000 {
+                late.fetch_add(usize::from(Instant::now() >= deadline), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let gate = Gate { deadline: Some(deadline), cancel: None };
+        assert!(matches!(pool.run(&gate, 0, 10_000, &task), Progress::Paused(_)));
+        assert!(late.load(Ordering::Relaxed) <= 16 * threads, "{late:?} began late");
+    }
+}
+
+#[test]
 fn a_panic_is_passed_on_and_the_pool_survives() {
     let pool = pool(3);
     for at in [0, 5, 49] {

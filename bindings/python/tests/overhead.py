@@ -52,6 +52,18 @@ def passes_seconds(session):
     return report["first_token_ms"] / 1e3 + (TOKENS - 1) / report["decode_tokens_per_s"]
 
 
+def still_seconds(session, ids):
+    """Seconds of a step that has nothing to compute, again and again: of a generation at its end."""
+    generation = session.generate(ids, max_tokens=1)
+    generation.read()
+
+    def step():
+        generation._text.reason = "none"
+        generation._step()
+
+    return 1 / calls_a_second(step, 20_000)
+
+
 def main():
     with cg.Model(sys.argv[1]) as model, model.session() as session:
         ids = model.tokenize(PROMPT)
@@ -86,6 +98,7 @@ def main():
             cost = shares[name] * token * 1e6
             print(f"{name}: {1 / statistics.median(whole[name]):.1f} tokens a second; "
                   f"{cost:.1f} us a token, {shares[name] * 100:.2f} % of its time")
+        print(f"a step of the iterator where nothing is computed: {still_seconds(session, ids) * 1e6:.1f} us")
         callback = shares["on_token"] - shares["iterator"]
         print(f"the callback alone: {callback * token * 1e6:.1f} us, {callback * 100:.2f} %")
         good = min(version, count) >= CALLS and callback < CALLBACK and max(shares.values()) < WAY
