@@ -460,6 +460,10 @@ impl Decoder {
             let (parts, caches) = (forward.parts.len(), caches.len());
             return Err(Error::Internal(format!("{caches} caches for a batch of {parts} sequences")));
         }
+        // The embedding of one token is no loop that looks.
+        if gate.is_cancelled() {
+            return Ok(Progress::Paused(forward.task));
+        }
         let _floats = StandardFloats::enter();
         let Some(pass) = self.store.pass(forward.view, self.last_weights(forward), gate) else {
             return Ok(Progress::Paused(forward.task));

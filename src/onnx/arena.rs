@@ -1,11 +1,11 @@
 //! The memory that the runtime computes in: one allocator for all its sessions, so that each does not keep activations of
 //! its own, and so that what they take is known: a run, and the making of a session, count what their thread asks for.
 //!
-//! Runs repeat: large blocks that a run gave back are kept for the next, which takes the shortest that is long enough. What is
-//! kept and in use together is never more than what was in use at once at most; so large blocks are pages of their own, which
-//! leave memory when they are given back, where those of a heap may leave holes. Fresh pages take as much time as what is
-//! computed into them: before one block goes for another, one that is much too long is taken. Of small ones a few are kept too,
-//! up to a megabyte: the C library's aligned blocks take longer than many a node of a small model.
+//! Runs repeat: large blocks that a run gave back are kept for the next, which takes them again where they are not much too
+//! long. What is kept and in use together, whole blocks, is never more than what was in use at once at most; so large blocks are
+//! pages of their own, which leave memory when they are given back, where those of a heap may leave holes. Fresh pages take as
+//! much time as what is computed into them: before one block goes for another, one that is longer still is taken. Of small ones
+//! a few are kept too, up to a megabyte: the C library's aligned blocks take longer than many a node of a small model.
 
 use std::cell::{Cell, UnsafeCell};
 use std::collections::{BTreeMap, HashMap};
@@ -28,9 +28,11 @@ const KEPT: usize = 64 << 10;
 const PAGE: usize = 4 << 10;
 /// How many times as long as it was wanted a block that is used again may be, at once and where another one would have to go for
 /// fresh pages; in a budget, which counts the whole block, and without one. With four times as the most a detector of text in a
-/// session for each capsule had 3 MB of fresh pages a run; with eight it counted up to a third more on a large image.
+/// session for each capsule had 3 MB of fresh pages a run; with eight it counted up to a third more on a large image. What a session
+/// asks for while it is made may stay as long as that does.
 const LONGER_BOUNDED: [usize; 2] = [2, 4];
 const LONGER: [usize; 2] = [2, 8];
+const EXACT: [usize; 2] = [1, 1];
 /// The logarithms to the base 2 of the lengths of small blocks, and how many of each are kept at most.
 const SMALL: RangeInclusive<u32> = 7..=14;
 const MOST_SMALL: usize = 32;
@@ -221,7 +223,14 @@ impl Arena {
 
     /// Where the data begins of a block of `len` bytes, its header included.
     fn block(&self, len: usize) -> *mut c_void {
-        let longer = if BOUNDED.load(Ordering::Acquire) > 0 { LONGER_BOUNDED } else { LONGER };
+        let bounded = BOUNDED.load(Ordering::Acquire) > 0;
+        let longer = if makes_session() {
+            EXACT
+        } else if bounded {
+            LONGER_BOUNDED
+        } else {
+            LONGER
+        };
         let (found, superfluous) = self.lock().take(len, self.in_use.load(Ordering::Relaxed), longer);
         superfluous.into_iter().for_each(|block| self.give_back(block));
         match found {
@@ -330,7 +339,7 @@ impl Arena {
 }
 
 impl Kept {
-    /// A block of `len` bytes or more, where there is one; else those that must go so that a new one stays within the bound,
+    /// A block of `len` bytes or more, where there is one not too long; else those that must go so that a new one stays within the bound,
     /// `in_use` being in use. longer: how many times as long it may be, and where others would have to go.
     fn take(&mut self, len: usize, in_use: u64, longer: [usize; 2]) -> (Option<Block>, Vec<Block>) {
         if let Some(block) = self.shortest(len, longer[0]) {
@@ -345,24 +354,28 @@ impl Kept {
         self.bound = bound;
         let mut superfluous = Vec::new();
         while crowded(self.bytes) {
-            let Some(mut longest) = self.blocks.last_entry() else { break };
-            match longest.get_mut().pop() {
-                Some(block) => {
-                    self.bytes -= *longest.key() as u64;
-                    superfluous.push(block);
-                }
-                None => drop(longest.remove()),
-            }
+            let longest = self.blocks.last_key_value().map(|(len, _)| *len);
+            let Some(block) = longest.and_then(|len| self.pop(len)) else { break };
+            superfluous.push(block);
         }
         (None, superfluous)
     }
 
     /// The shortest kept block of `len` bytes up to so many times as many.
     fn shortest(&mut self, len: usize, times: usize) -> Option<Block> {
-        let mut near = self.blocks.range_mut(len..=len.saturating_mul(times));
-        let (found, block) = near.find_map(|(found, blocks)| Some((*found, blocks.pop()?)))?;
-        self.bytes -= found as u64;
-        Some(block)
+        let (found, _) = self.blocks.range(len..=len.saturating_mul(times)).next()?;
+        self.pop(*found)
+    }
+
+    /// A kept block of that length. A length without blocks is not remembered: runs may have ever new ones.
+    fn pop(&mut self, len: usize) -> Option<Block> {
+        let blocks = self.blocks.get_mut(&len)?;
+        let block = blocks.pop();
+        if blocks.is_empty() {
+            self.blocks.remove(&len);
+        }
+        self.bytes -= block.as_ref().map_or(0, |_| len as u64);
+        block
     }
 
     fn put(&mut self, len: usize, block: Block) {
@@ -406,6 +419,12 @@ fn begin(block: *mut u8, len: usize, purpose: Purpose, pages: *mut MmapMut) -> *
         block.cast::<Header>().write(Header { len, purpose, pages, meter });
         block.add(HEADER).cast()
     }
+}
+
+/// Whether this thread's memory is counted for a session that is made.
+fn makes_session() -> bool {
+    // SAFETY: the meter is borrowed for as long as it stands there.
+    unsafe { METER.get().as_ref() }.is_some_and(|meter| meter.large.is_some())
 }
 
 /// The block whose data begin there, and its header.
@@ -522,5 +541,42 @@ mod tests {
         let (found, superfluous) = kept.take(500, 50, LONGER);
         assert!(found.is_none());
         assert_eq!((superfluous.len(), kept.bytes, kept.bound), (1, 0, 550));
+        assert!(kept.blocks.is_empty());
+    }
+
+    /// Memory that is never given back.
+    unsafe extern "system" fn memory(_: *mut sys::OrtAllocator, len: usize) -> *mut c_void {
+        let memory: &'static mut [u128] = vec![0; len.div_ceil(16)].leak();
+        memory.as_mut_ptr().cast()
+    }
+
+    #[test]
+    fn what_is_in_use_is_counted_in_whole_blocks() {
+        unsafe extern "system" fn free(_: *mut sys::OrtAllocator, _: *mut c_void) {}
+        // SAFETY: a table of no functions, of which the arena calls those that are set here.
+        let mut source = unsafe { sys::OrtAllocator::default() };
+        source.Alloc = Some(memory);
+        source.Free = Some(free);
+        let arena = Arena::leaked(ptr::null(), Box::leak(Box::new(source)));
+        let _open = Opened::new(false);
+        let used = || arena.in_use.load(Ordering::Relaxed);
+        let (long, short) = (1 << 20, 700 << 10);
+        let first = arena.alloc(long);
+        let whole = used();
+        assert!(whole >= long as u64);
+        // SAFETY: each came from here and is given back once.
+        unsafe {
+            arena.free(first);
+            assert_eq!(used(), 0);
+            let again = arena.alloc(short);
+            assert_eq!((again, used()), (first, whole));
+            arena.free(again);
+            // A session that is made gets no more than it asks for.
+            let made = Arc::new(Meter::that_looks()).count(|| arena.alloc(short));
+            assert!(made != first && used() < whole);
+            arena.free(made);
+        }
+        assert_eq!(used(), 0);
+        arena.trim();
     }
 }

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use super::options::{ParallelFor, ThreadOptions};
-use super::watch::Watch;
+use super::pace::Pace;
 use super::{Gate, Progress, StandardFloats, system};
 use crate::error::Result;
 
@@ -43,8 +43,8 @@ pub(super) struct Job {
     /// The caller is parked, or about to be, until `finished` reaches the number of claims.
     caller_waits: AtomicBool,
     caller: Thread,
-    /// A task or the host panicked: nothing further is to be claimed.
-    panicked: AtomicBool,
+    /// A task or the host panicked, or a thread saw the gate closed: nothing further is to be claimed.
+    stopped: AtomicBool,
     /// Payload of the first panic.
     payload: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -52,8 +52,13 @@ pub(super) struct Job {
 impl Job {
     /// Claims and runs tasks until none is left, the gate closes or a task panics.
     pub(super) fn work(&self) {
-        let mut watch = Watch::new(&self.gate);
-        while !watch.is_closed() && !self.panicked.load(Ordering::Relaxed) {
+        let mut pace = Pace::new(&self.gate);
+        while !self.stopped.load(Ordering::Relaxed) {
+            if !pace.admits() {
+                // Other threads may not look at the clock for a while.
+                self.stopped.store(true, Ordering::Relaxed);
+                return;
+            }
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             if index >= self.tasks {
                 return;
@@ -67,7 +72,7 @@ impl Job {
         // SAFETY: a claimed task is not yet counted in `finished`, and `Pool::fork`, whose caller lends the
         // function, neither returns nor unwinds before every claimed task is counted.
         let task = unsafe { &*self.task.0 };
-        self.watch(|| task(index));
+        self.caught(|| task(index));
         // SeqCst pairs with `finish`: either this thread sees `caller_waits` or the caller sees the count.
         self.finished.fetch_add(1, Ordering::SeqCst);
         if self.caller_waits.load(Ordering::SeqCst) {
@@ -76,9 +81,9 @@ impl Job {
     }
 
     /// Runs `f`; a panic in it is kept for the caller, and no further task begins.
-    fn watch(&self, f: impl FnOnce()) {
+    fn caught(&self, f: impl FnOnce()) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
-            self.panicked.store(true, Ordering::Relaxed);
+            self.stopped.store(true, Ordering::Relaxed);
             let mut first = lock(&self.payload);
             match *first {
                 None => *first = Some(payload),
@@ -237,9 +242,10 @@ impl Pool {
         }
     }
 
-    /// Calls `f` once for each index in `from .. tasks`, in ascending order of their beginnings. Looks at
-    /// `gate` before the first and on, its clock at least every 20 us or 16 tasks; once it is seen closed, no further call begins, and all that began are finished before
-    /// `Paused(next)` is returned. Calls on a pool that is busy, also from within `f`, run on the caller alone.
+    /// Calls `f` once for each index in `from .. tasks`, in ascending order of their beginnings. Looks at `gate` before
+    /// each, at its clock where what began since took 20 us, or was 8 of a thread's tasks; once a thread has seen it
+    /// closed, no further call begins, and all that began are finished before `Paused(next)` is returned. Calls on a
+    /// pool that is busy, also from within `f`, run on the caller alone.
     ///
     /// # Panics
     /// A panic of `f`, or of the host's [`ParallelFor::run`], is passed on after all calls that began have ended.
@@ -265,7 +271,7 @@ impl Pool {
     fn fork(&self, gate: &Gate, from: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) -> (usize, Arc<Job>) {
         let short: *const (dyn Fn(usize) + Sync + '_) = f;
         // SAFETY: only the lifetime changes. No call outlives the borrow: from the moment at which others see the
-        // job until `finish` has waited for them, nothing here unwinds, tasks and host being watched.
+        // job until `finish` has waited for them, nothing here unwinds, the panics of tasks and host being caught.
         let long = unsafe {
             std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(
                 short,
@@ -279,7 +285,7 @@ impl Pool {
             finished: AtomicUsize::new(0),
             caller_waits: AtomicBool::new(false),
             caller: thread::current(),
-            panicked: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             payload: Mutex::new(None),
         });
         match &self.crew {
@@ -288,7 +294,7 @@ impl Pool {
                 // No more threads than tasks; what the host leaves undone is done below. Its panic must not
                 // unwind past the wait: threads that it gave the loop to may still be calling `f`.
                 let (count, work) = ((tasks - from).min(*threads), SharedLoop(Arc::clone(&job)));
-                job.watch(|| host.run(count, &work));
+                job.caught(|| host.run(count, &work));
             }
         }
         job.work();
@@ -328,9 +334,9 @@ impl fmt::Debug for SharedLoop {
 
 /// The loop of [`Pool::run`] on the calling thread.
 fn run_alone(gate: &Gate, from: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) -> Progress {
-    let mut watch = Watch::new(gate);
+    let mut pace = Pace::new(gate);
     for index in from..tasks {
-        if watch.is_closed() {
+        if !pace.admits() {
             return Progress::Paused(index);
         }
         f(index);

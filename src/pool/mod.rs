@@ -6,10 +6,10 @@
 mod float_mode;
 mod fork_join;
 mod options;
+mod pace;
 mod system;
 #[cfg(test)]
 mod tests;
-mod watch;
 
 pub use float_mode::StandardFloats;
 pub use fork_join::{Pool, SharedLoop};
@@ -61,7 +61,7 @@ pub(crate) fn unless_cancelled(token: Option<&CancelToken>) -> Result<()> {
 /// When a parallel loop must stop claiming further tasks: a deadline, a cancel token, both or neither.
 #[derive(Clone, Debug, Default)]
 pub struct Gate {
-    /// No task is claimed after this moment.
+    /// No task is claimed after this moment; of short tasks each thread may claim some for 20 us more.
     pub deadline: Option<Instant>,
     /// No task is claimed once this token is cancelled.
     pub cancel: Option<CancelToken>,
@@ -80,7 +80,8 @@ impl Gate {
         self.is_cancelled() || self.deadline.is_some_and(|at| Instant::now() >= at)
     }
 
-    fn is_cancelled(&self) -> bool {
+    /// Whether its token is cancelled.
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.cancel.as_ref().is_some_and(CancelToken::is_cancelled)
     }
 }

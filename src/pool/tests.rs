@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::pace::{MOST, Pace};
 use super::{CancelToken, Gate, ParallelFor, Pool, Priority, Progress, SharedLoop, ThreadOptions};
 
 fn pool(threads: usize) -> Pool {
@@ -84,21 +85,46 @@ fn a_closed_gate_admits_nothing() {
     assert_eq!(pool.run(&gate, 3, 9, &|_| panic!("called")), Progress::Paused(3));
 }
 
+/// Tasks take no time until the deadline, when the clock is read least, and much behind it.
 #[test]
 fn a_deadline_is_seen_where_tasks_turn_long() {
-    for threads in [1, 2] {
+    for threads in [1, 2, 4] {
         let (pool, late) = (pool(threads), AtomicUsize::new(0));
         let deadline = Instant::now() + Duration::from_millis(20);
-        let task = |i: usize| {
-            if i >= 1000 {
-                late.fetch_add(usize::from(Instant::now() >= deadline), Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(1));
+        let task = |_| {
+            if Instant::now() >= deadline {
+                late.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(10));
             }
         };
         let gate = Gate { deadline: Some(deadline), cancel: None };
-        assert!(matches!(pool.run(&gate, 0, 10_000, &task), Progress::Paused(_)));
-        assert!(late.load(Ordering::Relaxed) <= 16 * threads, "{late:?} began late");
+        assert!(matches!(pool.run(&gate, 0, usize::MAX / 8, &task), Progress::Paused(_)));
+        assert!(late.load(Ordering::Relaxed) <= MOST as usize * threads, "{late:?} began late");
     }
+}
+
+#[test]
+fn the_clock_is_read_as_seldom_as_tasks_are_short() {
+    let far = Gate { deadline: Some(Instant::now() + Duration::from_secs(1000)), cancel: None };
+    let mut pace = Pace::new(&far);
+    // Admitted without a reading, after tasks that took this long.
+    let mut unread = |each: Duration| {
+        for _ in 0..100 {
+            assert!(pace.admits());
+            let begun = Instant::now();
+            while begun.elapsed() < each {}
+        }
+        let mut most = 0;
+        for _ in 0..2 * MOST {
+            assert!(pace.admits());
+            most = most.max(pace.left());
+            let begun = Instant::now();
+            while begun.elapsed() < each {}
+        }
+        most
+    };
+    assert_eq!(unread(Duration::ZERO), MOST - 1);
+    assert_eq!(unread(Duration::from_micros(50)), 0);
 }
 
 #[test]

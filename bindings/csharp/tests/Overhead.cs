@@ -1,6 +1,6 @@
 // What C# costs: calls a second, and the share of decoding that goes to a token's way to the program.
 //
-// Decoding's own time changes by more than a callback costs, so what counts is the rest: the time of the whole less that of the
+// Decoding's own time changes by more than a callback costs, so what is told is the rest: the time of the whole less that of the
 // passes, which the session's report has, beside one call that no token leaves. The model's weights have gone through the
 // processor's caches between two tokens, so all of it is paid, as a repeated call without computing does not show.
 
@@ -16,7 +16,7 @@ namespace CapsuleGraph.Tests
     internal static class Overhead
     {
         private const int Tokens = 64, Rounds = 15;
-        private const double Calls = 1e6, Share = 0.01;
+        private const double Calls = 1e6, Share = 0.01, Whole = 0.05;
 
         internal static int Run(string path)
         {
@@ -28,8 +28,8 @@ namespace CapsuleGraph.Tests
                 double count = CallsASecond(() => session.Count);
                 Console.WriteLine("Library.Version: " + version.ToString("N0") + " calls a second");
                 Console.WriteLine("session.Count, the token count: " + count.ToString("N0") + " calls a second");
-                bool good = Math.Min(version, count) >= Calls && Decoding(session, ids) < Share;
-                Console.WriteLine((good ? "within" : "outside of") + " the marks: 1,000,000 calls a second, 1 %");
+                bool good = Decoding(session, ids) & Math.Min(version, count) >= Calls;
+                Console.WriteLine((good ? "within" : "outside of") + " the marks: 1,000,000 calls a second, 1 %, 5 % of the whole");
                 return good ? 0 : 1;
             }
         }
@@ -47,8 +47,8 @@ namespace CapsuleGraph.Tests
             return best;
         }
 
-        /// Prints what the ways cost; the largest share of a token's time.
-        private static double Decoding(Session session, int[] ids)
+        /// Prints what the ways cost. Whether each is below its share of a token's time, and none makes the passes much slower.
+        private static bool Decoding(Session session, int[] ids)
         {
             var options = new GenerateOptions { MaxTokens = Tokens, IgnoreEnd = true };
             var ways = new[]
@@ -60,15 +60,16 @@ namespace CapsuleGraph.Tests
             // In turns, so that what else the machine does meets all of them. The first has everything compiled.
             for (int round = -1; round < Rounds; round++)
                 foreach (Way way in ways) way.Measure(session, round >= 0);
-            double most = 0;
+            bool good = true;
+            double token = Median(ways[0].Whole);
             foreach (Way way in ways)
             {
-                double cost = Median(way.Rest) - Median(ways[0].Rest), share = cost / Median(ways[0].Whole);
+                double cost = Median(way.Rest) - Median(ways[0].Rest), share = cost / token;
                 Console.WriteLine(way.Name + ": " + (1 / Median(way.Whole)).ToString("F1") + " tokens a second; "
                     + (cost * 1e6).ToString("F1") + " us a token, " + (share * 100).ToString("F2") + " % of its time");
-                most = Math.Max(most, share);
+                good &= share < Share && Median(way.Whole) / token - 1 < Whole;
             }
-            return most;
+            return good;
         }
 
         private static double Median(List<double> found)

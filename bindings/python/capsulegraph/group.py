@@ -67,6 +67,8 @@ class Group(Resource):
         def work() -> None:
             for g in running:
                 g._check()
+                # What Ctrl-C left in a slice points to what the library is about to overwrite.
+                g._session._settle()
             array = (ctypes.c_void_p * len(running))(*[handle.value for handle in handles])
 
             def advance(token: Optional[Handle]) -> None:

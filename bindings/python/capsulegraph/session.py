@@ -15,8 +15,6 @@ from ._handles import (
     TextHandle,
     call,
     choice,
-    decoded,
-    failure,
     failure,
     ids_array,
     number,
@@ -38,10 +36,10 @@ if TYPE_CHECKING:
 FINISH = {0: "none", 1: "end", 2: "stop", 3: "length", 4: "context", 5: "callback"}
 # The function without the types of its arguments, which are given as such: converting them takes as long as the call.
 _advance: Any = lib["capg_session_advance"]
-# A call comes back to Python this often, in microseconds, so that Ctrl-C ends a long prompt too.
-_TURN = ctypes.c_uint64(100_000)
-# The same where no token is waited for: `stop` on another thread has its effect then.
-_MOMENT = ctypes.c_uint64(10_000)
+# How long a call stays, in microseconds: it comes back so often that Ctrl-C ends a long prompt too, and where no token is waited
+# for, that `stop` on another thread has its effect soon.
+_LONG, _SHORT = ctypes.c_uint64(100_000), ctypes.c_uint64(10_000)
+# How many tokens it may generate.
 _ONE, _ANY = ctypes.c_size_t(1), ctypes.c_size_t(0)
 Prompt = Union[str, Iterable[int]]
 OnToken = Callable[[int, str], Any]
@@ -413,13 +411,14 @@ class Generation:
     def read(self) -> str:
         """Goes on to the end; the whole text."""
         while self._on_token is None and self.finish_reason == "none":
-            self._step(_MOMENT, _ANY)
+            self._step(_SHORT, _ANY)
         for _ in self:
             pass
         return self.text
 
     def stop(self) -> None:
-        """Ends it here; the session keeps what it has, and an answer of `chat` becomes part of the conversation."""
+        """Ends it here; the session keeps what it has, and an answer of `chat` becomes part of the conversation. Where another
+        thread goes on with it, that ends with its next token, in `read` within 10 ms."""
         text, session = self._text, self._session
         if text.reason != "none":
             return
@@ -430,14 +429,13 @@ class Generation:
                 if session._current is text:
                     session._settle()
 
-    def _step(self, turn: ctypes.c_uint64 = _TURN, most: ctypes.c_size_t = _ONE) -> None:
+    def _step(self, turn: ctypes.c_uint64 = _LONG, most: ctypes.c_size_t = _ONE) -> None:
         """Goes on by so many tokens at most, or for one turn."""
         session, text = self._session, self._text
-        cancel = None if self._cancel is None else optional(self._cancel, Cancel)
+        cancel = optional(self._cancel, Cancel)
         handle = session._enter()
         with session._lock:
-            if session._current is not text:
-                self._check()
+            self._check()
             text.begin()
             try:
                 status = _advance(handle, turn, most, cancel, text.slice_ref, text.error_ref)

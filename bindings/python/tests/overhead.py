@@ -3,12 +3,13 @@
     overhead.py MODEL.cgraph
 
 The same generation in one call of the library that no token leaves, by `read()`, by the iterator, and with `on_token`, which is
-the iterator and a call of the program's function. Decoding's own time changes by more than any of them costs, so what counts is
-the rest: the time of the whole less that of the passes, which the session's report has. Between two tokens the model's weights
-pass through the processor's caches, so that Python's own data come from memory each time, as a repeated call without computing
-does not show.
+the iterator and a call of the program's function. Decoding's own time changes from run to run by more than any of them costs, so
+what is told of a way is the rest: the time of the whole less that of the passes, which the session's report has. Between two
+tokens the model's weights pass through the processor's caches, so that Python's own data come from memory each time, as a
+repeated call without computing does not show.
 
-The marks: 300,000 calls a second; 1 % of a token's time for the callback, and 2 % for leaving the library after each token.
+The marks: 300,000 calls a second; of a token's time 1 % for the callback and 2 % for leaving the library after each token; and
+5 % for the whole, should a way make the passes themselves slower.
 """
 
 import ctypes
@@ -21,7 +22,7 @@ import capsulegraph as cg
 from capsulegraph import _native
 
 PROMPT, TOKENS, ROUNDS = "Once upon a time", 64, 15
-CALLS, CALLBACK, WAY = 300_000, 0.01, 0.02
+CALLS, CALLBACK, WAY, WHOLE = 300_000, 0.01, 0.02, 0.05
 
 
 def calls_a_second(call, count=100_000):
@@ -91,18 +92,19 @@ def main():
                 spent = time.perf_counter() - begun
                 whole[name].append(spent / TOKENS)
                 rest[name].append((spent - passes_seconds(session)) / (TOKENS - 1))
-        rest = {name: statistics.median(found) for name, found in rest.items()}
-        token = statistics.median(whole["one native call"])
+        whole, rest = ({name: statistics.median(one) for name, one in found.items()} for found in (whole, rest))
+        token = whole["one native call"]
         shares = {name: (found - rest["one native call"]) / token for name, found in rest.items()}
         for name in ways:
             cost = shares[name] * token * 1e6
-            print(f"{name}: {1 / statistics.median(whole[name]):.1f} tokens a second; "
+            print(f"{name}: {1 / whole[name]:.1f} tokens a second; "
                   f"{cost:.1f} us a token, {shares[name] * 100:.2f} % of its time")
-        print(f"a step of the iterator where nothing is computed: {still_seconds(session, ids) * 1e6:.1f} us")
+        print(f"a step that finds nothing to compute: {still_seconds(session, ids) * 1e6:.1f} us")
         callback = shares["on_token"] - shares["iterator"]
         print(f"the callback alone: {callback * token * 1e6:.1f} us, {callback * 100:.2f} %")
-        good = min(version, count) >= CALLS and callback < CALLBACK and max(shares.values()) < WAY
-        print(f"{'within' if good else 'outside of'} the marks: {CALLS:,} calls a second, {CALLBACK:.0%} and {WAY:.0%}")
+        slowest = max(whole.values()) / token - 1
+        good = min(version, count) >= CALLS and callback < CALLBACK and max(shares.values()) < WAY and slowest < WHOLE
+        print(f"{'within' if good else 'outside of'} the marks: {CALLS:,} calls a second, {CALLBACK:.0%}, {WAY:.0%}, {WHOLE:.0%}")
     return 0 if good else 1
 
 

@@ -1,5 +1,6 @@
 """What stops a call: Ctrl-C, cancel tokens, callbacks that raise, and the end of the interpreter. Nothing is lost by it."""
 
+import ctypes
 import gc
 import io
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 import unittest
 import weakref
+from linecache import getline
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +124,77 @@ class NothingIsLost(unittest.TestCase):
                 else:
                     session.reset()
                     self.assertEqual(session.messages, [])
+
+    def test_between_any_two_lines(self):
+        """Ctrl-C at each line of a step, and in a group: no token is lost and none is there twice."""
+        from capsulegraph import session as module
+
+        watched = {f.__code__ for f in (module._Text.begin, module._Text.take, module.Generation._step)}
+        with self.model.session() as session, cg.Group() as group:
+            whole = session.generate(PROMPT, max_tokens=6)
+            whole.read()
+
+            def interrupted_at(number, go_on):
+                lines, seen = 0, set()
+
+                def trace(frame, event, _):
+                    nonlocal lines
+                    if frame.f_code not in watched:
+                        return None
+                    # Ctrl-C comes behind calls: neither where `with` is again to give its lock back nor at a `try`.
+                    line = id(frame), frame.f_lineno
+                    if event == "line" and line not in seen and getline(frame.f_code.co_filename, line[1]).strip() != "try:":
+                        seen.add(line)
+                        lines += 1
+                        if lines == number:
+                            sys.settrace(None)
+                            raise KeyboardInterrupt
+                    return trace
+
+                sys.settrace(trace)
+                try:
+                    go_on()
+                except KeyboardInterrupt:
+                    return True
+                finally:
+                    sys.settrace(None)
+                return False
+
+            for after in ("read", "next", "group"):
+                number, hit = 0, True
+                while hit:
+                    number += 1
+                    session.reset()
+                    generation = session.generate(PROMPT, max_tokens=6)
+                    hit = interrupted_at(number, generation.read if after == "read" else lambda: next(generation))
+                    while after == "group" and generation.finish_reason == "none":
+                        group.advance([generation], max_tokens=1)
+                    self.assertEqual(generation.read(), whole.text, f"line {number}, {after}")
+                    self.assertEqual(generation.tokens, whole.tokens, f"line {number}, {after}")
+                self.assertGreater(number, 20)
+
+    def test_a_text_with_a_nul(self):
+        from capsulegraph import session as module
+
+        text, raw, ids = module._Text(None), ctypes.create_string_buffer(b"a\0b"), (ctypes.c_uint32 * 2)(5, 6)
+        text.begin()
+        text.slice.text, text.slice.text_len = ctypes.addressof(raw), 3
+        text.slice.tokens, text.slice.token_count = ctypes.cast(ids, ctypes.POINTER(ctypes.c_uint32)), 2
+        text.slice.more = 1
+        text.take()
+        self.assertEqual(text.pieces, {0: ([5, 6], "a\0b")})
+        text.take()
+        self.assertEqual(len(text.pieces), 1)
+
+    def test_the_step_gives_what_the_library_takes(self):
+        """It goes past the declared types of the arguments."""
+        from capsulegraph import _native, session as module
+
+        declared = cg._lib.capg_session_advance.argtypes
+        self.assertEqual(len(declared), 6)
+        self.assertEqual([declared[1], declared[2]], [type(module._LONG), type(module._ONE)])
+        self.assertEqual([type(module._SHORT), type(module._ANY)], [type(module._LONG), type(module._ONE)])
+        self.assertEqual(declared[4], ctypes.POINTER(_native.Slice))
 
     def test_a_group_without_a_limit(self):
         with self.model.session() as session, cg.Group() as group, Alarm() as alarm:

@@ -1,4 +1,4 @@
-//! A gate as one thread looks at it before each task of a loop.
+//! How often a thread looks at the clock while it takes tasks of a loop.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,13 @@ use super::Gate;
 /// How long tasks may begin without a reading of the clock; near the deadline half of what remains, where that is less.
 const BETWEEN_READINGS: Duration = Duration::from_micros(20);
 /// The same in tasks: one may take longer than those before it, where its weights have to come from the disk.
-const MOST: u32 = 16;
+pub(super) const MOST: u32 = 8;
 /// By how much that number grows at a reading.
 const GROWTH: u32 = 4;
 
 /// Reading the clock drains the processor's pipeline, and before each task of a microsecond took 3% of decoding. So it is
 /// read as seldom as the tasks before it were short.
-pub(super) struct Watch<'a> {
+pub(super) struct Pace<'a> {
     gate: &'a Gate,
     /// The last reading, and how many tasks it was to hold for.
     read: Option<(Instant, u32)>,
@@ -21,22 +21,22 @@ pub(super) struct Watch<'a> {
     left: u32,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> Pace<'a> {
     pub(super) fn new(gate: &'a Gate) -> Self {
         Self { gate, read: None, left: 0 }
     }
 
-    /// Whether no further task may begin; if not, one is counted as begun.
-    pub(super) fn is_closed(&mut self) -> bool {
+    /// Whether a further task may begin, which then counts as begun.
+    pub(super) fn admits(&mut self) -> bool {
         if self.gate.is_cancelled() {
-            return true;
+            return false;
         }
-        let Some(deadline) = self.gate.deadline else { return false };
+        let Some(deadline) = self.gate.deadline else { return true };
         if self.left == 0 {
             let now = Instant::now();
             let remaining = deadline.saturating_duration_since(now);
             if remaining.is_zero() {
-                return true;
+                return false;
             }
             self.left = self.read.map_or(1, |(since, tasks)| {
                 let each = now.saturating_duration_since(since).as_nanos() / u128::from(tasks);
@@ -47,6 +47,12 @@ impl<'a> Watch<'a> {
             self.read = Some((now, self.left));
         }
         self.left -= 1;
-        false
+        true
+    }
+
+    /// Tasks that may begin before the next reading.
+    #[cfg(test)]
+    pub(super) fn left(&self) -> u32 {
+        self.left
     }
 }
