@@ -171,9 +171,13 @@ fn a_model_that_is_not_converted_is_inspected() {
 fn fetched_capsules_are_models_of_their_own() {
     let work = tempfile::tempdir().unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/onnx_submodels.py");
-    let (mut command, program) = (Command::new(set_up::python()), built::cgraph());
-    command.arg(script).arg(set_up::folder().join("models")).arg(work.path());
-    let output = command.arg(program.get_program()).args(program.get_args()).output().unwrap();
+    let mut command = Command::new(set_up::python());
+    command
+        .arg(script)
+        .arg(env!("CARGO_BIN_EXE_cgraph"))
+        .arg(set_up::folder().join("models"))
+        .arg(work.path());
+    let output = command.output().unwrap();
     let told = text(&output.stdout);
     assert!(output.status.success(), "{told}{}", text(&output.stderr));
     let last = told.lines().last().unwrap_or_default();
@@ -342,7 +346,8 @@ const base *OrtGetApiBase(void) { return &table; }
     let folder = place.path("old");
     std::fs::create_dir(&folder).unwrap();
     let target = folder.join("libonnxruntime.so.1.17.3");
-    let built = Command::new("cc")
+    let compiler = std::env::var_os("CAPSULEGRAPH_TEST_CC").unwrap_or_else(|| "cc".into());
+    let built = Command::new(compiler)
         .args(["-shared", "-fPIC", "-o"])
         .arg(&target)
         .arg(place.path("old.c"))

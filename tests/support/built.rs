@@ -2,12 +2,11 @@
 
 use std::process::Command;
 
-/// It, by the emulator that the tests run in, if any: `CAPSULEGRAPH_TEST_EMULATOR`, words between spaces.
+/// It, by the emulator that the tests run in, if any: `CAPSULEGRAPH_TEST_EMULATOR`.
 pub fn cgraph() -> Command {
-    let emulator = std::env::var("CAPSULEGRAPH_TEST_EMULATOR").unwrap_or_default();
-    let mut words = emulator.split_whitespace().chain([env!("CARGO_BIN_EXE_cgraph")]);
-    // There is one at least.
-    let mut command = Command::new(words.next().unwrap_or_default());
-    command.args(words);
+    let program = env!("CARGO_BIN_EXE_cgraph");
+    let Some(emulator) = std::env::var_os("CAPSULEGRAPH_TEST_EMULATOR") else { return Command::new(program) };
+    let mut command = Command::new(emulator);
+    command.arg(program);
     command
 }

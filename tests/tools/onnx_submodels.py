@@ -1,9 +1,8 @@
 """Capsules of real ONNX models as models of their own.
 
-    onnx_submodels.py MODELS WORK CGRAPH...
+    onnx_submodels.py CGRAPH MODELS WORK
 
-MODELS is a folder with the models of onnx_real.py (cargo xtask setup fills it); WORK an empty folder; CGRAPH the program, behind
-the words of an emulator where it needs one.
+CGRAPH is the program; MODELS a folder with the models of onnx_real.py (cargo xtask setup fills it); WORK an empty folder.
 Needs the PyPI packages numpy, onnx and onnxruntime.
 
 Each model is converted into 8 capsules, each of which is fetched as a model of its own, and from a mini with 8 bits again, in
@@ -73,13 +72,13 @@ class Chain:
 
     def __init__(self, cgraph, file, ranked, work, *options):
         self.cgraph, self.file, self.ranked, self.options, self.problems = cgraph, file, ranked, options, []
-        facts = json.loads(subprocess.check_output([*cgraph, "inspect", file, "--json", "--capsules"]))
+        facts = json.loads(subprocess.check_output([cgraph, "inspect", file, "--json", "--capsules"]))
         self.capsules = facts["capsules"]
         self.paths = [self.fetched(capsule["id"], work) for capsule in self.capsules]
 
     def fetched(self, capsule, work):
         folder = work / f"{self.file.name}.{capsule}"
-        subprocess.run([*self.cgraph, "-q", "fetch", self.file, capsule, "-o", folder, *self.options], check=True)
+        subprocess.run([self.cgraph, "-q", "fetch", self.file, capsule, "-o", folder, *self.options], check=True)
         path = folder / f"{capsule}.onnx"
         try:
             onnx.checker.check_model(str(path))
@@ -106,7 +105,7 @@ class Chain:
 
 def by_program(cgraph, file, inputs, outputs, work):
     """What cgraph run gives in mode fast."""
-    arguments = [*cgraph, "-q", "run", file, "--mode", "fast", "--optimization", "off"]
+    arguments = [cgraph, "-q", "run", file, "--mode", "fast", "--optimization", "off"]
     for number, (name, array) in enumerate(inputs.items()):
         np.save(work / f"{number}.npy", array)
         arguments += ["--input", f"{name}={work / f'{number}.npy'}"]
@@ -120,7 +119,7 @@ def light(cgraph, name, ranked, inputs, outputs, work):
     """The capsules of a mini, or None where the model has no light forms."""
     mini = work / f"{name}.mini.cgraph"
     made = subprocess.run(
-        [*cgraph, "-q", "split", work / f"{name}.cgraph", "-o", mini, "--light", "q8_0", "--max-error", "10"],
+        [cgraph, "-q", "split", work / f"{name}.cgraph", "-o", mini, "--light", "q8_0", "--max-error", "10"],
         stderr=subprocess.PIPE, text=True,
     )
     if made.returncode:
@@ -132,11 +131,11 @@ def light(cgraph, name, ranked, inputs, outputs, work):
     return chain
 
 
-def main(models, work, *cgraph):
+def main(cgraph, models, work):
     work, capsules, held_lightly, failed = pathlib.Path(work), 0, 0, 0
     for name, inputs in feeds().items():
         source, full = pathlib.Path(models) / f"{name}.onnx", work / f"{name}.cgraph"
-        subprocess.run([*cgraph, "-q", "convert", source, "-o", full, "--no-mini", "--capsules", CAPSULES], check=True)
+        subprocess.run([cgraph, "-q", "convert", source, "-o", full, "--no-mini", "--capsules", CAPSULES], check=True)
         wanted, ranked = run(session(source), inputs), inferred(source)
         chains = [Chain(cgraph, full, ranked, work)]
         chains[0].compare(wanted, inputs)
@@ -151,4 +150,4 @@ def main(models, work, *cgraph):
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:4]))
