@@ -61,13 +61,13 @@ namespace CapsuleGraph.Tests
             for (int round = -1; round < Rounds; round++)
                 foreach (Way way in ways) way.Measure(session, round >= 0);
             bool good = true;
-            double token = Median(ways[0].Whole);
+            double whole = Median(ways[0].Whole);
             foreach (Way way in ways)
             {
-                double cost = Median(way.Rest) - Median(ways[0].Rest), share = cost / token;
+                double cost = Median(way.Rest) - Median(ways[0].Rest), share = cost / whole;
                 Console.WriteLine(way.Name + ": " + (1 / Median(way.Whole)).ToString("F1") + " tokens a second; "
                     + (cost * 1e6).ToString("F1") + " us a token, " + (share * 100).ToString("F2") + " % of its time");
-                good &= share < Share && Median(way.Whole) / token - 1 < Whole;
+                good &= share < Share && Median(way.Whole) / whole - 1 < Whole;
             }
             return good;
         }
