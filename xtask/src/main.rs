@@ -35,7 +35,8 @@ const HELP: &str = "cargo xtask COMMAND
                     tests the packages, counts the kernels' instructions; prints how many passed
        [--native]           only Rust's, and only those that need nothing but Python's packages: for any system
   windows           only the tests of what is built for Windows x86-64, under wine
-  aarch64           Rust's tests on an emulated aarch64, all that need no compiler for C, in place of the kernels' alone
+  aarch64           Rust's tests on an emulated aarch64, in place of the kernels' alone: all that need neither a compiler for C
+                    nor hours; it takes about one
   bench [--peers]   measures speed and memory; with --peers against llama.cpp, built from PyPI for this CPU, and
                     writes docs/performance.md; fails where a mark is missed (benches/floors.json)
         [--models NAME,...]  only these (smollm2, 1b-q4_0, 1b-q4_k_m, 1b-q8_0, 7b-q4_k_m); of the others the

@@ -79,9 +79,10 @@ pub fn run() -> Outcome {
 pub fn aarch64() -> Outcome {
     let (model, onnx, sysroot) = (setup::model()?, onnx::setup()?, aarch64::setup()?);
     let mut results = Results::default();
-    // The emulator does not bound a process's memory, and takes half an hour to make a mini of the table's model.
-    let names: Vec<&str> =
-        NATIVE.iter().copied().filter(|name| !["bounds", "cases"].contains(name)).collect();
+    // The emulator does not bound a process's memory, takes half an hour to make a mini of the table's model, and hours to
+    // compare the real one with llama.cpp's outputs.
+    let left_out = ["bounds", "cases", "smollm2"];
+    let names: Vec<&str> = NATIVE.iter().copied().filter(|name| !left_out.contains(name)).collect();
     let mut tests = aarch64::all_tests(&sysroot, &names, &model, &onnx)?;
     tests.env("CAPSULEGRAPH_TEST_PYTHON", setup::python()?);
     results.count("cargo test for aarch64", &mut tests);
