@@ -571,9 +571,9 @@ mod tests {
             let again = arena.alloc(short);
             assert_eq!((again, used()), (first, whole));
             arena.free(again);
-            // A session that is made gets no more than it asks for.
+            // A session that is made gets no more than it asks for. Its block may be where the long one was.
             let made = Arc::new(Meter::that_looks()).count(|| arena.alloc(short));
-            assert!(made != first && used() < whole);
+            assert!(used() < whole);
             arena.free(made);
         }
         assert_eq!(used(), 0);

@@ -72,6 +72,28 @@ namespace CapsuleGraph.Tests
             Expect.True(refusal() != small, "the session counts");
         }
 
+        public static void BatchesChangeMemoryAndNoBit()
+        {
+            using (var budget = new Budget(250000000))
+            using (Model model = Model.Open(Models.Language, new ModelOptions { Budget = budget }))
+            {
+                int[] ids = model.Tokenize(Prompt);
+                Expect.True(ids.Length > 2, "there is something to divide");
+                // The logits, and what of the budget the session holds.
+                Func<int, KeyValuePair<float[], long>> of = batch =>
+                {
+                    long before = budget.Claimed;
+                    using (Session session = model.CreateSession(new SessionOptions { Context = 256, Batch = batch }))
+                        return new KeyValuePair<float[], long>(session.Eval(ids), budget.Claimed - before);
+                };
+                KeyValuePair<float[], long> single = of(1), pairs = of(2), many = of(64);
+                Expect.Sequence(pairs.Key, single.Key);
+                Expect.Sequence(many.Key, single.Key);
+                Expect.True(single.Value < pairs.Value && pairs.Value < many.Value, "longer batches take more memory");
+                Expect.Throws<ArgumentOutOfRangeException>(() => of(-1), "Batch");
+            }
+        }
+
         public static void APartHasTheContextThatIsNamed()
         {
             using (Model model = Model.Open(Models.Language))
