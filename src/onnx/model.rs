@@ -1,18 +1,19 @@
 //! An opened ONNX model, and running it capsule by capsule.
 
+mod compute;
+
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use ort::sys;
+use compute::Held;
 
 use super::api::{RunOptions, Runtime};
-use super::arena::Meter;
 pub use super::options::{JOINED_BYTES, OnnxOptions, Prepack};
 use super::plan::OnnxPlanChoice;
 use super::ports;
-use super::raw::{RawType, RawValue, TypeInfo};
+use super::raw::RawType;
 use super::residency::{OnnxMemory, Residency, give_blocks_back};
-use super::slot::{Change, Fed, Making, Ready, named};
+use super::slot::Ready;
 use super::submodel::Head;
 use super::value::{Borrowed, Input, Value};
 use super::watch::Watch;
@@ -92,34 +93,6 @@ fn owned_bytes(store: &Store) -> u64 {
 
 /// Is told a capsule's number and the outputs of two models' forms of it, `None` where the second cannot be run.
 pub(crate) type Compare<'a> = dyn FnMut(usize, &[Value], Option<&[Value]>) -> Result<()> + 'a;
-
-/// A value in the course of a run.
-enum Held<'a> {
-    Fed(Borrowed<'a>),
-    Made(RawValue),
-    Shared(Value),
-}
-
-impl Held<'_> {
-    fn raw(&self) -> &RawValue {
-        match self {
-            Self::Fed(value) => value.raw(),
-            Self::Made(value) => value,
-            Self::Shared(value) => value.raw(),
-        }
-    }
-
-    /// The value, NULL where it is absent.
-    fn as_ptr(&self) -> *const sys::OrtValue {
-        let raw = self.raw();
-        if raw.is_present().unwrap_or(false) { raw.as_ptr().cast_const() } else { std::ptr::null() }
-    }
-}
-
-/// The type of a value, as the runtime tells it.
-fn type_of(value: &RawValue) -> Option<RawType> {
-    TypeInfo::of_value(value).ok().flatten()?.raw_type().ok().flatten()
-}
 
 impl OnnxModel {
     /// Opens a full file, or a mini and (unless the mode is fast) its full file. ONNX Runtime is not needed before the model
@@ -256,8 +229,7 @@ impl OnnxModel {
     pub fn empty_input(&self, name: &str) -> Result<Value> {
         let file = self.store.primary().name();
         ports::find(file, "input", &self.info.inputs, name)?;
-        let input = self.head.inputs.iter().find(|input| input.name.as_deref() == Some(name));
-        let known = input.and_then(|input| input.r#type.as_ref());
+        let known = self.head.input(name).and_then(|input| input.r#type.as_ref());
         let known = known.ok_or_else(|| Error::malformed(file, format!("input \"{name}\" has no type")))?;
         super::empty::empty(self.runtime()?, name, known)
     }
@@ -305,79 +277,6 @@ impl OnnxModel {
         }
         self.counts.add(begun.elapsed());
         self.results(runtime, &wanted, &given, held)
-    }
-
-    /// Computes the units of a run one after the other.
-    fn walk(
-        &self,
-        runtime: &'static Runtime,
-        steps: &Steps,
-        held: &mut [Option<Held<'_>>],
-        (options, cancel): (&RunOptions, Option<&CancelToken>),
-    ) -> Result<()> {
-        let meter = Arc::new(Meter::default());
-        for (step, index) in steps.units.iter().enumerate() {
-            unless_cancelled(cancel)?;
-            let next = steps.units.get(step + 1).copied().unwrap_or(*index);
-            let computed = self.compute(runtime, [*index, next], held, (options, &meter));
-            if computed.is_err() {
-                // The runtime says of a run that was stopped only that it failed.
-                unless_cancelled(cancel)?;
-            }
-            for (value, made) in self.wiring.units[*index].outputs.iter().zip(computed?) {
-                held[*value] = Some(Held::Made(made));
-            }
-            self.residency.measure(&meter)?;
-            steps.freed[step].iter().for_each(|value| held[*value] = None);
-        }
-        Ok(())
-    }
-
-    /// Runs the model, and beside each of its capsules the same one of `other`, fed with the same values: `other` is a mini of
-    /// the same model. `each` is told a capsule's number, its outputs and those of the other.
-    ///
-    /// # Errors
-    /// Those of [`run`](Self::run), and what `each` returns.
-    pub(crate) fn beside(
-        &self,
-        other: &Self,
-        inputs: &[(&str, Input<'_>)],
-        cancel: Option<&CancelToken>,
-        each: &mut Compare<'_>,
-    ) -> Result<()> {
-        let given = self.given(inputs)?;
-        let steps = self.wiring.steps(&self.wiring.outputs);
-        self.refuse_missing(&steps, &self.wiring.outputs, &given)?;
-        let runtime = self.runtime()?;
-        let options = RunOptions::new(runtime).map_err(|refused| refused.error("prepare a run"))?;
-        let options = Arc::new(options);
-        let _watch = cancel.map(|token| Watch::new(token, &options)).transpose()?;
-        let counted = (&*options, &Arc::new(Meter::default()));
-        let mut held = self.feed(runtime, &given)?;
-        let values = |made: Vec<RawValue>| -> Result<Vec<Value>> {
-            made.into_iter()
-                .map(|raw| Value::of(raw).map_err(|refused| refused.error("look at a capsule's output")))
-                .collect()
-        };
-        for (step, index) in steps.units.iter().enumerate() {
-            unless_cancelled(cancel)?;
-            let own = self.compute(runtime, [*index, *index], &held, counted);
-            let theirs = other.compute(runtime, [*index, *index], &held, counted);
-            // Of a run that was stopped the runtime says only that it failed.
-            unless_cancelled(cancel)?;
-            let own = values(own?)?;
-            let theirs = match theirs {
-                Ok(made) => Some(values(made)?),
-                Err(Error::Unsupported(_) | Error::Mismatch(_) | Error::InvalidArgument(_)) => None,
-                Err(why) => return Err(why),
-            };
-            each(*index, &own, theirs.as_deref())?;
-            for (value, made) in self.wiring.units[*index].outputs.iter().zip(own) {
-                held[*value] = Some(Held::Shared(made));
-            }
-            steps.freed[step].iter().for_each(|value| held[*value] = None);
-        }
-        Ok(())
     }
 
     /// The values of a run at its beginning.
@@ -457,96 +356,6 @@ impl OnnxModel {
                 Borrowed::new(runtime, view).map(Held::Fed).map_err(|refused| refused.error(&what()))
             }
         }
-    }
-
-    /// Runs unit `index`, and has the weights of `next` brought in meanwhile, where that is another; its outputs.
-    fn compute(
-        &self,
-        runtime: &'static Runtime,
-        [index, next]: [usize; 2],
-        held: &[Option<Held<'_>>],
-        (options, meter): (&RunOptions, &Arc<Meter>),
-    ) -> Result<Vec<RawValue>> {
-        let unit = &self.wiring.units[index];
-        let ready = self.ready(runtime, index, held)?;
-        self.residency.begin(index, &ready);
-        let value = |value: &usize| held[*value].as_ref().map_or(std::ptr::null(), Held::as_ptr);
-        let fed: Vec<*const sys::OrtValue> = unit.inputs.iter().map(value).collect();
-        let compute = || meter.count(|| ready.session.run(options, &fed));
-        let made = if next != index && self.residency.wants_ahead(next) {
-            // Asking takes a while, as it is done in pieces, and where it fails only time is lost.
-            std::thread::scope(|scope| {
-                let asking = std::thread::Builder::new()
-                    .name("capsulegraph-ahead".into())
-                    .spawn_scoped(scope, || self.residency.ask_for(next));
-                let made = compute();
-                drop(asking);
-                made
-            })
-        } else {
-            compute()
-        };
-        unit.capsules.clone().for_each(|capsule| self.store.count_use(capsule));
-        self.residency.end(index, &ready);
-        made.map_err(|refused| refused.error(&format!("run {}", named(&self.store, unit))))
-    }
-
-    /// A session of a unit, for the values that it is fed with.
-    fn ready(
-        &self,
-        runtime: &'static Runtime,
-        index: usize,
-        held: &[Option<Held<'_>>],
-    ) -> Result<Arc<Ready>> {
-        let inputs = &self.wiring.units[index].inputs;
-        let raw = |value: usize| held[value].as_ref().map(Held::raw);
-        let rank = |value: usize| raw(value)?.shape().map(|shape| shape.len());
-        let copies = |has_few_bits: bool| match self.options.prepack {
-            Prepack::On => true,
-            Prepack::Off => false,
-            Prepack::Auto => {
-                let rows_of = |value: &usize| {
-                    raw(*value)?.tensor().map(|(element, shape)| ports::rows(element, &shape))
-                };
-                let rows = || inputs.iter().filter_map(rows_of).max().unwrap_or(1);
-                self.residency.wants_copy(index, rows, has_few_bits)
-            }
-        };
-        // Most units of most runs.
-        if let Some(ready) = self.residency.slot(index).current()
-            && ready.takes(inputs, &self.types.lock().unwrap_or_else(PoisonError::into_inner), rank)
-            && (ready.prepacked || !copies(ready.has_few_bits))
-        {
-            return Ok(ready);
-        }
-        let types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let own_types: Vec<Option<RawType>> =
-            inputs.iter().map(|value| types[*value].clone().or_else(|| type_of(raw(*value)?))).collect();
-        let fed: Vec<Fed<'_>> = inputs
-            .iter()
-            .zip(&own_types)
-            .map(|(value, known)| Fed { value: *value, known: known.as_ref(), rank: rank(*value) })
-            .collect();
-        let making = Making {
-            runtime,
-            store: &self.store,
-            head: &self.head,
-            wiring: &self.wiring,
-            optimization: self.options.optimization,
-        };
-        let account = |change: Change<'_>| self.residency.account(index, change);
-        let served = self.residency.slot(index).serve(making, index, &fed, &copies, &account)?;
-        let ready = served.ready;
-        if !served.made {
-            return Ok(ready);
-        }
-        self.residency.settle(index, &ready)?;
-        self.counts.made(&ready);
-        let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
-        for (value, known) in self.wiring.units[index].outputs.iter().zip(&ready.output_types) {
-            types[*value].clone_from(known);
-        }
-        Ok(ready)
     }
 
     /// The outputs, in the order in which they are wanted.

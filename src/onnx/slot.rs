@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::api::{Runtime, Session, SessionSettings};
 use super::arena::Meter;
 use super::raw::RawType;
-use super::submodel::{Head, Part};
+use super::submodel::{Dims, Head, Part};
 use super::wiring::{Unit, Wiring};
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -25,11 +25,17 @@ pub(super) struct Fed<'a> {
     pub value: usize,
     /// Its type, where the model does not say.
     pub known: Option<&'a RawType>,
-    /// Its number of dimensions, where it is a tensor.
-    pub rank: Option<usize>,
+    /// Its dimensions, where it is a tensor.
+    pub shape: Option<&'a [u64]>,
 }
 
-/// The type of an input that the graph itself leaves open; `rank` is `None` where the session takes any.
+impl Fed<'_> {
+    fn rank(&self) -> Option<usize> {
+        self.shape.map(<[u64]>::len)
+    }
+}
+
+/// The type of an input that the graph itself leaves open or is wrong about; `rank` is `None` where the session takes any.
 type Told = Option<(RawType, Option<usize>)>;
 
 /// A session that is ready for certain inputs.
@@ -38,6 +44,8 @@ pub(super) struct Ready {
     pub session: Session,
     /// The values that it is fed with, in order, and what it was told of the types of those that the graph leaves open.
     fed: Vec<(usize, Told)>,
+    /// What the graph states of the others' dimensions, where another capsule makes them; in the same order.
+    stated: Vec<Option<Dims>>,
     /// The types of its outputs.
     pub output_types: Vec<Option<RawType>>,
     /// Whether its weights are copied into the form that kernels like best.
@@ -57,7 +65,7 @@ impl Ready {
     fn serves(&self, fed: &[Fed<'_>]) -> bool {
         let same = |((value, told), fed): (&(usize, Told), &Fed<'_>)| {
             let fits = |(known, rank): &(RawType, Option<usize>)| {
-                fed.known.is_none_or(|given| given == known) && (rank.is_none() || *rank == fed.rank)
+                fed.known.is_none_or(|given| given == known) && (rank.is_none() || *rank == fed.rank())
             };
             *value == fed.value && told.as_ref().is_none_or(fits)
         };
@@ -79,6 +87,15 @@ impl Ready {
             own == value && told.as_ref().is_none_or(same)
         };
         self.fed.len() == values.len() && self.fed.iter().zip(values).all(takes)
+    }
+
+    /// Whether one of the values has other dimensions than its graph states: the source may be wrong about a value inside the
+    /// model, which the runtime notices only where the value comes from outside.
+    pub fn is_contradicted<T: AsRef<[u64]>>(&self, shapes: &[Option<T>]) -> bool {
+        let wrong = |(dims, shape): (&Option<Dims>, &Option<T>)| {
+            dims.as_ref().zip(shape.as_ref()).is_some_and(|(dims, shape)| !agree(dims, shape.as_ref()))
+        };
+        self.stated.iter().zip(shapes).any(wrong)
     }
 
     /// Whether it was made for the same values, of other ranks.
@@ -148,11 +165,13 @@ impl Slot {
         let mut place = self.lock();
         let mut ranked = true;
         if let Some(ready) = &*place {
-            if ready.serves(fed) && (ready.prepacked || !prepack(ready.has_few_bits)) {
+            let shapes: Vec<Option<&[u64]>> = fed.iter().map(|fed| fed.shape).collect();
+            let contradicted = ready.is_contradicted(&shapes);
+            if !contradicted && ready.serves(fed) && (ready.prepacked || !prepack(ready.has_few_bits)) {
                 return Ok(Served { ready: Arc::clone(ready), made: false });
             }
             // A model that is fed with one rank now and another then gets a session that takes any.
-            ranked = ready.serves(fed) || !ready.is_for_other_ranks(fed);
+            ranked = contradicted || ready.serves(fed) || !ready.is_for_other_ranks(fed);
         }
         // The old one goes first: memory for both is never needed.
         if let Some(ready) = place.take() {
@@ -177,9 +196,13 @@ fn make(
     let unit = &wiring.units[index];
     let outputs: Vec<&str> = unit.outputs.iter().map(|value| wiring.name(*value)).collect();
     let mut part = Part::read(store, unit.capsules.clone(), &outputs)?;
-    let mut told: Vec<(usize, Told)> = Vec::with_capacity(fed.len());
+    let (mut told, mut stated) = (Vec::with_capacity(fed.len()), Vec::new());
     for input in fed {
-        told.push((input.value, tell(&mut part, head, wiring.name(input.value), input, ranked)?));
+        let name = wiring.name(input.value);
+        let known = tell(&mut part, head, name, input, ranked)?;
+        let is_inner = known.is_none() && head.input(name).is_none();
+        stated.push(is_inner.then(|| part.stated_dims(name)).flatten());
+        told.push((input.value, known));
     }
     let settings = SessionSettings { optimization, prepack: prepack(part.has_few_bits) };
     let inputs: Vec<&str> = fed.iter().map(|input| wiring.name(input.value)).collect();
@@ -203,6 +226,7 @@ fn make(
     Ok(Ready {
         session,
         fed: told,
+        stated,
         output_types,
         prepacked: settings.prepack,
         has_few_bits: part.has_few_bits,
@@ -223,21 +247,29 @@ pub(super) fn named(store: &Store, unit: &Unit) -> String {
     }
 }
 
-/// Has the graph know the type of an input that it leaves open.
+/// Has the graph know the type of an input that it leaves open, or states dimensions of that are not the value's.
 fn tell(part: &mut Part, head: &Head, name: &str, fed: &Fed<'_>, ranked: bool) -> Result<Told> {
-    if !part.is_untyped(name) {
+    if let Some(input) = head.input(name) {
+        if part.is_untyped(name) {
+            part.graph.input.retain(|own| own.name.as_deref() != Some(name));
+            part.graph.input.push(input.clone());
+        }
         return Ok(None);
     }
-    let of_model = head.inputs.iter().find(|input| input.name.as_deref() == Some(name));
-    if let Some(input) = of_model {
-        part.graph.input.retain(|own| own.name.as_deref() != Some(name));
-        part.graph.input.push(input.clone());
+    let contradicted = || Some(!agree(&part.stated_dims(name)?, fed.shape?));
+    if !part.is_untyped(name) && contradicted() != Some(true) {
         return Ok(None);
     }
     let Some(known) = fed.known else {
         return Err(Error::Internal(format!("nobody knows the type of value \"{name}\"")));
     };
-    let rank = fed.rank.filter(|_| ranked);
+    let rank = fed.rank().filter(|_| ranked);
     part.set_type(name, known, rank);
     Ok(Some((known.clone(), rank)))
+}
+
+/// Whether a tensor of that shape is one of those dimensions.
+fn agree(dims: &Dims, shape: &[u64]) -> bool {
+    let same = |(dim, len): (&Option<u64>, &u64)| dim.is_none_or(|dim| dim == *len);
+    dims.len() == shape.len() && dims.iter().zip(shape).all(same)
 }

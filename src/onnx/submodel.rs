@@ -14,7 +14,7 @@ use crate::convert::onnx::import::assets;
 use crate::convert::onnx::join::Joined;
 use crate::convert::onnx::proto::{
     AttributeProto, EXTERNAL, GraphProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
-    ValueInfoProto, type_proto,
+    ValueInfoProto, dimension, type_proto,
 };
 use crate::convert::onnx::proto::{Dimension, NodeProto};
 use crate::convert::onnx::subgraph::graphs_of;
@@ -41,8 +41,11 @@ pub(super) struct Head {
     /// The message without its graph, ready to have one put behind it.
     encoded: Vec<u8>,
     /// The model's inputs with their full types.
-    pub inputs: Vec<ValueInfoProto>,
+    inputs: Vec<ValueInfoProto>,
 }
+
+/// What is stated of a tensor's dimensions: lengths, `None` of those that are left open.
+pub(super) type Dims = Vec<Option<u64>>;
 
 impl Head {
     /// Reads the head of a model's file.
@@ -61,6 +64,11 @@ impl Head {
         // From version 4 on initializers need not be listed as inputs too, as those of capsules are not.
         model.ir_version = model.ir_version.map(|version| version.max(4));
         Ok(Self { encoded: model.encode_to_vec(), inputs: graph.input })
+    }
+
+    /// The model's input of that name, with its full type.
+    pub fn input(&self, name: &str) -> Option<&ValueInfoProto> {
+        self.inputs.iter().find(|input| input.name.as_deref() == Some(name))
     }
 
     /// Bytes that it holds.
@@ -205,8 +213,23 @@ impl Part {
 
     /// Whether the graph does not know the type of its input `name`.
     pub fn is_untyped(&self, name: &str) -> bool {
-        let input = self.graph.input.iter().find(|input| input.name.as_deref() == Some(name));
-        input.is_none_or(|input| !is_typed(input.r#type.as_ref()))
+        self.input(name).is_none_or(|input| !is_typed(input.r#type.as_ref()))
+    }
+
+    /// What the graph states of the dimensions of its input `name`; `None` where it is no tensor or nothing is stated.
+    pub fn stated_dims(&self, name: &str) -> Option<Dims> {
+        let Some(type_proto::Value::TensorType(tensor)) = &self.input(name)?.r#type.as_ref()?.value else {
+            return None;
+        };
+        let len = |dim: &Dimension| match &dim.value {
+            Some(dimension::Value::DimValue(len)) => u64::try_from(*len).ok(),
+            _ => None,
+        };
+        Some(tensor.shape.as_ref()?.dim.iter().map(len).collect())
+    }
+
+    fn input(&self, name: &str) -> Option<&ValueInfoProto> {
+        self.graph.input.iter().find(|input| input.name.as_deref() == Some(name))
     }
 
     /// Gives input `name` a type: the one that it is fed with. The input is added where the graph has none.
