@@ -1,11 +1,14 @@
 //! What a session demands of its model's budget.
 
+use super::model::Model;
 use super::speculate;
 use crate::decoder::Decoder;
 use crate::decoder::forward::Logits;
-use crate::decoder::kv::KvSizes;
-use crate::error::Result;
+use crate::decoder::kv::{KvCache, KvSizes};
+use crate::error::{Error, Result};
+use crate::kernels::kv::KvFormat;
 use crate::store::Mode;
+use crate::store::budget::Claim;
 
 /// Share of a budget that the activations of a batch take at most, where its size is the library's choice.
 const BATCH_SHARE: u64 = 32;
@@ -46,7 +49,7 @@ impl Demand {
     /// as many as suit the machine, or fewer.
     ///
     /// # Errors
-    /// [`crate::Error::Limit`] where the system has no memory for the buffers.
+    /// [`Error::Limit`] where the system has no memory for the buffers.
     pub fn choices(
         decoder: &Decoder,
         mode: Mode,
@@ -102,7 +105,7 @@ impl Demand {
 /// logits are wanted, for the guesses that these verify, and for one batch more.
 ///
 /// # Errors
-/// [`crate::Error::Limit`] where the system has no memory for the buffers.
+/// [`Error::Limit`] where the system has no memory for the buffers.
 pub(super) fn needed_bytes(
     decoder: &Decoder,
     cache: &KvSizes,
@@ -114,4 +117,42 @@ pub(super) fn needed_bytes(
     let batches: Vec<_> = [Some((batch.max(1), Logits::Last)), own, more].into_iter().flatten().collect();
     let drafts = if round.is_some() { decoder.batch_bytes(&cache.shape, &[(1, Logits::Last)])? } else { 0 };
     Ok(cache.bytes.saturating_add(decoder.batch_bytes(&cache.shape, &batches)?).saturating_add(drafts))
+}
+
+/// What a session has of its model's budget, which holds that from now on; a claim where there is a budget.
+pub(super) fn share(model: &Model, cache: &KvCache, batch: usize) -> Result<(Demand, Option<Claim>)> {
+    let Some(budget) = model.store().budget() else {
+        return Ok((Demand::unbounded(&cache.sizes(), batch), None));
+    };
+    let mode = model.store().mode();
+    let mut refused = None;
+    for demand in Demand::choices(model.decoder(), mode, &cache.sizes(), batch, budget.total())? {
+        match budget.claim("the KV cache and activations", demand.bytes) {
+            Ok(claim) => return Ok((demand, Some(claim))),
+            // The last one refused needs the least.
+            Err(error @ Error::Limit(_)) => refused = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(match refused {
+        Some(Error::Limit(why)) => {
+            Error::Limit(format!("{why}; {}", cures(cache, batch, model.store().drafts())))
+        }
+        _ => Error::Internal("a session has no demand".into()),
+    })
+}
+
+/// What makes a session smaller.
+fn cures(cache: &KvCache, batch: usize, drafts: bool) -> String {
+    let mut text = format!("or make the session smaller: a context below {} positions", cache.capacity());
+    if cache.format() == KvFormat::F16 {
+        text.push_str(", a KV cache of type q8_0");
+    }
+    if batch > 1 {
+        text.push_str(&format!(", batches of fewer than {batch} tokens"));
+    }
+    if drafts {
+        text.push_str(", or mode exact, which needs no room for the mini");
+    }
+    text
 }

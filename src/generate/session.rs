@@ -1,12 +1,14 @@
 //! A session: one sequence of tokens, its KV cache, and the generation in progress.
 
+mod rounds;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::demand::{Demand, needed_bytes};
+use super::demand::{Demand, needed_bytes, share};
 use super::model::Model;
-use super::speculate::{self, Phase, SpeculationStats, Speculator};
+use super::speculate::{SpeculationStats, Speculator};
 use super::{Sampler, SamplingOptions, StopMatcher};
 use crate::decoder::Decoder;
 use crate::decoder::forward::{Forward, Logits};
@@ -388,125 +390,6 @@ impl Session {
         Ok(Progress::Done)
     }
 
-    /// Has the logits of the next position ready: from the pass before, where its guess held, or from a new round.
-    fn speculate(&mut self, gate: &Gate) -> Result<Progress> {
-        let Some(speculator) = &mut self.speculator else { return self.compute_pending(gate) };
-        if let (Phase::Draining(row), Some(id)) = (speculator.phase, self.pending.first()) {
-            if speculator.held(row, *id) {
-                speculator.phase = Phase::Draining(row + 1);
-                self.tokens.append(&mut self.pending);
-                return Ok(Progress::Done);
-            }
-            speculator.phase = Phase::Idle;
-            self.cache.truncate(self.tokens.len());
-        }
-        let outcome = self.round(gate);
-        if outcome.is_err() {
-            if let Some(speculator) = &mut self.speculator {
-                speculator.abandon();
-            }
-            self.in_flight = 0;
-            self.cache.truncate(self.tokens.len());
-        }
-        outcome
-    }
-
-    /// Goes on with a round: guesses, and the pass that verifies them with the token that is pending.
-    fn round(&mut self, gate: &Gate) -> Result<Progress> {
-        let (Some(speculator), Some(generation)) = (&mut self.speculator, &mut self.generation) else {
-            return Err(Error::Internal("a round outside of a generation".into()));
-        };
-        let (decoder, known) = (self.model.decoder(), self.tokens.len());
-        let mut room = self.cache.capacity() - known - self.pending.len();
-        if generation.max_tokens > 0 {
-            // The last token that is wanted needs no pass of its own.
-            room = room.min(generation.max_tokens.saturating_sub(self.timings.generated_tokens + 1));
-        }
-        // The guesses' history: it ends with the token that is pending.
-        self.tokens.extend_from_slice(&self.pending);
-        if speculator.phase == Phase::Idle {
-            speculator.begin(&self.tokens, room);
-        }
-        let begun = Instant::now();
-        while speculator.phase == Phase::Drafting {
-            let Some(draft) = speculator.draft.as_mut().filter(|_| speculator.guesses.len() < room) else {
-                break;
-            };
-            let guessed = speculator.guesses.len();
-            self.tokens.truncate(known + self.pending.len());
-            self.tokens.extend_from_slice(&speculator.guesses);
-            let last = self.tokens.last().copied().unwrap_or_default();
-            let outcome = match draft.is_done() {
-                true => decoder.begin(draft, &self.cache, &[last], Logits::Last),
-                false => Ok(()),
-            };
-            let progress = outcome.and_then(|()| decoder.advance(draft, &mut self.cache, gate));
-            let drafted = match progress {
-                Ok(Progress::Done) => {
-                    let logits = draft.logits_mut();
-                    let id = generation.sampler.sample(logits, &self.tokens, self.tokens.len() as u64);
-                    id.map(|id| Some((id, speculate::probability(logits, id))))
-                }
-                Ok(Progress::Paused(_)) => Ok(None),
-                Err(error) => Err(error),
-            };
-            self.tokens.truncate(known);
-            self.tokens.extend_from_slice(&self.pending);
-            match drafted {
-                Ok(Some((id, confidence))) => speculator.guess(id, confidence, begun.elapsed()),
-                Ok(None) => {
-                    self.tokens.truncate(known);
-                    speculator.spend(begun.elapsed());
-                    return Ok(Progress::Paused(guessed));
-                }
-                Err(error) => {
-                    self.tokens.truncate(known);
-                    return Err(error);
-                }
-            }
-            if !speculator.goes_on(room) {
-                break;
-            }
-        }
-        self.tokens.truncate(known);
-        if speculator.phase == Phase::Drafting {
-            speculator.spend(begun.elapsed());
-            speculator.verify();
-            self.cache.truncate(known);
-        }
-        self.verify(gate)
-    }
-
-    /// The pass over the pending token and the guesses.
-    fn verify(&mut self, gate: &Gate) -> Result<Progress> {
-        let begun = Instant::now();
-        let guesses = self.speculator.as_ref().map(|s| s.guesses.clone()).unwrap_or_default();
-        if self.in_flight == 0 {
-            let tokens: Vec<u32> = self.pending.iter().chain(&guesses).copied().collect();
-            self.version = new_version();
-            self.claim_batch(tokens.len(), Logits::All)?;
-            self.model.decoder().begin(&mut self.forward, &self.cache, &tokens, Logits::All)?;
-            self.in_flight = tokens.len();
-        }
-        let progress = self.model.decoder().advance(&mut self.forward, &mut self.cache, gate)?;
-        let Some(speculator) = &mut self.speculator else { return Ok(progress) };
-        speculator.spend(begun.elapsed());
-        if progress == Progress::Done {
-            self.in_flight = 0;
-            self.tokens.append(&mut self.pending);
-            speculator.verified();
-        }
-        Ok(progress)
-    }
-
-    /// The row of the last pass's logits that chooses the next token.
-    fn row(&self) -> usize {
-        match self.speculator.as_ref().map(|speculator| speculator.phase) {
-            Some(Phase::Draining(row)) => row,
-            _ => 0,
-        }
-    }
-
     /// A step that needs no pass: the end of the generation. Otherwise tokens wait to be evaluated.
     ///
     /// # Errors
@@ -698,44 +581,6 @@ pub(super) fn check_logits(model: &Model, tokens: usize) -> Result<()> {
 pub(super) fn context_of(decoder: &Decoder, options: &SessionOptions) -> usize {
     let trained = decoder.params().context_length as usize;
     if options.context == 0 { trained.min(DEFAULT_CONTEXT) } else { options.context }
-}
-
-/// What a session has of its model's budget, which holds that from now on; a claim where there is a budget.
-fn share(model: &Model, cache: &KvCache, batch: usize) -> Result<(Demand, Option<Claim>)> {
-    let Some(budget) = model.store().budget() else {
-        return Ok((Demand::unbounded(&cache.sizes(), batch), None));
-    };
-    let mode = model.store().mode();
-    let mut refused = None;
-    for demand in Demand::choices(model.decoder(), mode, &cache.sizes(), batch, budget.total())? {
-        match budget.claim("the KV cache and activations", demand.bytes) {
-            Ok(claim) => return Ok((demand, Some(claim))),
-            // The last one refused needs the least.
-            Err(error @ Error::Limit(_)) => refused = Some(error),
-            Err(error) => return Err(error),
-        }
-    }
-    Err(match refused {
-        Some(Error::Limit(why)) => {
-            Error::Limit(format!("{why}; {}", cures(cache, batch, model.store().drafts())))
-        }
-        _ => Error::Internal("a session has no demand".into()),
-    })
-}
-
-/// What makes a session smaller.
-fn cures(cache: &KvCache, batch: usize, drafts: bool) -> String {
-    let mut text = format!("or make the session smaller: a context below {} positions", cache.capacity());
-    if cache.format() == KvFormat::F16 {
-        text.push_str(", a KV cache of type q8_0");
-    }
-    if batch > 1 {
-        text.push_str(&format!(", batches of fewer than {batch} tokens"));
-    }
-    if drafts {
-        text.push_str(", or mode exact, which needs no room for the mini");
-    }
-    text
 }
 
 /// Text that detokenizer and stop matcher still hold back when a generation ends without a stop string.

@@ -19,7 +19,9 @@ const MAX_FRACTION: usize = 12;
 
 /// Parses a size into bytes; a part of a byte is dropped.
 pub fn parse(text: &str) -> Result<u64, String> {
-    let wrong = || format!("\"{text}\" is no size; write bytes or a number with KiB, MiB, GiB, kB, MB or GB");
+    let wrong = || {
+        format!("\"{text}\" is no size; write bytes or a number with KiB, MiB, GiB, TiB, kB, MB, GB or TB")
+    };
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let unit = unit.trim_start().to_ascii_lowercase();
