@@ -41,7 +41,7 @@ from .tensors import Port
 
 def version() -> str:
     """The library's release, such as "0.1.0"."""
-    return _lib.capg_version_string().decode()
+    return str(_lib.capg_version_string(), "utf-8")
 
 
 __version__ = version()

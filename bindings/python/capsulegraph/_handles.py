@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import json
 import operator
 import os
 import re
@@ -194,6 +195,12 @@ def text_of(handle: Handle) -> str:
     return view_text(lib.capg_text_view, handle)
 
 
+def json_of(handle: Handle) -> Dict[str, Any]:
+    """The object that a text of the library is, in JSON."""
+    made: Dict[str, Any] = json.loads(text_of(handle))
+    return made
+
+
 def tokens_of(handle: Handle) -> List[int]:
     """The ids of tokens of the library."""
     ids, count = ctypes.POINTER(ctypes.c_uint32)(), ctypes.c_size_t()
@@ -205,7 +212,7 @@ def number(function: Any, kind: Any, handle: Handle) -> int:
     """The number that a function gives."""
     out = kind()
     call(function, handle, byref(out))
-    return out.value
+    return int(out.value)
 
 
 def encoded(value: str, what: str) -> bytes:

@@ -1,13 +1,12 @@
 """Work on files: convert, split, verify, inspect, export."""
 
-import json
 from ctypes import byref, c_size_t
 from os import PathLike
 from typing import Any, Callable, Dict, Optional, Union
 
 from . import _native
 from ._calls import Cancel, Stoppable, interruptible, throw
-from ._handles import Options, TextHandle, call, choice, encoded, optional, path_bytes, real, text_of, whole
+from ._handles import Options, TextHandle, call, choice, encoded, json_of, optional, path_bytes, real, whole
 from ._library import lib
 from ._library import onnxruntime as installed_runtime
 from ._shared import Log
@@ -158,7 +157,7 @@ def convert(
         options.ref(),
         byref(summary),
     )
-    return json.loads(text_of(summary))
+    return json_of(summary)
 
 
 def split(
@@ -184,7 +183,7 @@ def split(
     job.run(
         lib.capg_split, full_path, len(full_path), mini_path, len(mini_path), options.ref(), byref(summary)
     )
-    return json.loads(text_of(summary))
+    return json_of(summary)
 
 
 def verify(
@@ -205,14 +204,14 @@ def verify(
     job = _Job(options, cancel, log, progress)
     name, problems, report = path_bytes(path), c_size_t(), TextHandle()
     job.run(lib.capg_verify, name, len(name), options.ref(), byref(problems), byref(report))
-    return {**json.loads(text_of(report)), "problem_count": problems.value}
+    return {**json_of(report), "problem_count": problems.value}
 
 
 def inspect(path: Path, *, details: bool = False) -> Dict[str, Any]:
     """The facts of a .cgraph, GGUF or ONNX file; with details every capsule."""
     name, report = path_bytes(path), TextHandle()
     call(lib.capg_inspect, name, len(name), bool(details), byref(report))
-    return json.loads(text_of(report))
+    return json_of(report)
 
 
 def export_onnx(source: Path, target: Path, *, cancel: Optional[Cancel] = None) -> Dict[str, Any]:
@@ -223,4 +222,4 @@ def export_onnx(source: Path, target: Path, *, cancel: Optional[Cancel] = None) 
         call(lib.capg_export, full, len(full), model, len(model), token, byref(summary))
 
     interruptible(work, cancel)
-    return json.loads(text_of(summary))
+    return json_of(summary)

@@ -1,7 +1,6 @@
 """Opened models."""
 
 import ctypes
-import json
 import time
 from ctypes import byref
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
@@ -23,6 +22,7 @@ from ._handles import (
     decoded,
     encoded,
     ids_array,
+    json_of,
     listed,
     number,
     optional,
@@ -231,7 +231,7 @@ class Model(Resource):
         """The facts of its file; with details every capsule."""
         report = TextHandle()
         call(lib.capg_model_inspect, self._use(), bool(details), byref(report))
-        return json.loads(text_of(report))
+        return json_of(report)
 
     # Text.
 
@@ -344,7 +344,7 @@ class Model(Resource):
         reports."""
         report = TextHandle()
         call(lib.capg_model_report, self._use(), byref(report))
-        return json.loads(text_of(report))
+        return json_of(report)
 
     # Capsules.
 
@@ -389,7 +389,7 @@ class Model(Resource):
             )
 
         interruptible(work, cancel)
-        return json.loads(text_of(summary))
+        return json_of(summary)
 
 
 def _range(capsules: Any) -> Tuple[Any, Any]:

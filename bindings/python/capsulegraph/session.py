@@ -1,7 +1,6 @@
 """Sessions: sequences of tokens on a language model, and the texts that are generated with them."""
 
 import ctypes
-import json
 from ctypes import byref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypedDict, Union
 
@@ -17,12 +16,12 @@ from ._handles import (
     choice,
     failure,
     ids_array,
+    json_of,
     number,
     optional,
     real,
     required,
     strings,
-    text_of,
     whole,
 )
 from ._library import lib
@@ -349,7 +348,7 @@ class Session(Exclusive):
         with self._lock:
             self._settle()
             call(lib.capg_session_report, handle, byref(report))
-        return json.loads(text_of(report))
+        return json_of(report)
 
 
 class Generation:
