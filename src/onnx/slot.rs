@@ -1,5 +1,6 @@
 //! The session of a capsule, or of neighbours that are computed together: made when it is first needed, for the types that it is fed with, and kept until it must go.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ const LARGE_GRAPH: usize = 1 << 20;
 pub(super) struct Fed<'a> {
     /// The value's number.
     pub value: usize,
-    /// Its type, where the model does not say.
+    /// Its type, as far as it is known.
     pub known: Option<&'a RawType>,
     /// Its dimensions, where it is a tensor.
     pub shape: Option<&'a [u64]>,
@@ -35,17 +36,17 @@ impl Fed<'_> {
     }
 }
 
-/// The type of an input that the graph itself leaves open or is wrong about; `rank` is `None` where the session takes any.
+/// The type of an input that the runtime does not hold against the graph itself; `rank` is `None` where the session takes any.
 type Told = Option<(RawType, Option<usize>)>;
 
 /// A session that is ready for certain inputs.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub session: Session,
-    /// The values that it is fed with, in order, and what it was told of the types of those that the graph leaves open.
+    /// The values that it is fed with, in order, and what it was told of types that the graph leaves open.
     fed: Vec<(usize, Told)>,
-    /// What the graph states of the others' dimensions, where another capsule makes them; in the same order.
-    stated: Vec<Option<Dims>>,
+    /// The dimensions that it was told where the graph states some and another capsule makes the value; in the same order.
+    dims: Vec<Option<Dims>>,
     /// The types of its outputs.
     pub output_types: Vec<Option<RawType>>,
     /// Whether its weights are copied into the form that kernels like best.
@@ -72,8 +73,8 @@ impl Ready {
         self.fed.len() == fed.len() && self.fed.iter().zip(fed).all(same)
     }
 
-    /// Whether it surely computes with these values: what it was told of them, where the graph itself leaves that open, are the
-    /// types in `types` and the ranks that `rank` finds.
+    /// Whether it computes with these values, but for dimensions: what it was told of them are the types in `types` and the ranks
+    /// that `rank` finds.
     pub fn takes(
         &self,
         values: &[usize],
@@ -89,17 +90,16 @@ impl Ready {
         self.fed.len() == values.len() && self.fed.iter().zip(values).all(takes)
     }
 
-    /// Whether one of the values has other dimensions than its graph states: the source may be wrong about a value inside the
-    /// model, which the runtime notices only where the value comes from outside.
+    /// Whether one of the values, in order, has other dimensions than it was told. The runtime refuses it then.
     pub fn is_contradicted<T: AsRef<[u64]>>(&self, shapes: &[Option<T>]) -> bool {
-        let wrong = |(dims, shape): (&Option<Dims>, &Option<T>)| {
+        let differs = |(dims, shape): (&Option<Dims>, &Option<T>)| {
             dims.as_ref().zip(shape.as_ref()).is_some_and(|(dims, shape)| !agree(dims, shape.as_ref()))
         };
-        self.stated.iter().zip(shapes).any(wrong)
+        self.dims.iter().zip(shapes).any(differs)
     }
 
-    /// Whether it was made for the same values, of other ranks.
-    fn is_for_other_ranks(&self, fed: &[Fed<'_>]) -> bool {
+    /// Whether it was made for the same values, whatever their types.
+    fn has_values(&self, fed: &[Fed<'_>]) -> bool {
         self.fed.len() == fed.len() && self.fed.iter().zip(fed).all(|((value, _), fed)| *value == fed.value)
     }
 }
@@ -132,23 +132,31 @@ pub(super) enum Change<'a> {
 
 /// The place of a unit's session.
 #[derive(Debug, Default)]
-pub(super) struct Slot {
-    ready: Mutex<Option<Arc<Ready>>>,
+pub(super) struct Slot(Mutex<Place>);
+
+#[derive(Debug, Default)]
+struct Place {
+    ready: Option<Arc<Ready>>,
+    corrected: Corrected,
 }
 
+/// What is left of the dimensions that the graph states of values, where it was seen to be wrong: it stays open for every later
+/// session, so that a value that changes from run to run has an end of making them.
+type Corrected = HashMap<usize, Option<Dims>>;
+
 impl Slot {
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Ready>>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Place> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The session, where there is one.
     pub fn current(&self) -> Option<Arc<Ready>> {
-        self.lock().clone()
+        self.lock().ready.clone()
     }
 
     /// Lets the session go, once those that compute with it are done; gives the memory that it held.
     pub fn drop_session(&self) -> u64 {
-        self.lock().take().map_or(0, |ready| ready.own_bytes)
+        self.lock().ready.take().map_or(0, |ready| ready.own_bytes)
     }
 
     /// A session of unit `index` that serves `fed`: the present one, or another in its place. It is prepacked where
@@ -162,24 +170,25 @@ impl Slot {
         prepack: &dyn Fn(bool) -> bool,
         account: &dyn Fn(Change<'_>),
     ) -> Result<Served> {
-        let mut place = self.lock();
+        let place = &mut *self.lock();
         let mut ranked = true;
-        if let Some(ready) = &*place {
+        if let Some(ready) = &place.ready {
             let shapes: Vec<Option<&[u64]>> = fed.iter().map(|fed| fed.shape).collect();
-            let contradicted = ready.is_contradicted(&shapes);
-            if !contradicted && ready.serves(fed) && (ready.prepacked || !prepack(ready.has_few_bits)) {
+            let serves = ready.serves(fed);
+            if serves && !ready.is_contradicted(&shapes) && (ready.prepacked || !prepack(ready.has_few_bits))
+            {
                 return Ok(Served { ready: Arc::clone(ready), made: false });
             }
             // A model that is fed with one rank now and another then gets a session that takes any.
-            ranked = contradicted || ready.serves(fed) || !ready.is_for_other_ranks(fed);
+            ranked = serves || !ready.has_values(fed);
         }
         // The old one goes first: memory for both is never needed.
-        if let Some(ready) = place.take() {
+        if let Some(ready) = place.ready.take() {
             account(Change::Went(ready.own_bytes));
         }
-        let ready = Arc::new(make(making, index, fed, ranked, prepack)?);
+        let ready = Arc::new(make(making, index, fed, ranked, &mut place.corrected, prepack)?);
         account(Change::Made(&ready));
-        *place = Some(Arc::clone(&ready));
+        place.ready = Some(Arc::clone(&ready));
         Ok(Served { ready, made: true })
     }
 }
@@ -189,6 +198,7 @@ fn make(
     index: usize,
     fed: &[Fed<'_>],
     ranked: bool,
+    corrected: &mut Corrected,
     prepack: &dyn Fn(bool) -> bool,
 ) -> Result<Ready> {
     let Making { runtime, store, head, wiring, optimization } = making;
@@ -196,13 +206,11 @@ fn make(
     let unit = &wiring.units[index];
     let outputs: Vec<&str> = unit.outputs.iter().map(|value| wiring.name(*value)).collect();
     let mut part = Part::read(store, unit.capsules.clone(), &outputs)?;
-    let (mut told, mut stated) = (Vec::with_capacity(fed.len()), Vec::new());
+    let (mut told, mut dims) = (Vec::with_capacity(fed.len()), Vec::with_capacity(fed.len()));
     for input in fed {
-        let name = wiring.name(input.value);
-        let known = tell(&mut part, head, name, input, ranked)?;
-        let is_inner = known.is_none() && head.input(name).is_none();
-        stated.push(is_inner.then(|| part.stated_dims(name)).flatten());
+        let (known, stated) = tell(&mut part, head, wiring.name(input.value), input, ranked, corrected)?;
         told.push((input.value, known));
+        dims.push(stated);
     }
     let settings = SessionSettings { optimization, prepack: prepack(part.has_few_bits) };
     let inputs: Vec<&str> = fed.iter().map(|input| wiring.name(input.value)).collect();
@@ -226,7 +234,7 @@ fn make(
     Ok(Ready {
         session,
         fed: told,
-        stated,
+        dims,
         output_types,
         prepacked: settings.prepack,
         has_few_bits: part.has_few_bits,
@@ -247,29 +255,53 @@ pub(super) fn named(store: &Store, unit: &Unit) -> String {
     }
 }
 
-/// Has the graph know the type of an input that it leaves open, or states dimensions of that are not the value's.
-fn tell(part: &mut Part, head: &Head, name: &str, fed: &Fed<'_>, ranked: bool) -> Result<Told> {
+/// Has the graph know the type of an input that it leaves open, and states no dimensions of one that a value was seen not to have:
+/// the source may be wrong about a value inside the model, which the runtime minds only where it comes from outside. What the
+/// session was told.
+fn tell(
+    part: &mut Part,
+    head: &Head,
+    name: &str,
+    fed: &Fed<'_>,
+    ranked: bool,
+    corrected: &mut Corrected,
+) -> Result<(Told, Option<Dims>)> {
     if let Some(input) = head.input(name) {
         if part.is_untyped(name) {
             part.graph.input.retain(|own| own.name.as_deref() != Some(name));
             part.graph.input.push(input.clone());
         }
-        return Ok(None);
+        return Ok((None, None));
     }
-    let contradicted = || Some(!agree(&part.stated_dims(name)?, fed.shape?));
-    if !part.is_untyped(name) && contradicted() != Some(true) {
-        return Ok(None);
+    if part.is_untyped(name) {
+        let Some(known) = fed.known else {
+            return Err(Error::Internal(format!("nobody knows the type of value \"{name}\"")));
+        };
+        let rank = fed.rank().filter(|_| ranked);
+        part.set_type(name, known, rank);
+        return Ok((Some((known.clone(), rank)), None));
     }
-    let Some(known) = fed.known else {
-        return Err(Error::Internal(format!("nobody knows the type of value \"{name}\"")));
-    };
-    let rank = fed.rank().filter(|_| ranked);
-    part.set_type(name, known, rank);
-    Ok(Some((known.clone(), rank)))
+    let Some(stated) = part.stated_dims(name) else { return Ok((None, None)) };
+    let mut left = corrected.get(&fed.value).cloned().unwrap_or_else(|| Some(stated.clone()));
+    if let (Some(dims), Some(shape)) = (&left, fed.shape) {
+        left = common(dims, shape);
+    }
+    if left.as_ref() != Some(&stated) {
+        part.open_dims(name, left.as_ref());
+        corrected.insert(fed.value, left.clone());
+    }
+    // The runtime takes a tensor of any rank where the graph states a scalar.
+    let scalar = left.as_ref().is_some_and(Vec::is_empty) && fed.rank() == Some(0);
+    Ok((fed.known.filter(|_| scalar).map(|known| (known.clone(), Some(0))), left))
+}
+
+/// What of the dimensions is those of the shape; `None` of another rank.
+fn common(dims: &Dims, shape: &[u64]) -> Option<Dims> {
+    let same = |(dim, len): (&Option<u64>, &u64)| dim.filter(|dim| dim == len);
+    (dims.len() == shape.len()).then(|| dims.iter().zip(shape).map(same).collect())
 }
 
 /// Whether a tensor of that shape is one of those dimensions.
 fn agree(dims: &Dims, shape: &[u64]) -> bool {
-    let same = |(dim, len): (&Option<u64>, &u64)| dim.is_none_or(|dim| dim == *len);
-    dims.len() == shape.len() && dims.iter().zip(shape).all(same)
+    common(dims, shape).as_ref() == Some(dims)
 }

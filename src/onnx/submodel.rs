@@ -228,6 +228,23 @@ impl Part {
         Some(tensor.shape.as_ref()?.dim.iter().map(len).collect())
     }
 
+    /// Leaves open what of the dimensions of input `name` is open in `left`; `None`: the rank too.
+    pub fn open_dims(&mut self, name: &str, left: Option<&Dims>) {
+        let input = self.graph.input.iter_mut().find(|input| input.name.as_deref() == Some(name));
+        let known = input.and_then(|input| input.r#type.as_mut()?.value.as_mut());
+        let Some(type_proto::Value::TensorType(tensor)) = known else { return };
+        match (&mut tensor.shape, left) {
+            (Some(shape), Some(left)) => {
+                for (dim, _) in shape.dim.iter_mut().zip(left).filter(|(_, left)| left.is_none()) {
+                    if matches!(dim.value, Some(dimension::Value::DimValue(_))) {
+                        dim.value = None;
+                    }
+                }
+            }
+            (shape, _) => *shape = None,
+        }
+    }
+
     fn input(&self, name: &str) -> Option<&ValueInfoProto> {
         self.graph.input.iter().find(|input| input.name.as_deref() == Some(name))
     }

@@ -3,10 +3,15 @@
 use capsulegraph::Error;
 use capsulegraph::graph::element::ElementType;
 use capsulegraph::onnx::model::{OnnxModel, OnnxOptions, Prepack};
+use capsulegraph::onnx::plan::onnx_plan;
 use capsulegraph::onnx::value::{Input, TensorData, TensorView};
+use capsulegraph::store::budget::Budget;
+use capsulegraph::store::{OpenOptions, Origin};
 
-use crate::onnx::{Floats, Onnx, floats, floats_of, info, model, node, noise, plain, tensor_type};
-use crate::{bytes_of, needs_runtime};
+use crate::onnx::{
+    Floats, Onnx, floats, floats_of, info, int, layers, model, node, noise, open, plain, tensor_type,
+};
+use crate::{MANY, bytes_of, needs_runtime};
 
 #[test]
 fn wrong_inputs_are_told_of() {
@@ -92,48 +97,122 @@ fn ranks_may_change_from_run_to_run() {
     assert!(opened.stats().sessions_made <= 6, "a session that takes any rank stays: {:?}", opened.stats());
 }
 
-/// Two layers with a value between them that the source states a shape of, and how many sessions runs on these numbers of rows
-/// make, cut between the two. The rows come out as they do of the whole.
-fn sessions_of(stated: &[i64], rows: &[u64]) -> u64 {
-    let port = |name: &str| info(name, tensor_type(ElementType::Float32, Some(&[-1, 4])));
-    let mut source = model(
-        vec![
-            node("MatMul", &["x", "w"], &["a"], vec![]),
-            node("MatMul", &["a", "v"], &["b"], vec![]),
-            node("Relu", &["b"], &["y"], vec![]),
-        ],
-        vec![port("x")],
-        vec![port("y")],
-        vec![floats("w", &[4, 4], noise(1)), floats("v", &[4, 4], noise(2))],
-    );
-    let place = Onnx::new(&source);
-    let whole = place.open(1, plain());
-    let inner = info("a", tensor_type(ElementType::Float32, Some(stated)));
-    source.graph.as_mut().unwrap().value_info.push(inner);
-    let place = Onnx::new(&source);
-    // More rows are no reason for another session.
-    let opened = place.open(2, OnnxOptions { prepack: Prepack::Off, ..plain() });
-    assert_eq!(opened.store().manifest().capsules.len(), 2);
-    for rows in rows {
-        let x = Floats::new(&[*rows, 4], noise(*rows));
+/// Shapes of both inputs of a run.
+type Run<'a> = [&'a [u64]; 2];
+
+/// Two branches that meet, cut at every value; the source states shapes of what each gives. How many sessions the runs make
+/// beside one a capsule. They give what the same model gives where nothing is stated.
+fn further_sessions(stated: [&[i64]; 2], runs: &[Run<'_>], options: &OnnxOptions) -> u64 {
+    let of = |stated: Option<[&[i64]; 2]>| {
+        let open = |name: &str| info(name, tensor_type(ElementType::Float32, None));
+        let mut source = model(
+            vec![
+                node("MatMul", &["x", "w"], &["a"], vec![]),
+                node("MatMul", &["z", "v"], &["b"], vec![]),
+                node("Concat", &["a", "b"], &["c"], vec![int("axis", 0)]),
+                node("MatMul", &["c", "u"], &["y"], vec![]),
+            ],
+            vec![open("x"), open("z")],
+            vec![open("y")],
+            [("w", 1), ("v", 2), ("u", 3)].map(|(name, seed)| floats(name, &[4, 4], noise(seed))).into(),
+        );
+        if let Some([a, b]) = stated {
+            let info = |name, dims| info(name, tensor_type(ElementType::Float32, Some(dims)));
+            source.graph.as_mut().unwrap().value_info = vec![info("a", a), info("b", b)];
+        }
+        Onnx::new(&source)
+    };
+    let (whole, cut) = (of(None), of(Some(stated)));
+    let (whole, cut) = (whole.open(1, plain()), cut.open(MANY, options.clone()));
+    let capsules = cut.store().manifest().capsules.len() as u64;
+    assert!(capsules >= 3);
+    for shapes in runs {
+        let [x, z] = shapes.map(|shape| Floats::new(shape, noise(shape[0])));
         let run = |model: &OnnxModel| {
-            let out = model.run(&[("x", x.input())], &[], None).unwrap();
+            let out = model.run(&[("x", x.input()), ("z", z.input())], &[], None).unwrap();
             (out[0].shape().to_vec(), out[0].bytes().unwrap().to_vec())
         };
-        assert_eq!(run(&opened), run(&whole), "{stated:?} {rows}");
+        assert_eq!(run(&cut), run(&whole), "{stated:?} {shapes:?}");
     }
-    opened.stats().sessions_made
+    cut.stats().sessions_made - capsules
 }
 
 #[test]
 fn a_shape_that_the_source_is_wrong_about_does_no_harm() {
     needs_runtime();
-    // As exporters leave it where one row was an example.
-    assert_eq!(sessions_of(&[1, 4], &[1, 1]), 2);
-    assert_eq!(sessions_of(&[1, 4], &[1, 3, 1, 5, 3]), 3, "one that takes any number of rows stays");
-    assert_eq!(sessions_of(&[1, 4], &[3, 1, 2]), 2);
+    // More rows are no reason for another session.
+    let off = OnnxOptions { prepack: Prepack::Off, ..plain() };
+    let rows = |n: &[u64]| -> Vec<[Vec<u64>; 2]> { n.iter().map(|n| [vec![*n, 4], vec![*n, 4]]).collect() };
+    let further = |stated: [&[i64]; 2], runs: &[[Vec<u64>; 2]], options: &OnnxOptions| {
+        let runs: Vec<Run<'_>> = runs.iter().map(|[x, z]| [x.as_slice(), z.as_slice()]).collect();
+        further_sessions(stated, &runs, options)
+    };
+    // What is stated holds. Then as exporters leave it where one row was an example; what was seen once stays open.
+    assert_eq!(further([&[-1, 4], &[-1, 4]], &rows(&[1, 3, 1]), &off), 0);
+    assert_eq!(further([&[1, 4], &[1, 4]], &rows(&[1, 1]), &off), 0);
+    assert_eq!(further([&[1, 4], &[1, 4]], &rows(&[1, 3, 1, 5, 3]), &off), 1);
+    assert_eq!(further([&[1, 4], &[1, 4]], &rows(&[3, 1, 2]), &off), 0);
     // Wrong about what the weights say, and about the number of dimensions.
     for stated in [&[-1i64, 7][..], &[7], &[1, 1, 4], &[]] {
-        assert_eq!(sessions_of(stated, &[2, 1]), 2, "{stated:?}");
+        assert_eq!(further([stated, stated], &rows(&[2, 1]), &off), 0, "{stated:?}");
+    }
+    // Now one, now the other.
+    let turns = [[1, 2], [2, 1], [1, 2], [2, 1]].map(|rows| rows.map(|n: u64| vec![n, 4]));
+    assert_eq!(further([&[1, 4], &[1, 4]], &turns, &off), 1);
+    // Ranks in turns: the inputs' own capsules get sessions for any rank, as does where they meet.
+    let turns = [2, 3, 2, 3, 2, 3].map(|rank| if rank == 2 { vec![1, 4] } else { vec![1, 1, 4] });
+    let turns = turns.map(|shape| [shape.clone(), shape]);
+    let settled = further([&[1, 4], &[1, 4]], &turns[..3], &off);
+    assert_eq!(further([&[1, 4], &[1, 4]], &turns, &off), settled);
+    // Copies of weights, which several rows are worth, are made once.
+    let settled = further([&[8, 4], &[8, 4]], &rows(&[8, 1, 8, 1]), &plain());
+    assert_eq!(further([&[8, 4], &[8, 4]], &rows(&[8, 1, 8, 1, 8, 1, 8]), &plain()), settled);
+}
+
+#[test]
+fn a_wrong_shape_is_known_to_sessions_that_are_made_again() {
+    needs_runtime();
+    let source = layers(64, 4);
+    let mut wrong = source.clone();
+    let inner = |name: &str| info(name, tensor_type(ElementType::Float32, Some(&[1, 64])));
+    wrong.graph.as_mut().unwrap().value_info = ["x0", "x1", "x2"].map(inner).into();
+    let (right, wrong) = (Onnx::new(&source), Onnx::new(&wrong));
+    let path = wrong.converted(4);
+    for prepack in [Prepack::Off, Prepack::On] {
+        let of = |bytes: u64| {
+            let store = OpenOptions { budget: Some(Budget::new(bytes)), ..OpenOptions::default() };
+            OnnxOptions { store, prepack, ..plain() }
+        };
+        let plan = onnx_plan(&Origin::Path(path.clone()), &of(1 << 30)).unwrap();
+        let smallest =
+            plan.choices.iter().find(|c| c.prepack == prepack.name()).unwrap().smallest_budget_bytes;
+        let small = open(&path, of(smallest + smallest / 8));
+        let right = right.open(1, OnnxOptions { prepack, ..plain() });
+        for rows in [1, 3, 1, 2] {
+            let x = Floats::new(&[rows, 64], noise(rows));
+            let run = |model: &OnnxModel| bytes_of(&model.run(&[("x", x.input())], &[], None).unwrap());
+            assert_eq!(run(&small), run(&right), "{prepack:?} {rows}");
+        }
+    }
+}
+
+#[test]
+fn a_scalar_that_is_none_is_no_constant() {
+    needs_runtime();
+    let open = |name: &str| info(name, tensor_type(ElementType::Float32, None));
+    let mut source = model(
+        vec![node("Relu", &["x"], &["a"], vec![]), node("Shape", &["a"], &["y"], vec![])],
+        vec![open("x")],
+        vec![info("y", tensor_type(ElementType::Int64, Some(&[-1])))],
+        vec![],
+    );
+    let scalar = info("a", tensor_type(ElementType::Float32, Some(&[])));
+    source.graph.as_mut().unwrap().value_info = vec![scalar];
+    let opened = Onnx::new(&source).open(2, OnnxOptions { optimization: true, ..plain() });
+    assert_eq!(opened.store().manifest().capsules.len(), 2);
+    for shape in [&[][..], &[2, 3], &[], &[4]] {
+        let x = Floats::new(shape, noise(1));
+        let out = opened.run(&[("x", x.input())], &[], None).unwrap();
+        assert_eq!(out[0].shape(), [shape.len() as u64], "{shape:?}");
     }
 }

@@ -128,11 +128,13 @@ impl OnnxModel {
         let run = |ready: &Ready| {
             self.run_session(ready, units, || meter.count(|| ready.session.run(options, &fed)))
         };
-        let ready = self.present(index, held).map_or_else(|| self.serve(runtime, index, held), Ok)?;
+        let ready = self.present(index, held).map_or_else(|| self.session(runtime, index, held), Ok)?;
         let mut made = run(&ready);
-        // A session that was made for values of which the source's statements hold refuses others. The next one knows.
-        if made.is_err() && ready.is_contradicted(&self.shapes(index, held)) {
-            made = run(&*self.serve(runtime, index, held)?);
+        let contradicted = made.is_err() && ready.is_contradicted(&self.shapes(index, held));
+        drop(ready);
+        if contradicted {
+            // Refused for what it was told of dimensions, which another session is not told.
+            made = run(&*self.session(runtime, index, held)?);
         }
         unit.capsules.clone().for_each(|capsule| self.store.count_use(capsule));
         made.map_err(|refused| refused.error(&format!("run {}", named(&self.store, unit))))
@@ -163,7 +165,8 @@ impl OnnxModel {
         made
     }
 
-    /// The session that a unit has, where it surely serves for the values that it is fed with: of most units of most runs.
+    /// The session that a unit has, where it serves for the values that it is fed with, but for dimensions: of most units of most
+    /// runs.
     fn present(&self, index: usize, held: &[Option<Held<'_>>]) -> Option<Arc<Ready>> {
         let rank = |value: usize| Some(raw(held, value)?.shape()?.len());
         let ready = self.residency.slot(index).current()?;
@@ -194,7 +197,7 @@ impl OnnxModel {
     }
 
     /// A session of a unit, for the values that it is fed with.
-    fn serve(
+    fn session(
         &self,
         runtime: &'static Runtime,
         index: usize,
