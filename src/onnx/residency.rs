@@ -343,18 +343,22 @@ impl Residency {
         }
     }
 
-    /// After unit `index` computed: what does not stay goes.
-    pub fn end(&self, index: usize, ready: &Ready) {
+    /// After unit `index` computed, or failed to: what does not stay goes.
+    pub fn end(&self, index: usize, ready: Arc<Ready>, computed: bool) {
         self.note();
         let layout = Arc::clone(&locked(&self.share.layout));
         if self.budget.is_none() || layout.keeps(index) {
             return;
         }
-        self.streamed.fetch_add(self.share.sizes[index], Ordering::Relaxed);
+        if computed {
+            self.streamed.fetch_add(self.share.sizes[index], Ordering::Relaxed);
+        }
         let is_large = locked(&self.share.sessions_of)[index].more > 0;
-        if self.is_copy(ready) || is_large || !layout.sessions {
+        let is_copy = self.is_copy(&ready);
+        if is_copy || is_large || !layout.sessions {
             self.share.drop_bytes(self.slot(index).drop_session());
-            if self.is_copy(ready) {
+            drop(ready);
+            if is_copy {
                 return_free_memory();
             }
         }

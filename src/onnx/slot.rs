@@ -90,17 +90,12 @@ impl Ready {
         self.fed.len() == values.len() && self.fed.iter().zip(values).all(takes)
     }
 
-    /// Whether one of the values, in order, has other dimensions than it was told. The runtime refuses it then.
+    /// Whether one of the values, in order, has other dimensions than it was told. The runtime refuses it then, but for a scalar.
     pub fn is_contradicted<T: AsRef<[u64]>>(&self, shapes: &[Option<T>]) -> bool {
         let differs = |(dims, shape): (&Option<Dims>, &Option<T>)| {
             dims.as_ref().zip(shape.as_ref()).is_some_and(|(dims, shape)| !agree(dims, shape.as_ref()))
         };
         self.dims.iter().zip(shapes).any(differs)
-    }
-
-    /// Whether it was made for the same values, whatever their types.
-    fn has_values(&self, fed: &[Fed<'_>]) -> bool {
-        self.fed.len() == fed.len() && self.fed.iter().zip(fed).all(|((value, _), fed)| *value == fed.value)
     }
 }
 
@@ -137,12 +132,13 @@ pub(super) struct Slot(Mutex<Place>);
 #[derive(Debug, Default)]
 struct Place {
     ready: Option<Arc<Ready>>,
-    corrected: Corrected,
+    seen: Seen,
 }
 
-/// What is left of the dimensions that the graph states of values, where it was seen to be wrong: it stays open for every later
-/// session, so that a value that changes from run to run has an end of making them.
-type Corrected = HashMap<usize, Option<Dims>>;
+/// Of values that other capsules make, what every run agreed with of the dimensions that the graph states, or of the rank where
+/// it states nothing; `None`: no rank. What was seen to be wrong stays open for every later session, so that a value that changes
+/// from run to run has an end of making them.
+type Seen = HashMap<usize, Option<Dims>>;
 
 impl Slot {
     fn lock(&self) -> MutexGuard<'_, Place> {
@@ -171,22 +167,18 @@ impl Slot {
         account: &dyn Fn(Change<'_>),
     ) -> Result<Served> {
         let place = &mut *self.lock();
-        let mut ranked = true;
         if let Some(ready) = &place.ready {
             let shapes: Vec<Option<&[u64]>> = fed.iter().map(|fed| fed.shape).collect();
-            let serves = ready.serves(fed);
-            if serves && !ready.is_contradicted(&shapes) && (ready.prepacked || !prepack(ready.has_few_bits))
-            {
+            let serves = ready.serves(fed) && !ready.is_contradicted(&shapes);
+            if serves && (ready.prepacked || !prepack(ready.has_few_bits)) {
                 return Ok(Served { ready: Arc::clone(ready), made: false });
             }
-            // A model that is fed with one rank now and another then gets a session that takes any.
-            ranked = serves || !ready.has_values(fed);
         }
-        // The old one goes first: memory for both is never needed.
+        // The old one goes first: in a budget, where one run computes at a time, memory for both is never needed.
         if let Some(ready) = place.ready.take() {
             account(Change::Went(ready.own_bytes));
         }
-        let ready = Arc::new(make(making, index, fed, ranked, &mut place.corrected, prepack)?);
+        let ready = Arc::new(make(making, index, fed, &mut place.seen, prepack)?);
         account(Change::Made(&ready));
         place.ready = Some(Arc::clone(&ready));
         Ok(Served { ready, made: true })
@@ -197,8 +189,7 @@ fn make(
     making: Making<'_>,
     index: usize,
     fed: &[Fed<'_>],
-    ranked: bool,
-    corrected: &mut Corrected,
+    seen: &mut Seen,
     prepack: &dyn Fn(bool) -> bool,
 ) -> Result<Ready> {
     let Making { runtime, store, head, wiring, optimization } = making;
@@ -208,7 +199,7 @@ fn make(
     let mut part = Part::read(store, unit.capsules.clone(), &outputs)?;
     let (mut told, mut dims) = (Vec::with_capacity(fed.len()), Vec::with_capacity(fed.len()));
     for input in fed {
-        let (known, stated) = tell(&mut part, head, wiring.name(input.value), input, ranked, corrected)?;
+        let (known, stated) = tell(&mut part, head, wiring.name(input.value), input, seen)?;
         told.push((input.value, known));
         dims.push(stated);
     }
@@ -263,34 +254,37 @@ fn tell(
     head: &Head,
     name: &str,
     fed: &Fed<'_>,
-    ranked: bool,
-    corrected: &mut Corrected,
+    seen: &mut Seen,
 ) -> Result<(Told, Option<Dims>)> {
+    let untyped = part.is_untyped(name);
     if let Some(input) = head.input(name) {
-        if part.is_untyped(name) {
+        if untyped {
             part.graph.input.retain(|own| own.name.as_deref() != Some(name));
             part.graph.input.push(input.clone());
         }
         return Ok((None, None));
     }
-    if part.is_untyped(name) {
-        let Some(known) = fed.known else {
-            return Err(Error::Internal(format!("nobody knows the type of value \"{name}\"")));
-        };
-        let rank = fed.rank().filter(|_| ranked);
-        part.set_type(name, known, rank);
-        return Ok((Some((known.clone(), rank)), None));
-    }
-    let Some(stated) = part.stated_dims(name) else { return Ok((None, None)) };
-    let mut left = corrected.get(&fed.value).cloned().unwrap_or_else(|| Some(stated.clone()));
+    let stated = part.stated_dims(name);
+    let first = if untyped { fed.rank().map(|rank| vec![None; rank]) } else { stated.clone() };
+    let mut left = seen.get(&fed.value).cloned().unwrap_or(first);
     if let (Some(dims), Some(shape)) = (&left, fed.shape) {
         left = common(dims, shape);
     }
-    if left.as_ref() != Some(&stated) {
-        part.open_dims(name, left.as_ref());
-        corrected.insert(fed.value, left.clone());
+    if fed.shape.is_some() {
+        seen.insert(fed.value, left.clone());
     }
-    // The runtime takes a tensor of any rank where the graph states a scalar.
+    if untyped {
+        let Some(known) = fed.known else {
+            return Err(Error::Internal(format!("nobody knows the type of value \"{name}\"")));
+        };
+        let rank = left.map(|dims| dims.len());
+        part.set_type(name, known, rank);
+        return Ok((Some((known.clone(), rank)), None));
+    }
+    if left != stated {
+        part.open_dims(name, left.as_ref());
+    }
+    // Not every version of the runtime refuses other ranks where the graph states a scalar.
     let scalar = left.as_ref().is_some_and(Vec::is_empty) && fed.rank() == Some(0);
     Ok((fed.known.filter(|_| scalar).map(|known| (known.clone(), Some(0))), left))
 }

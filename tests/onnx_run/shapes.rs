@@ -3,10 +3,9 @@
 use capsulegraph::Error;
 use capsulegraph::graph::element::ElementType;
 use capsulegraph::onnx::model::{OnnxModel, OnnxOptions, Prepack};
-use capsulegraph::onnx::plan::onnx_plan;
 use capsulegraph::onnx::value::{Input, TensorData, TensorView};
+use capsulegraph::store::OpenOptions;
 use capsulegraph::store::budget::Budget;
-use capsulegraph::store::{OpenOptions, Origin};
 
 use crate::onnx::{
     Floats, Onnx, floats, floats_of, info, int, layers, model, node, noise, open, plain, tensor_type,
@@ -102,7 +101,7 @@ type Run<'a> = [&'a [u64]; 2];
 
 /// Two branches that meet, cut at every value; the source states shapes of what each gives. How many sessions the runs make
 /// beside one a capsule. They give what the same model gives where nothing is stated.
-fn further_sessions(stated: [&[i64]; 2], runs: &[Run<'_>], options: &OnnxOptions) -> u64 {
+fn further_sessions(stated: Option<[&[i64]; 2]>, runs: &[Run<'_>], options: &OnnxOptions) -> u64 {
     let of = |stated: Option<[&[i64]; 2]>| {
         let open = |name: &str| info(name, tensor_type(ElementType::Float32, None));
         let mut source = model(
@@ -122,17 +121,22 @@ fn further_sessions(stated: [&[i64]; 2], runs: &[Run<'_>], options: &OnnxOptions
         }
         Onnx::new(&source)
     };
-    let (whole, cut) = (of(None), of(Some(stated)));
-    let (whole, cut) = (whole.open(1, plain()), cut.open(MANY, options.clone()));
+    let (whole, cut) = (of(None), of(stated));
+    let (whole, cut) = (whole.open(1, options.clone()), cut.open(MANY, options.clone()));
     let capsules = cut.store().manifest().capsules.len() as u64;
-    assert!(capsules >= 3);
+    assert_eq!(capsules, 4);
     for shapes in runs {
         let [x, z] = shapes.map(|shape| Floats::new(shape, noise(shape[0])));
         let run = |model: &OnnxModel| {
             let out = model.run(&[("x", x.input()), ("z", z.input())], &[], None).unwrap();
-            (out[0].shape().to_vec(), out[0].bytes().unwrap().to_vec())
+            (out[0].shape().to_vec(), floats_of(&out[0]))
         };
-        assert_eq!(run(&cut), run(&whole), "{stated:?} {shapes:?}");
+        let ((shape, found), (expected_shape, expected)) = (run(&cut), run(&whole));
+        assert_eq!(shape, expected_shape, "{stated:?} {shapes:?}");
+        // Whether weights are copied, which is decided capsule by capsule, may change the last bits.
+        let most = if options.prepack == Prepack::Auto { 1e-5 } else { 0.0 };
+        let near = found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= most);
+        assert!(near, "{stated:?} {shapes:?}: {found:?}, {expected:?}");
     }
     cut.stats().sessions_made - capsules
 }
@@ -143,10 +147,11 @@ fn a_shape_that_the_source_is_wrong_about_does_no_harm() {
     // More rows are no reason for another session.
     let off = OnnxOptions { prepack: Prepack::Off, ..plain() };
     let rows = |n: &[u64]| -> Vec<[Vec<u64>; 2]> { n.iter().map(|n| [vec![*n, 4], vec![*n, 4]]).collect() };
-    let further = |stated: [&[i64]; 2], runs: &[[Vec<u64>; 2]], options: &OnnxOptions| {
+    let any = |stated: Option<[&[i64]; 2]>, runs: &[[Vec<u64>; 2]], options: &OnnxOptions| {
         let runs: Vec<Run<'_>> = runs.iter().map(|[x, z]| [x.as_slice(), z.as_slice()]).collect();
         further_sessions(stated, &runs, options)
     };
+    let further = |stated, runs: &[[Vec<u64>; 2]], options: &OnnxOptions| any(Some(stated), runs, options);
     // What is stated holds. Then as exporters leave it where one row was an example; what was seen once stays open.
     assert_eq!(further([&[-1, 4], &[-1, 4]], &rows(&[1, 3, 1]), &off), 0);
     assert_eq!(further([&[1, 4], &[1, 4]], &rows(&[1, 1]), &off), 0);
@@ -159,11 +164,13 @@ fn a_shape_that_the_source_is_wrong_about_does_no_harm() {
     // Now one, now the other.
     let turns = [[1, 2], [2, 1], [1, 2], [2, 1]].map(|rows| rows.map(|n: u64| vec![n, 4]));
     assert_eq!(further([&[1, 4], &[1, 4]], &turns, &off), 1);
-    // Ranks in turns: the inputs' own capsules get sessions for any rank, as does where they meet.
-    let turns = [2, 3, 2, 3, 2, 3].map(|rank| if rank == 2 { vec![1, 4] } else { vec![1, 1, 4] });
+    // Ranks in turns: each session is for any then, also where several rows are worth a copy of the weights.
+    let turns = [2, 3, 2, 3, 2, 3].map(|rank| if rank == 2 { vec![8, 4] } else { vec![1, 1, 4] });
     let turns = turns.map(|shape| [shape.clone(), shape]);
-    let settled = further([&[1, 4], &[1, 4]], &turns[..3], &off);
-    assert_eq!(further([&[1, 4], &[1, 4]], &turns, &off), settled);
+    for (stated, options) in [(Some([&[8, 4][..], &[8, 4]]), &off), (None, &plain())] {
+        let settled = any(stated, &turns[..4], options);
+        assert_eq!(any(stated, &turns, options), settled, "{stated:?}");
+    }
     // Copies of weights, which several rows are worth, are made once.
     let settled = further([&[8, 4], &[8, 4]], &rows(&[8, 1, 8, 1]), &plain());
     assert_eq!(further([&[8, 4], &[8, 4]], &rows(&[8, 1, 8, 1, 8, 1, 8]), &plain()), settled);
@@ -172,28 +179,47 @@ fn a_shape_that_the_source_is_wrong_about_does_no_harm() {
 #[test]
 fn a_wrong_shape_is_known_to_sessions_that_are_made_again() {
     needs_runtime();
-    let source = layers(64, 4);
+    // 8 layers of 2 MiB each, of which a budget holds some.
+    let source = layers(256, 8);
     let mut wrong = source.clone();
-    let inner = |name: &str| info(name, tensor_type(ElementType::Float32, Some(&[1, 64])));
-    wrong.graph.as_mut().unwrap().value_info = ["x0", "x1", "x2"].map(inner).into();
-    let (right, wrong) = (Onnx::new(&source), Onnx::new(&wrong));
-    let path = wrong.converted(4);
-    for prepack in [Prepack::Off, Prepack::On] {
-        let of = |bytes: u64| {
-            let store = OpenOptions { budget: Some(Budget::new(bytes)), ..OpenOptions::default() };
-            OnnxOptions { store, prepack, ..plain() }
-        };
-        let plan = onnx_plan(&Origin::Path(path.clone()), &of(1 << 30)).unwrap();
-        let smallest =
-            plan.choices.iter().find(|c| c.prepack == prepack.name()).unwrap().smallest_budget_bytes;
-        let small = open(&path, of(smallest + smallest / 8));
+    let inner = |layer: u32| info(&format!("x{layer}"), tensor_type(ElementType::Float32, Some(&[1, 256])));
+    wrong.graph.as_mut().unwrap().value_info = (0..7).map(inner).collect();
+    let (right, path) = (Onnx::new(&source), Onnx::new(&wrong));
+    let path = path.converted(8);
+    for (prepack, joined_bytes) in [(Prepack::Off, 0), (Prepack::Off, 5 << 20), (Prepack::On, 0)] {
         let right = right.open(1, OnnxOptions { prepack, ..plain() });
+        let store = OpenOptions { budget: Some(Budget::new(22 << 20)), ..OpenOptions::default() };
+        let small = open(&path, OnnxOptions { store, joined_bytes, prepack, ..plain() });
         for rows in [1, 3, 1, 2] {
-            let x = Floats::new(&[rows, 64], noise(rows));
+            let x = Floats::new(&[rows, 256], noise(rows));
             let run = |model: &OnnxModel| bytes_of(&model.run(&[("x", x.input())], &[], None).unwrap());
-            assert_eq!(run(&small), run(&right), "{prepack:?} {rows}");
+            assert_eq!(run(&small), run(&right), "{prepack:?} {joined_bytes} {rows}");
         }
+        let memory = small.memory();
+        assert!(memory.streamed > 0 && memory.peak <= (22 << 20) + (1 << 20), "{prepack:?}: {memory:?}");
     }
+}
+
+#[test]
+fn threads_may_feed_what_a_wrong_shape_refuses() {
+    needs_runtime();
+    let mut source = layers(32, 4);
+    let inner = |name: &str| info(name, tensor_type(ElementType::Float32, Some(&[1, 32])));
+    source.graph.as_mut().unwrap().value_info = ["x0", "x1", "x2"].map(inner).into();
+    let place = Onnx::new(&source);
+    let off = || OnnxOptions { prepack: Prepack::Off, ..plain() };
+    let (whole, cut) = (place.open(1, off()), place.open(4, off()));
+    std::thread::scope(|scope| {
+        for rows in 1..=4 {
+            let (whole, cut) = (&whole, &cut);
+            scope.spawn(move || {
+                let x = Floats::new(&[rows, 32], noise(rows));
+                let run = |model: &OnnxModel| bytes_of(&model.run(&[("x", x.input())], &[], None).unwrap());
+                let expected = run(whole);
+                (0..20).for_each(|_| assert_eq!(run(cut), expected, "{rows}"));
+            });
+        }
+    });
 }
 
 #[test]
@@ -215,4 +241,5 @@ fn a_scalar_that_is_none_is_no_constant() {
         let out = opened.run(&[("x", x.input())], &[], None).unwrap();
         assert_eq!(out[0].shape(), [shape.len() as u64], "{shape:?}");
     }
+    assert!(opened.stats().sessions_made <= 5, "{:?}", opened.stats());
 }

@@ -125,22 +125,23 @@ impl OnnxModel {
         let unit = &self.wiring.units[index];
         let value = |value: &usize| held[*value].as_ref().map_or(std::ptr::null(), Held::as_ptr);
         let fed: Vec<*const sys::OrtValue> = unit.inputs.iter().map(value).collect();
-        let run = |ready: &Ready| {
-            self.run_session(ready, units, || meter.count(|| ready.session.run(options, &fed)))
+        let run = |ready: Arc<Ready>| {
+            let made = self.run_session(&ready, units, || meter.count(|| ready.session.run(options, &fed)));
+            let contradicted = made.is_err() && ready.is_contradicted(&self.shapes(index, held));
+            self.residency.end(index, ready, made.is_ok());
+            (made, contradicted)
         };
-        let ready = self.present(index, held).map_or_else(|| self.session(runtime, index, held), Ok)?;
-        let mut made = run(&ready);
-        let contradicted = made.is_err() && ready.is_contradicted(&self.shapes(index, held));
-        drop(ready);
+        let present = self.present(index, held);
+        let (mut made, contradicted) = run(present.map_or_else(|| self.session(runtime, index, held), Ok)?);
         if contradicted {
             // Refused for what it was told of dimensions, which another session is not told.
-            made = run(&*self.session(runtime, index, held)?);
+            made = run(self.session(runtime, index, held)?).0;
         }
         unit.capsules.clone().for_each(|capsule| self.store.count_use(capsule));
         made.map_err(|refused| refused.error(&format!("run {}", named(&self.store, unit))))
     }
 
-    /// Has a unit's session compute.
+    /// Has a unit's session compute; [`Residency::end`] follows.
     fn run_session(
         &self,
         ready: &Ready,
@@ -148,7 +149,7 @@ impl OnnxModel {
         compute: impl FnOnce() -> Answer<Vec<RawValue>>,
     ) -> Answer<Vec<RawValue>> {
         self.residency.begin(index, ready);
-        let made = if next != index && self.residency.wants_ahead(next) {
+        if next != index && self.residency.wants_ahead(next) {
             // Asking takes a while, as it is done in pieces, and where it fails only time is lost.
             std::thread::scope(|scope| {
                 let asking = std::thread::Builder::new()
@@ -160,9 +161,7 @@ impl OnnxModel {
             })
         } else {
             compute()
-        };
-        self.residency.end(index, ready);
-        made
+        }
     }
 
     /// The session that a unit has, where it serves for the values that it is fed with, but for dimensions: of most units of most
@@ -227,7 +226,15 @@ impl OnnxModel {
             optimization: self.options.optimization,
         };
         let copies = |has_few_bits: bool| self.wants_copy(index, held, has_few_bits);
-        let account = |change: Change<'_>| self.residency.account(index, change);
+        let account = |change: Change<'_>| {
+            if let Change::Made(ready) = change {
+                let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
+                for (value, known) in self.wiring.units[index].outputs.iter().zip(&ready.output_types) {
+                    types[*value].clone_from(known);
+                }
+            }
+            self.residency.account(index, change);
+        };
         let served = self.residency.slot(index).serve(making, index, &fed, &copies, &account)?;
         let ready = served.ready;
         if !served.made {
@@ -235,10 +242,6 @@ impl OnnxModel {
         }
         self.residency.settle(index, &ready)?;
         self.counts.made(&ready);
-        let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
-        for (value, known) in self.wiring.units[index].outputs.iter().zip(&ready.output_types) {
-            types[*value].clone_from(known);
-        }
         Ok(ready)
     }
 }
