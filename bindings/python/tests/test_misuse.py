@@ -404,6 +404,9 @@ import os, signal, sys, threading, time
 import numpy as np
 import capsulegraph as cg
 
+# What a shell starts in the background ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def interrupted(work, after):
     timer = threading.Timer(after, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()

@@ -347,7 +347,12 @@ class Ending(unittest.TestCase):
     """The interpreter ends while a call with a callback runs on a thread that nobody waits for."""
 
     def ended(self, code, *args):
-        command = [sys.executable, "-c", "import os, signal, sys, threading, time\nimport capsulegraph as cg\n" + code]
+        # What a shell starts in the background ignores Ctrl-C.
+        begin = (
+            "import os, signal, sys, threading, time\nimport capsulegraph as cg\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        )
+        command = [sys.executable, "-c", begin + code]
         done = subprocess.run([*command, *map(str, args)], capture_output=True, text=True, timeout=60)
         self.assertEqual((done.returncode, done.stdout), (0, "end\n"), done.stderr)
 
