@@ -170,9 +170,10 @@ impl OnnxModel {
         let rank = |value: usize| Some(raw(held, value)?.shape()?.len());
         let ready = self.residency.slot(index).current()?;
         let inputs = &self.wiring.units[index].inputs;
-        let serves = ready.takes(inputs, &self.types.lock().unwrap_or_else(PoisonError::into_inner), rank)
-            && (ready.prepacked || !self.wants_copy(index, held, ready.has_few_bits));
-        serves.then_some(ready)
+        // The lock ends with the statement: where copies pay is asked without it.
+        let takes = ready.takes(inputs, &self.types.lock().unwrap_or_else(PoisonError::into_inner), rank);
+        let stays = takes && (ready.prepacked || !self.wants_copy(index, held, ready.has_few_bits));
+        stays.then_some(ready)
     }
 
     /// Whether the session of a unit that is fed with these values should copy its weights.
